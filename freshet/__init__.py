@@ -1,0 +1,1 @@
+"""Freshet for rankers: fresh, versioned features of users and items from Redis in one round trip."""

@@ -1,0 +1,1 @@
+"""Avro contracts (`*.avsc`, every past version kept), their records and their codec. Knows nothing of Kafka."""
