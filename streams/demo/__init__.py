@@ -1,0 +1,1 @@
+"""The main job on a real log, from nothing: `freshet demo`."""
