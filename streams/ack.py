@@ -1,0 +1,91 @@
+"""Which offset may be committed: everything below it is finished, in offset order, per partition.
+
+Owns that rule and nothing else: pure, no Kafka, no clock, no locks (one thread or event loop at a time). Offsets need
+not be consecutive: compaction and transaction markers leave holes, so what counts is the order of arrival.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+Place = tuple[str, int]
+"""Topic and partition."""
+
+
+@dataclass(slots=True)
+class _Partition:
+    generation: int
+    next_offset: int | None = None  # what to commit: the offset after the last finished run
+    pending: deque[tuple[int, int]] = field(default_factory=deque)  # (first, last) spans in order of arrival
+    finished: set[int] = field(default_factory=set)  # firsts of spans finished ahead of an earlier one
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Proof of registration; belongs to one assignment of its partition."""
+
+    place: Place
+    first: int
+    last: int
+    generation: int
+
+
+class OffsetTracker:
+    """The highest contiguous finished offset of each partition.
+
+    1. `register` each record (or span of records) when it is read;
+    2. `finish` its ticket when its result is durable, in any order;
+    3. `position` says what to commit: the first offset not finished, or None before anything was;
+    4. `forget` a partition when it is revoked; tickets from before then count for nothing, so that work which
+       outlives a rebalance can not move the position of the next assignment.
+    """
+
+    def __init__(self) -> None:
+        self._partitions: dict[Place, _Partition] = {}
+        self._generation = 0
+
+    def register(self, place: Place, first: int, last: int | None = None) -> Ticket:
+        """Note a record, or the span `first..last`, as read. Offsets of a partition must rise."""
+        last = first if last is None else last
+        partition = self._partitions.get(place)
+        if partition is None:
+            self._generation += 1
+            partition = self._partitions[place] = _Partition(self._generation)
+        floor = partition.pending[-1][1] + 1 if partition.pending else partition.next_offset
+        if last < first or (floor is not None and first < floor):
+            raise ValueError(f"{place[0]}[{place[1]}]: span {first}..{last} after offset {floor} was expected")
+        partition.pending.append((first, last))
+        return Ticket(place, first, last, partition.generation)
+
+    def finish(self, ticket: Ticket) -> bool:
+        """Note a ticket's work as durable; False where its partition has been revoked since."""
+        partition = self._partitions.get(ticket.place)
+        if partition is None or partition.generation != ticket.generation:
+            return False
+        partition.finished.add(ticket.first)
+        while partition.pending and partition.pending[0][0] in partition.finished:
+            first, last = partition.pending.popleft()
+            partition.finished.discard(first)
+            partition.next_offset = last + 1
+        return True
+
+    def position(self, place: Place) -> int | None:
+        """The offset to commit (the next one to read after a restart), or None while nothing is finished."""
+        partition = self._partitions.get(place)
+        return None if partition is None else partition.next_offset
+
+    def positions(self) -> dict[Place, int]:
+        """Every partition's `position`, those without one left out."""
+        return {p: s.next_offset for p, s in self._partitions.items() if s.next_offset is not None}
+
+    def pending(self, place: Place | None = None) -> int:
+        """Spans read and not yet contiguous-finished, of one partition or of all."""
+        states = self._partitions.values() if place is None else filter(None, [self._partitions.get(place)])
+        return sum(len(state.pending) for state in states)
+
+    def forget(self, places: Iterable[Place] | None = None) -> None:
+        """Drop revoked partitions (all without an argument) and void their tickets."""
+        for place in list(self._partitions) if places is None else list(places):
+            self._partitions.pop(place, None)

@@ -1,0 +1,42 @@
+"""The table of lanes. Adding a lane is one new file beside this one and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import cast
+
+from streams.lanes.base import Context, Lane
+
+LANES: dict[str, str] = {
+    "item-text": "streams.lanes.item_text:ItemTextLane",
+    "item-distill": "streams.lanes.item_distill:ItemDistillLane",
+    "user-events": "streams.lanes.user_events:UserEventsLane",
+    "user-refresh": "streams.lanes.user_refresh:UserRefreshLane",
+    "sink": "streams.lanes.sink:SinkLane",
+}
+"""Name to `module:factory`; a factory takes a `Context`. Imported on use: a sink-only worker loads no torch."""
+
+
+class UnknownLane(ValueError):
+    """A lane that is not in the table."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no lane is called {name!r}; the lanes are {', '.join(LANES)}")
+        self.name = name
+
+
+def check_lanes(names: list[str]) -> list[str]:
+    """`names` without repeats, or every lane where it is empty; raises `UnknownLane`."""
+    for name in names:
+        if name not in LANES:
+            raise UnknownLane(name)
+    return list(dict.fromkeys(names)) or list(LANES)
+
+
+def build_lane(name: str, context: Context) -> Lane:
+    """Make the lane called `name`; it does not run before `start`."""
+    if name not in LANES:
+        raise UnknownLane(name)
+    module, _, factory = LANES[name].partition(":")
+    return cast(Callable[[Context], Lane], getattr(import_module(module), factory))(context)

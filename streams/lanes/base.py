@@ -1,0 +1,140 @@
+"""What a lane is, and what it is given.
+
+Owns the `Lane` contract and the `Context` with the resources lanes share. Must not import a lane, nor anything heavy
+before a lane asks for it: a worker with the sink alone loads no torch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from freshet.settings import Settings
+from streams.metrics import Metrics
+from streams.topics import Topics
+
+if TYPE_CHECKING:
+    import redis as redis_client
+    from models.aligner import LinearAligner
+    from models.encoder import TextEncoder
+    from models.llm import LanguageModel
+
+    from schemas.codec import Codec
+    from streams.dead_letters import DeadLetterProducer
+    from streams.producer import Producer
+
+Clock = Callable[[], int]
+"""Epoch milliseconds."""
+
+
+def wall_clock() -> int:
+    """Now, in epoch milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Lane(Protocol):
+    """One step of the flow with a consumer group (or timer) of its own, run by `streams.worker`.
+
+    - `start` returns once the lane runs; it raises where the lane can not.
+    - `wait_failed` returns the error that stopped the lane for good, and never returns while the lane is well.
+    - `stop` finishes or abandons what is in flight within seconds, commits what is durable, and may be called once,
+      also on a lane that failed. What is not committed comes again.
+    """
+
+    name: str
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def wait_failed(self) -> BaseException: ...
+
+
+class Context:
+    """Settings, clock, metrics, and shared resources, each made when first asked for.
+
+    A test puts its fakes in by assignment (`context.encoder = FakeEncoder()`) before a lane asks.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Clock = wall_clock, metrics: Metrics | None = None) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.metrics = metrics or Metrics()
+        self.topics = Topics(settings)
+
+    @cached_property
+    def redis(self) -> redis_client.Redis:
+        """A pooled client; reconnects by itself, raises redis errors that `errors.family` knows."""
+        import redis
+
+        return redis.Redis.from_url(
+            self.settings.redis, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30
+        )
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The Avro codec, with the registry where one is configured."""
+        from schemas.codec import Codec
+
+        if not self.settings.registry:
+            return Codec()
+        from schemas.registry import RegistryClient
+
+        return Codec(RegistryClient(self.settings.registry))
+
+    @cached_property
+    def producer(self) -> Producer:
+        """The worker's one confirmed producer."""
+        from streams.producer import KafkaProducer
+
+        return KafkaProducer(self.settings)
+
+    @cached_property
+    def dead_letters(self) -> DeadLetterProducer:
+        """Dead letters of all lanes: runs are counted per partition of the source."""
+        from streams.dead_letters import DeadLetterProducer
+
+        return DeadLetterProducer(
+            self.producer, self.codec, self.metrics, self.clock, run_limit=self.settings.dead_letter_run
+        )
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """The text encoder; its weights must have been prepared (`freshet models prepare`)."""
+        from models.encoder import MiniLmEncoder
+        from models.weights import encoder_dir
+
+        return MiniLmEncoder(Path(self.settings.encoder) if self.settings.encoder else encoder_dir(self.settings.home))
+
+    @cached_property
+    def aligner(self) -> LinearAligner:
+        """From the encoder's space to the stored one: the checkpoint's, else a fixed random projection."""
+        from models.aligner import LinearAligner
+
+        return LinearAligner.random(0)
+
+    @cached_property
+    def llm(self) -> LanguageModel:
+        """The OpenAI-compatible endpoint."""
+        from models.llm import OpenAIClient
+
+        s = self.settings
+        return OpenAIClient(s.llm, s.llm_model, timeout_s=s.llm_timeout_s, max_connections=2 * s.llm_concurrency)
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Where the reasoner's checkpoint is, or will be."""
+        return (
+            Path(self.settings.checkpoint).expanduser() if self.settings.checkpoint else self.settings.home / "reasoner"
+        )
+
+    def close(self) -> None:
+        """Release what was made; sends under way get ten seconds."""
+        made = vars(self)
+        if "producer" in made:
+            self.producer.close()
+        if "redis" in made:
+            self.redis.close()
