@@ -1,0 +1,148 @@
+"""A small client of a Confluent-compatible schema registry: register or look up a schema, fetch one by id.
+
+Owns the HTTP calls, their cache and which of their failures are worth a retry. Must not know Avro or any record.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException
+from typing import Any
+
+# An id that answered 404 is not asked for again at once: a stream of poison must not become a stream of HTTP calls.
+UNKNOWN_FOR_S = 30.0
+MAX_UNKNOWN = 10_000
+_CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
+
+
+class RegistryUnavailable(Exception):
+    """The registry did not answer, or not usefully (connect, timeout, 429, 5xx): transient, try again."""
+
+
+class RegistryRejected(Exception):
+    """The registry said no to this client (credentials, incompatible schema): fatal, a person must act."""
+
+
+class UnknownSchemaId(LookupError):
+    """The registry answered that it has no Avro schema under this id: waiting will not make it appear."""
+
+
+class RegistryClient:
+    """Talks to one registry; thread-safe; every positive answer is kept for good, as ids are immutable.
+
+    `url` may carry `user:password@` (HTTP basic). With `auto_register=False` (production) a schema that the registry
+    does not have under the subject raises `RegistryRejected` instead of being registered.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float = 5.0,
+        *,
+        auto_register: bool = True,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("a registry URL looks like http://host:8081")
+        host = parts.netloc.rpartition("@")[2]
+        self._base = urllib.parse.urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
+        self._headers = {"Accept": _CONTENT_TYPE, "Content-Type": _CONTENT_TYPE}
+        if parts.username:
+            user, password = map(urllib.parse.unquote, (parts.username, parts.password or ""))
+            token = base64.b64encode(f"{user}:{password}".encode()).decode()
+            self._headers["Authorization"] = f"Basic {token}"
+        self._timeout_s = timeout_s
+        self._auto_register = auto_register
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._ids: dict[tuple[str, str], int] = {}
+        self._schemas: dict[int, str] = {}
+        self._unknown: dict[int, float] = {}
+
+    def __repr__(self) -> str:
+        return f"RegistryClient({self._base!r})"
+
+    def register(self, subject: str, schema: str) -> int:
+        """The id of `schema` (JSON text) under `subject`, looked up first and registered where allowed.
+
+        Raises `RegistryUnavailable` (transient) or `RegistryRejected` (fatal).
+        """
+        with self._lock:
+            known = self._ids.get((subject, schema))
+            if known is not None:
+                return known
+            path = f"/subjects/{urllib.parse.quote(subject, safe='')}"
+            status, answer = self._call("POST", path, {"schema": schema})
+            if status == 404:
+                if not self._auto_register:
+                    raise RegistryRejected(f"subject {subject} does not have this schema and auto-registration is off")
+                status, answer = self._call("POST", f"{path}/versions", {"schema": schema})
+            if status != 200:
+                raise RegistryRejected(f"subject {subject}: HTTP {status} {answer.get('message', '')}".strip())
+            schema_id = answer.get("id")
+            if not isinstance(schema_id, int):
+                raise RegistryUnavailable(f"the registry at {self._base} answered without an id")
+            self._ids[subject, schema] = schema_id
+            return schema_id
+
+    def schema(self, schema_id: int) -> str:
+        """The JSON text of the Avro schema under `schema_id`.
+
+        Raises `UnknownSchemaId` (poison), `RegistryUnavailable` (transient) or `RegistryRejected` (fatal).
+        """
+        known = self._schemas.get(schema_id)
+        if known is not None:
+            return known
+        with self._lock:
+            if self._monotonic() - self._unknown.get(schema_id, float("-inf")) < UNKNOWN_FOR_S:
+                raise UnknownSchemaId(f"the registry has no Avro schema {schema_id}")
+            status, answer = self._call("GET", f"/schemas/ids/{schema_id}")
+            if status == 404 or (status == 200 and answer.get("schemaType", "AVRO") != "AVRO"):
+                if len(self._unknown) >= MAX_UNKNOWN:
+                    self._unknown.clear()
+                self._unknown[schema_id] = self._monotonic()
+                raise UnknownSchemaId(f"the registry has no Avro schema {schema_id}")
+            if status != 200:
+                raise RegistryRejected(f"schema {schema_id}: HTTP {status} {answer.get('message', '')}".strip())
+            text = answer.get("schema")
+            if not isinstance(text, str):
+                raise RegistryUnavailable(f"the registry at {self._base} answered without a schema")
+            self._schemas[schema_id] = text
+            return text
+
+    def _call(self, method: str, path: str, body: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
+        """One HTTP call: (status, JSON object) of every answer that a retry would not change."""
+        request = urllib.request.Request(
+            self._base + path,
+            data=None if body is None else json.dumps(body).encode(),
+            headers=self._headers,
+            method=method,
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout_s) as answer:
+                status, raw = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                status, raw = error.code, error.read()
+        except (OSError, HTTPException) as error:
+            raise RegistryUnavailable(f"no answer from the registry at {self._base}: {error}") from error
+        if status in (408, 425, 429) or status >= 500:
+            raise RegistryUnavailable(f"the registry at {self._base} answered HTTP {status}")
+        try:
+            parsed = json.loads(raw)
+        except ValueError:
+            parsed = None
+        if isinstance(parsed, dict):
+            return status, parsed
+        if status in (401, 403):
+            return status, {}
+        # A 404 page that is not the registry's JSON comes from a proxy or a wrong path, not from the registry.
+        raise RegistryUnavailable(f"the answer of {self._base} (HTTP {status}) is not a registry's JSON")
