@@ -92,9 +92,7 @@ def load(items: Path | None = None, events: Path | None = None) -> tuple[str, li
     return events.stem, list(read_items(items, default_time=0)), read_events(events).sort_by("event_time")
 
 
-def split(
-    name: str, items: list[Item], events: pa.Table, *, known_share: float, stream_rows: int
-) -> DemoData:
+def split(name: str, items: list[Item], events: pa.Table, *, known_share: float, stream_rows: int) -> DemoData:
     """Cut the log: its first `known_share` is history, the next `stream_rows` rows are what the demo plays.
 
     Items outside the catalogue stay in the log (the worker must cope with them) but are announced by nobody. Raises
