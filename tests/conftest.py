@@ -1,0 +1,54 @@
+"""Fixtures every test may use: real servers, a topic prefix of one's own, and an environment without settings."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests import servers
+
+KEPT_SETTINGS = {"FRESHET_HOME", "FRESHET_REQUIRE_SERVERS", "FRESHET_TEST_SERVERS"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark by what a test asks for, so that `-m 'not kafka'` needs no discipline."""
+    for item in items:
+        for name in ("kafka", "valkey"):
+            if name in getattr(item, "fixturenames", ()):
+                item.add_marker(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's FRESHET_* variables must not decide what a test sees."""
+    for name in [n for n in os.environ if n.startswith("FRESHET_") and n not in KEPT_SETTINGS]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[str]:
+    """Bootstrap address of one real Kafka for the whole session: use `topic_prefix` for names of your own."""
+    with servers.running_kafka() as address:
+        yield address
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """Put before every topic and group: tests share one broker."""
+    return f"t{uuid.uuid4().hex[:10]}."
+
+
+@pytest.fixture(scope="session")
+def _valkey_container() -> Iterator[str | None]:
+    with servers.valkey_container() as url:
+        yield url
+
+
+@pytest.fixture
+def valkey(_valkey_container: str | None) -> Iterator[str]:
+    """URL of a Redis-protocol server nobody else uses, empty."""
+    with servers.fresh_valkey(_valkey_container) as url:
+        yield url
