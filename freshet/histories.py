@@ -1,0 +1,183 @@
+"""User histories in Redis: the newest events of every user, and who has become due by them.
+
+Owns the layout of a history (a sorted set: score = event time, member = identity, item and type) and its server-side
+function. Must not know Kafka, nor how a batch is decoded.
+
+A packed record is `score i64 · member length u32 · member`, all big-endian. A member is
+`0x00 · partition u32 · offset u64` or `0x01 · length u16 · event id` (the identity, so that a redelivered event is
+the same member), then `length u16 · item id · event type`. Offsets stand big-endian so that events of one
+millisecond keep the order of the log.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import redis
+from numpy.typing import NDArray
+
+from freshet.functions import library
+from freshet.layout import Keys
+
+OFFSET_IDENTITY, EVENT_IDENTITY = 0, 1
+USERS_PER_CALL, EVENTS_PER_CALL = 500, 1_000
+"""One call blocks the server for about 1.4 ms at 1,000 events; 4,000 would take 5.4 ms from a ranker's p99."""
+
+_OFFSET_HEAD = struct.Struct(">BIQ")
+_EVENT_HEAD = struct.Struct(">BH")
+_LENGTH = struct.Struct(">H")
+_RECORD_HEAD = struct.Struct(">qI")
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEvent:
+    """One event as it enters a history; its identity is `event_id`, or its place in the log where that is empty."""
+
+    user_id: str
+    item_id: str
+    event_type: str
+    event_time: int
+    event_id: str = ""
+    partition: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The kept events of one user, oldest first; empty where there are none."""
+
+    user_id: str
+    item_ids: tuple[str, ...]
+    event_types: tuple[str, ...]
+    event_times: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryBatch:
+    """Events grouped by user: user `u` owns the packed records `first[u]` up to `first[u + 1]`.
+
+    user_ids (U,) distinct · erased (U,) bool: forget everything from before this batch · first (U+1,) int64 ·
+    ends (E+1,) int64: record `e` is `data[ends[e]:ends[e + 1]]`.
+    """
+
+    user_ids: Sequence[str]
+    erased: Sequence[bool]
+    first: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    data: memoryview
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    @classmethod
+    def of(cls, events: Iterable[HistoryEvent], erased: Iterable[str] = ()) -> HistoryBatch:
+        """Group events one by one; for small writers and tests (the firehose does this by the column)."""
+        records: dict[str, list[bytes]] = {user_id: [] for user_id in erased}
+        forgotten = set(records)
+        for event in events:
+            records.setdefault(event.user_id, []).append(pack(event))
+        flat = [record for user in records.values() for record in user]
+        return cls(
+            user_ids=list(records),
+            erased=[user_id in forgotten for user_id in records],
+            first=_starts([len(user) for user in records.values()]),
+            ends=_starts([len(record) for record in flat]),
+            data=memoryview(b"".join(flat)),
+        )
+
+
+def pack(event: HistoryEvent) -> bytes:
+    """The packed record of one event. Raises `ValueError` for an id longer than 65,535 bytes."""
+    item = event.item_id.encode()
+    try:
+        if event.event_id:
+            name = event.event_id.encode()
+            identity = _EVENT_HEAD.pack(EVENT_IDENTITY, len(name)) + name
+        else:
+            identity = _OFFSET_HEAD.pack(OFFSET_IDENTITY, event.partition, event.offset)
+        member = identity + _LENGTH.pack(len(item)) + item + event.event_type.encode()
+    except struct.error as error:
+        raise ValueError(f"an event of user {event.user_id!r} does not fit a history: {error}") from error
+    return _RECORD_HEAD.pack(event.event_time, len(member)) + member
+
+
+def unpack_member(member: bytes) -> tuple[str, str]:
+    """Item id and event type of a member."""
+    by_offset = member[0] == OFFSET_IDENTITY
+    at = _OFFSET_HEAD.size if by_offset else _EVENT_HEAD.size + _EVENT_HEAD.unpack_from(member)[1]
+    end = at + _LENGTH.size + _LENGTH.unpack_from(member, at)[0]
+    return member[at + _LENGTH.size : end].decode(), member[end:].decode()
+
+
+class HistoryStore:
+    """Reads and writes histories; safe to share between threads, as redis-py's client is.
+
+    `length`: newest events kept a user. `ttl_s`: a history without a write lives this long.
+    Redis errors come through as redis-py raises them; every call may be repeated after one.
+    """
+
+    def __init__(self, client: redis.Redis, prefix: str = "f", *, length: int = 200, ttl_s: int = 30 * 86_400) -> None:
+        self._redis = client
+        self._keys = Keys(prefix)
+        self._length = length
+        self._ttl_ms = 1_000 * ttl_s
+
+    def append(self, batch: HistoryBatch) -> int:
+        """Add a batch and mark its users due, all in the same server-side calls; answers how many records were new.
+
+        Idempotent, and free of order: what stands afterwards is the newest `length` of all records that ever came.
+        A user marked as erased loses history and due mark first.
+        """
+        return sum(map(int, library("histories").call(self._redis, "append", self._calls(batch))))
+
+    def load(self, user_ids: Sequence[str]) -> list[History]:
+        """The histories of these users, in their order, in one round trip."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for user_id in user_ids:
+            pipeline.zrange(self._keys.history(user_id), 0, -1, withscores=True)
+        return [_history(user_id, rows) for user_id, rows in zip(user_ids, pipeline.execute(), strict=True)]
+
+    def erase(self, user_ids: Sequence[str]) -> None:
+        """Forget these users: history, due mark, lease and time of refresh."""
+        self.append(HistoryBatch.of((), erased=user_ids))
+
+    def _calls(self, batch: HistoryBatch) -> Iterator[tuple[list[Any], list[Any]]]:
+        """Keys and arguments of each call, within USERS_PER_CALL and EVENTS_PER_CALL."""
+        shared = [self._keys.due(), self._keys.leased(), self._keys.refreshed()]
+        first, ends = batch.first.tolist(), batch.ends
+        keys: list[Any] = list(shared)
+        args: list[Any] = [self._length, self._ttl_ms]
+        events = 0
+        for u, user_id in enumerate(batch.user_ids):
+            start, erase = first[u], b"1" if batch.erased[u] else b"0"
+            while start < first[u + 1] or erase == b"1":
+                if events >= EVENTS_PER_CALL or len(keys) - len(shared) >= USERS_PER_CALL:
+                    yield keys, args
+                    keys, args, events = list(shared), [self._length, self._ttl_ms], 0
+                stop = min(first[u + 1], start + EVENTS_PER_CALL - events)
+                keys.append(self._keys.history(user_id))
+                args += (user_id, erase, batch.data[ends[start] : ends[stop]])
+                events += stop - start
+                start, erase = stop, b"0"
+        if len(keys) > len(shared):
+            yield keys, args
+
+
+def _starts(sizes: Sequence[int]) -> NDArray[np.int64]:
+    starts = np.zeros(len(sizes) + 1, dtype=np.int64)
+    np.cumsum(sizes, out=starts[1:])
+    return starts
+
+
+def _history(user_id: str, rows: Sequence[tuple[bytes, float]]) -> History:
+    decoded = [unpack_member(member) for member, _ in rows]
+    return History(
+        user_id=user_id,
+        item_ids=tuple(item_id for item_id, _ in decoded),
+        event_types=tuple(event_type for _, event_type in decoded),
+        event_times=tuple(int(score) for _, score in rows),
+    )
