@@ -1,1 +1,41 @@
-"""Freshet for rankers: fresh, versioned features of users and items from Redis in one round trip."""
+"""Freshet for rankers: fresh, versioned features of users and items from Redis in one round trip.
+
+    from freshet import FeatureReader
+
+    reader = FeatureReader("redis://features:6379/0")
+    found = reader.read("user-7", candidate_ids)
+    scores = found.item_matrix @ found.user.log_vector      # (N,) float32; see found.present, found.age_seconds
+
+Importing this package needs numpy and redis and nothing heavier.
+"""
+
+from freshet.blob import BlobError
+from freshet.layout import Keys
+from freshet.reader import FeatureRead, FeatureReader, ItemChanges, ItemsRead, KnowledgeRead, UserRead
+from freshet.settings import SettingError, Settings
+from freshet.versions import Versions
+from freshet.writer import Deletion, DimensionMismatch, FeatureWriter, WriteResult
+from schemas.records import InferredBehavior, ItemFeatures, ItemTier, UserFeatures, UserTier
+
+__all__ = [
+    "BlobError",
+    "Deletion",
+    "DimensionMismatch",
+    "FeatureRead",
+    "FeatureReader",
+    "FeatureWriter",
+    "InferredBehavior",
+    "ItemChanges",
+    "ItemFeatures",
+    "ItemTier",
+    "ItemsRead",
+    "Keys",
+    "KnowledgeRead",
+    "SettingError",
+    "Settings",
+    "UserFeatures",
+    "UserRead",
+    "UserTier",
+    "Versions",
+    "WriteResult",
+]

@@ -52,7 +52,7 @@ class Library:
     def _run(self, client: redis.Redis, name: str, calls: Sequence[Call]) -> list[Any]:
         if not calls:
             return []
-        pipeline = client.pipeline(transaction=False)
+        pipeline: Any = client.pipeline(transaction=False)
         for keys, args in calls:
             pipeline.execute_command("FCALL", name, len(keys), *keys, *args)
         return list(pipeline.execute())

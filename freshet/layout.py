@@ -18,8 +18,8 @@ def check_name(name: str, what: str) -> str:
 class Keys:
     """The keys under one prefix.
 
-    `versioned(version)` gives those of one feature version; all others belong to no version, as pointer, histories and
-    due-set outlive any one of them. Their second part is one that `check_version` refuses as a version.
+    Pointer, histories and due-set belong to no version, as they outlive any one of them; the second part of their keys
+    is a word that `check_version` refuses as a version.
     """
 
     __slots__ = ("prefix",)
@@ -47,8 +47,12 @@ class Keys:
         return f"{self.prefix}:{version}:k:{item_id}"
 
     def items(self, version: str) -> str:
-        """Sorted set: item id by server milliseconds of its last write, deletions included."""
+        """Sorted set: every live item's id by server milliseconds of its last write."""
         return f"{self.prefix}:{version}:items"
+
+    def deleted(self, version: str) -> str:
+        """Sorted set: ids of items deleted lately by server milliseconds of the deletion."""
+        return f"{self.prefix}:{version}:deleted"
 
     def dims(self, version: str) -> str:
         """String: dimensions of every vector of the version, set by its first write."""
