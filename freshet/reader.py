@@ -99,7 +99,7 @@ class FeatureReader:
 
     Every answer says which version it holds, and holds one only: the pointer to the active version is fetched in the
     same command as the features, so the next call sees an activation or a rollback, at the price of one more round
-    trip, once. `version` pins one instead, active or not. Before anything is activated all is absent and the version "".
+    trip, once. `version` pins one instead, active or not. Before any is activated all is absent and the version "".
 
     `default` fills the rows of absent items. `dims` is the width of an answer as long as the version holds no vector;
     afterwards the version says.

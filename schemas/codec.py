@@ -113,7 +113,7 @@ class Codec:
 
         Raises `DecodeError` (poison), or with Confluent framing `RegistryUnavailable` (transient), `RegistryRejected`.
         """
-        writer, schema_id, start = self._writer(kind, data)
+        writer, schema_id, start = self.writer(kind, data)
         reader = parsed(kind)
         stream = io.BytesIO(data)
         stream.seek(start)
@@ -140,8 +140,12 @@ class Codec:
         self._headers[kind, topic] = header
         return header
 
-    def _writer(self, kind: type[Record], data: bytes) -> tuple[Any, str, int]:
-        """The parsed writer schema, its id for people, and where the Avro binary starts."""
+    def writer(self, kind: type[Record], data: bytes) -> tuple[Any, str, int]:
+        """What the framing of `data` says: the parsed writer schema, its id for people, where the Avro binary starts.
+
+        The schema is the same object for every record it wrote, and comes from `fastavro.parse_schema` without logical
+        types. Raises as `decode` does, but never `bad_payload`.
+        """
         if data[:2] == SINGLE_OBJECT_HEADER and len(data) >= 10:
             number = int.from_bytes(data[2:10], "little")
             kept = writer_schema(number)
