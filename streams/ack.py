@@ -21,6 +21,11 @@ class _Partition:
     pending: deque[tuple[int, int]] = field(default_factory=deque)  # (first, last) spans in order of arrival
     finished: set[int] = field(default_factory=set)  # firsts of spans finished ahead of an earlier one
 
+    @property
+    def floor(self) -> int | None:
+        """The lowest offset that has not been read yet; None before the first."""
+        return self.pending[-1][1] + 1 if self.pending else self.next_offset
+
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
@@ -53,11 +58,16 @@ class OffsetTracker:
         if partition is None:
             self._generation += 1
             partition = self._partitions[place] = _Partition(self._generation)
-        floor = partition.pending[-1][1] + 1 if partition.pending else partition.next_offset
+        floor = partition.floor
         if last < first or (floor is not None and first < floor):
             raise ValueError(f"{place[0]}[{place[1]}]: span {first}..{last} after offset {floor} was expected")
         partition.pending.append((first, last))
         return Ticket(place, first, last, partition.generation)
+
+    def seen(self, place: Place, offset: int) -> bool:
+        """Whether this assignment has read `offset` already: it is in work, or finished."""
+        partition = self._partitions.get(place)
+        return partition is not None and partition.floor is not None and offset < partition.floor
 
     def finish(self, ticket: Ticket) -> bool:
         """Note a ticket's work as durable; False where its partition has been revoked since."""

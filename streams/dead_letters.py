@@ -7,7 +7,6 @@ is poison: `streams.errors` does.
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -24,7 +23,7 @@ _MESSAGE_CHARS = 1_000
 
 
 class DeadLetterProducer:
-    """Sends dead letters and counts their runs; safe to call from any thread."""
+    """Sends one lane's dead letters and counts their runs; safe to call from any thread."""
 
     def __init__(
         self, producer: Producer, codec: Codec, metrics: Metrics, clock: Callable[[], int], *, run_limit: int
@@ -34,7 +33,7 @@ class DeadLetterProducer:
         self._metrics = metrics
         self._clock = clock
         self._run_limit = run_limit
-        self._runs: dict[tuple[str, int], int] = defaultdict(int)
+        self._runs: dict[tuple[str, int], tuple[int, int]] = {}  # length, and the highest offset counted
         self._lock = threading.Lock()
 
     def send(
@@ -82,7 +81,10 @@ class DeadLetterProducer:
 
     def _count(self, record: SourceRecord) -> None:
         with self._lock:
-            run = self._runs[record.place] = self._runs[record.place] + 1
+            run, highest = self._runs.get(record.place, (0, -1))
+            if record.offset > highest:  # a letter sent again after a failure is not another dead letter
+                run, highest = run + 1, record.offset
+                self._runs[record.place] = run, highest
         if run > self._run_limit:
             raise TooManyDeadLetters(
                 f"{record.topic}[{record.partition}]: {self._run_limit} dead letters in a row up to offset "

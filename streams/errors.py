@@ -98,6 +98,7 @@ FAMILIES: dict[str, Family] = {
     "redis.exceptions.AuthenticationError": Family.FATAL,
     "redis.exceptions.AuthorizationError": Family.FATAL,
     "redis.exceptions.MaxConnectionsError": Family.FATAL,  # the pool of this process, not the server
+    "schemas.registry.RegistryRejected": Family.FATAL,
     "streams.errors.FatalError": Family.FATAL,
 }
 

@@ -92,9 +92,8 @@ class Context:
 
         return KafkaProducer(self.settings)
 
-    @cached_property
     def dead_letters(self) -> DeadLetterProducer:
-        """Dead letters of all lanes: runs are counted per partition of the source."""
+        """A new dead-letter producer: each lane has its own, as runs are counted per lane and partition."""
         from streams.dead_letters import DeadLetterProducer
 
         return DeadLetterProducer(

@@ -1,0 +1,248 @@
+"""A Faust agent that loses nothing: one lane, one app, one consumer group, offsets committed from our own tracker.
+
+Owns everything that touches Faust. Faust reads, balances and heartbeats; it does not decide what is acknowledged: its
+commit rule skips a record after one early ack, its batch helpers ack what nobody handled, and its consumer drops
+records it has fetched when partitions are paused under it (`tests/streams/test_faust_losses.py` shows each of them).
+Must not know what a lane does with a record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any
+
+import faust
+from aiokafka.structs import TopicPartition
+from faust.app.base import BootStrategy
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from mode.supervisors import CrashingSupervisor
+
+from freshet.settings import Settings
+from streams.ack import Place
+from streams.errors import FatalError
+from streams.intake import Intake, MakeWindow
+from streams.lanes.base import Context
+from streams.source import SourceRecord
+
+log = logging.getLogger(__name__)
+
+# Enough for a window of milliseconds to end; LLM calls that take longer are cancelled and made again.
+DRAIN_S = 5.0
+_COMMIT_INTERVAL_S = 1.0
+# Records Faust holds per lane beyond the window; what is held is read again after a rebalance, so keep it short.
+_BUFFER_RECORDS = 512
+# While an LLM is down a lane reads nothing and must stay in its group: a day, not Kafka's five minutes.
+_MAX_POLL_INTERVAL_S = 86_400.0
+
+
+class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Notes under which generation records were fetched, on the thread where a rebalance can not come between."""
+
+    fetched_generation: int = -1
+
+    async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
+        records = await super()._fetch_records(consumer, *args, **kwargs)
+        self.fetched_generation = consumer._coordinator.generation
+        return records
+
+
+class LaneConsumer(driver.Consumer):  # type: ignore[misc]
+    """Faust's consumer with our rules for what is yielded, rewound and committed."""
+
+    @property
+    def intake(self) -> Intake:
+        """The lane's, kept on its app."""
+        intake = self.app.intake
+        assert isinstance(intake, Intake)
+        return intake
+
+    def _new_consumer_thread(self) -> _Thread:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
+        """Yield everything fetched, or rewind: Faust's own drops records of partitions paused after the fetch."""
+        records, _ = await self._wait_next_records(timeout)
+        generation = self._thread.fetched_generation
+        if not records or self.should_stop:
+            return
+        for tp, record in self.scheduler.iterate(records):
+            if not self.flow_active or generation != self.app.consumer_generation_id:
+                await self.rewind()
+                return
+            message = self._to_message(tp, record)
+            message.generation_id = generation
+            yield tp, message
+
+    async def rewind(self) -> None:
+        """Read again from the committed offsets; the intake knows what it has seen."""
+        if self.assignment() and not self.should_stop:
+            await self.perform_seek()
+
+    async def perform_seek(self) -> None:
+        """Seek to the committed offsets; to the beginning where there is none (Faust stays where it is)."""
+        committed = await self.seek_to_committed()
+        fresh = [TopicPartition(*tp) for tp, offset in committed.items() if not offset]
+        if fresh:
+            await self._thread.seek_to_beginning(*fresh)
+        for tp, offset in committed.items():
+            self._read_offset[TP(*tp)] = offset or None
+            self._committed_offset[TP(*tp)] = offset or None
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self.intake.open(generation_id)
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Finish or abandon what is under way and commit it before another member reads on."""
+        await self.release()
+        await super().on_partitions_revoked(revoked)
+
+    async def release(self) -> None:
+        """Flush the window, commit what is durable, forget the assignment."""
+        await self.intake.release(DRAIN_S)
+        if self._thread._consumer is not None and self.assignment():
+            await self.maybe_wait_for_commit_to_finish()
+            await self.force_commit()
+        self.intake.forget()
+
+    def _filter_committable_offsets(self, tps: Iterable[TP]) -> dict[TP, int]:
+        """Faust asks what may be committed; the tracker answers."""
+        positions = {TP(topic, partition): offset for (topic, partition), offset in self.intake.positions().items()}
+        return {tp: offset for tp, offset in positions.items() if offset > (self._committed_offset[tp] or 0)}
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        committed: bool = await super()._commit(offsets)
+        if committed:
+            self.app.on_committed({(tp.topic, tp.partition): offset for tp, offset in offsets.items()})
+        return committed
+
+
+class _Transport(driver.Transport):  # type: ignore[misc]
+    Consumer = LaneConsumer
+
+
+class _Boot(BootStrategy):  # type: ignore[misc]
+    enable_web = False  # `web_enabled=False` alone still binds 0.0.0.0:6066 in some start-up paths
+
+
+class LaneApp(faust.App):  # type: ignore[misc]
+    """A Faust app for one lane: no web server, no tables, no files, no topics of its own."""
+
+    BootStrategy = _Boot
+
+    def __init__(self, settings: Settings, lane: str, intake: Intake, on_committed: Callable[..., None]) -> None:
+        self.intake = intake
+        self.on_committed = on_committed
+        super().__init__(
+            f"{settings.topic_prefix}freshet-{lane}",
+            broker=[f"kafka://{server}" for server in settings.kafka.split(",")],
+            autodiscover=False,
+            store="memory://",
+            web_enabled=False,
+            web_tables_enabled=False,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            stream_wait_empty=False,  # the intake is waited for, with a limit
+            stream_buffer_maxsize=_BUFFER_RECORDS,
+            consumer_auto_offset_reset="earliest",
+            broker_commit_interval=_COMMIT_INTERVAL_S,
+            broker_max_poll_interval=_MAX_POLL_INTERVAL_S,
+            broker_session_timeout=30.0,
+            broker_heartbeat_interval=3.0,
+        )
+
+    def _new_transport(self) -> _Transport:
+        return _Transport(self.conf.broker_consumer, self, loop=self.loop)
+
+    def _create_directories(self) -> None:
+        """Nothing of ours lives in files."""
+
+
+class FaustLane:
+    """One lane on Faust; see `streams.lanes.base.Lane`."""
+
+    def __init__(
+        self,
+        name: str,
+        context: Context,
+        topic: str,
+        make_window: MakeWindow,
+        *,
+        prepare: Callable[[], object] | None = None,
+    ) -> None:
+        """Read `topic` into the window that `make_window` makes; `prepare` runs in a thread before the first record."""
+        self.name = name
+        self._context = context
+        self._topic = topic
+        self._make_window = make_window
+        self._prepare = prepare
+        self._app: LaneApp | None = None
+        self._intake: Intake | None = None
+
+    async def start(self) -> None:
+        if self._prepare is not None:
+            await asyncio.to_thread(self._prepare)
+        self._intake = Intake(self.name, self._context.metrics, self._make_window)
+        self._app = LaneApp(self._context.settings, self.name, self._intake, self._note_commit)
+        topic = self._app.topic(self._topic, key_serializer="raw", value_serializer="raw", allow_empty=True)
+        self._app.agent(topic, name=self.name, concurrency=1, supervisor_strategy=CrashingSupervisor)(self._read)
+        self._app.finalize()
+        await self._app.start()
+
+    async def stop(self) -> None:
+        if self._app is None or self._intake is None:
+            return
+        consumer = self._app.consumer
+        self._app.consumer.stop_flow()
+        if self._app.crashed:
+            await self._intake.release(0.0)
+        else:
+            await consumer.release()
+        await self._app.stop()
+
+    async def wait_failed(self) -> BaseException:
+        assert self._app is not None
+        assert self._intake is not None
+        crashed = asyncio.ensure_future(self._app._crashed.wait())
+        try:
+            await asyncio.wait([crashed, self._intake.failed], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            crashed.cancel()
+        if self._intake.failed.done():
+            return self._intake.failed.result()
+        return self._app.crash_reason or FatalError(f"{self.name}: Faust stopped without saying why")
+
+    async def _read(self, stream: Any) -> None:
+        """The agent: hand every event to the intake; never raise, never ack."""
+        assert self._app is not None
+        assert self._intake is not None
+        try:
+            async for event in stream.noack().events():
+                message = event.message
+                taken = await self._intake.take(_source_record(message), message.generation_id)
+                # Between two assignments the next one starts from what is committed anyhow.
+                if not taken and self._intake.generation is not None and not self._intake.failed.done():
+                    await self._app.consumer.rewind()
+        except Exception as error:
+            self._intake.fail(error)
+
+    def _note_commit(self, offsets: Mapping[Place, int]) -> None:
+        for (topic, partition), offset in offsets.items():
+            labels = {"lane": self.name, "topic": topic, "partition": str(partition)}
+            self._context.metrics.position.labels(**labels).set(offset)
+
+
+def _source_record(message: Any) -> SourceRecord:
+    headers = message.headers.items() if isinstance(message.headers, Mapping) else message.headers or ()
+    return SourceRecord(
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        timestamp=max(0, round((message.timestamp or 0.0) * 1000)),
+        key=message.key,
+        value=message.value,
+        headers=tuple(headers),
+    )

@@ -1,0 +1,78 @@
+"""What the lane tests on the real broker share: topics, records in, records out, committed offsets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from freshet.settings import Settings
+from streams.producer import KafkaProducer
+from streams.source import SourceRecord
+from streams.topics import Topics
+
+
+def make_topics(settings: Settings) -> Topics:
+    """Create the topics of `settings` on its broker."""
+    topics = Topics(settings)
+    topics.create({"bootstrap.servers": settings.kafka})
+    return topics
+
+
+def make_topic(kafka: str, name: str, partitions: int = 1) -> None:
+    """Create one plain topic."""
+    admin = AdminClient({"bootstrap.servers": kafka})
+    for future in admin.create_topics([NewTopic(name, partitions, 1)]).values():
+        future.result()
+
+
+def send_all(settings: Settings, topic: str, records: Sequence[tuple[bytes | None, bytes | None]]) -> None:
+    """Produce `(key, value)` pairs and wait until all are confirmed."""
+    producer = KafkaProducer(settings)
+    for future in [producer.send(topic, key, value) for key, value in records]:
+        future.result(timeout=20)
+    producer.close()
+
+
+def read_all(kafka: str, topic: str) -> list[SourceRecord]:
+    """Everything in `topic` now, by partition and offset."""
+    consumer = Consumer({"bootstrap.servers": kafka, "group.id": "reader", "enable.auto.commit": False})
+    try:
+        found: list[SourceRecord] = []
+        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        for partition in partitions:
+            place = TopicPartition(topic, partition)
+            low, high = consumer.get_watermark_offsets(place, timeout=10)
+            if high == low:
+                continue
+            consumer.assign([TopicPartition(topic, partition, low)])
+            position = low
+            while position < high:
+                for message in consumer.consume(500, timeout=1.0):
+                    assert message.error() is None
+                    found.append(SourceRecord.of_message(message))
+                    position = message.offset() + 1
+        return found
+    finally:
+        consumer.close()
+
+
+def committed(kafka: str, group: str, topic: str, partition: int = 0) -> int | None:
+    """The offset a group has committed; None where it has none."""
+    admin = AdminClient({"bootstrap.servers": kafka})
+    asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, partition)])
+    answer = admin.list_consumer_group_offsets([asked])[group].result(timeout=10)
+    offset: int = answer.topic_partitions[0].offset
+    return None if offset < 0 else offset
+
+
+async def until(condition: Callable[[], Any], what: str, timeout_s: float = 30.0) -> None:
+    """Wait for `condition` without holding up the loop; fails naming `what`."""
+    deadline = time.monotonic() + timeout_s
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}"
+        await asyncio.sleep(0.1)
