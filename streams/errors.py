@@ -80,6 +80,7 @@ FAMILIES: dict[str, Family] = {
     "processors.validate.ContractViolation": Family.POISON,
     "processors.distill.InvalidKnowledge": Family.POISON,
     "models.llm.LLMRejected": Family.POISON,
+    "freshet.blob.BlobError": Family.POISON,  # a vector whose bytes are not what its `dims` says
     "streams.errors.RecordTooLarge": Family.POISON,
     # Transient: a neighbour's fault, and neighbours come back.
     "schemas.registry.RegistryUnavailable": Family.TRANSIENT,
@@ -99,12 +100,14 @@ FAMILIES: dict[str, Family] = {
     "redis.exceptions.AuthorizationError": Family.FATAL,
     "redis.exceptions.MaxConnectionsError": Family.FATAL,  # the pool of this process, not the server
     "schemas.registry.RegistryRejected": Family.FATAL,
+    "freshet.writer.DimensionMismatch": Family.FATAL,
     "streams.errors.FatalError": Family.FATAL,
 }
 
 _DEFAULT_REASONS: dict[str, Reason] = {
     "processors.distill.InvalidKnowledge": Reason.INVALID_KNOWLEDGE,
     "models.llm.LLMRejected": Reason.LLM_REJECTED,
+    "freshet.blob.BlobError": Reason.BAD_PAYLOAD,
 }
 
 
