@@ -1,35 +1,57 @@
-"""Settings: `FRESHET_*` variables over one TOML file over defaults, checked at start.
+"""Settings: keyword overrides over `FRESHET_*` variables over one TOML file over defaults, checked at start.
 
-Owns every setting's name, type, default and meaning (the table in `docs/settings.md` is generated from here). Must not
-connect to anything.
+Owns every setting's name, type, default, range and meaning; `page()` is the text of
+`docs/settings.md`. Must not connect to anything.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+PREFIX = "FRESHET_"
+# Read by make, the tests and this module itself, and no settings.
+OTHER_VARIABLES = frozenset({"FRESHET_CONFIG", "FRESHET_REQUIRE_SERVERS", "FRESHET_TEST_SERVERS"})
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class SettingError(ValueError):
     """A setting has a value it must not have; the message names the setting, the value and what is wanted."""
 
     def __init__(self, name: str, value: object, wanted: str) -> None:
-        shown = "a secret" if name.lower().endswith(("password", "secret")) else repr(value)
+        shown = "a secret" if name.lower().endswith(("password", "secret")) else repr(without_password(value))
         super().__init__(f"{variable(name)} is {shown}, wanted {wanted}")
+        self.name = name
+
+
+class UnknownSetting(SettingError):
+    """There is no setting of this name; the message says which one was probably meant."""
+
+    def __init__(self, name: str, meant: str) -> None:
+        ValueError.__init__(self, f"{variable(name)} is no setting{meant}")
         self.name = name
 
 
 def variable(name: str) -> str:
     """The environment variable of a setting."""
-    return f"FRESHET_{name.upper()}"
+    return f"{PREFIX}{name.upper()}"
 
 
-def _setting(default: Any, about: str, *, least: float | None = None, most: float | None = None) -> Any:
-    return field(default=default, metadata={"about": about, "least": least, "most": most})
+def without_password(value: object) -> object:
+    """`value`, and where it is text with `user:password@` in it, without the password: fit for a log."""
+    return re.sub(r"((?:://|^|,)[^:/@,]*):[^,]*@", r"\1:***@", value) if isinstance(value, str) else value
+
+
+def _setting(
+    default: Any, about: str, *, least: float | None = None, most: float | None = None, url: bool = False
+) -> Any:
+    return field(default=default, metadata={"about": about, "least": least, "most": most, "url": url})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,19 +59,22 @@ class Settings:
     """Everything a worker, a command or a reader can be told; see `docs/settings.md`."""
 
     kafka: str = _setting("", "Kafka bootstrap servers, host:port[,host:port]; empty: the stack of `freshet up`")
-    redis: str = _setting("", "Redis or Valkey URL, redis://host:port/db; empty: the stack of `freshet up`")
-    llm: str = _setting("", "Base URL of an OpenAI-compatible endpoint; empty: the stack of `freshet up`")
+    redis: str = _setting("", "Redis or Valkey URL, redis://host:port/db; empty: the stack of `freshet up`", url=True)
+    llm: str = _setting("", "Base URL of an OpenAI-compatible endpoint; empty: the stack of `freshet up`", url=True)
     llm_model: str = _setting("", "Model name at the endpoint; empty: the first one it serves")
     llm_concurrency: int = _setting(8, "LLM calls under way at once, per worker", least=1, most=1024)
     llm_timeout_s: float = _setting(120.0, "Seconds before one LLM call counts as failed", least=1)
-    registry: str = _setting("", "Schema registry URL; empty: Avro single-object encoding")
+    registry: str = _setting("", "Schema registry URL; empty: Avro single-object encoding", url=True)
+    registry_auto_register: bool = _setting(True, "Register schemas that the registry lacks; false in production")
     version: str = _setting("v1", "Feature version the worker writes")
     key_prefix: str = _setting("f", "First part of every Redis key")
     topic_prefix: str = _setting("", "Put before every topic name and consumer group")
     partitions: int = _setting(4, "Partitions of topics that `freshet topics create` makes", least=1, most=10_000)
     replication: int = _setting(1, "Replication factor of those topics", least=1, most=10)
     dims: int = _setting(128, "Dimensions of every stored vector", least=8, most=4096)
-    home: Path = _setting(Path("~/.cache/freshet"), "Folder for weights, Kafka jars, checkpoints and the embedded stack")
+    home: Path = _setting(  # noqa: RUF009 - a dataclasses.field, like the others
+        "~/.cache/freshet", "Folder for weights, Kafka jars, checkpoints and the embedded stack"
+    )
     encoder: str = _setting("", "Folder of the text encoder; empty: the one of `freshet models prepare`")
     checkpoint: str = _setting("", "Reasoner checkpoint folder; empty: home/reasoner; absent: co-occurrence fallback")
     history_length: int = _setting(200, "Newest events kept per user", least=1, most=10_000)
@@ -61,7 +86,9 @@ class Settings:
     lease_s: float = _setting(60.0, "A claimed user comes back after this many seconds", least=1)
     slots: int = _setting(16, "Behaviours inferred per user", least=1, most=256)
     steps: int = _setting(2, "Denoising steps per block", least=1, most=256)
-    feature_ttl_s: int = _setting(30 * 86_400, "Seconds a feature or history lives without a write", least=60)
+    feature_ttl_s: int = _setting(
+        30 * 86_400, "Seconds a user, history or deletion mark lives without a write", least=60
+    )
     dead_letter_run: int = _setting(1_000, "This many dead letters in a row on one partition stop the worker", least=1)
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
 
@@ -69,52 +96,121 @@ class Settings:
     def load(cls, environ: Mapping[str, str] | None = None, *, file: Path | None = None, **overrides: Any) -> Settings:
         """Merge defaults, the TOML file (`file` or `FRESHET_CONFIG`), the environment and keyword overrides.
 
-        Raises `SettingError` for an unknown name, a value that does not parse, or one out of its range.
+        An empty variable and an override of None count as not set. Raises `SettingError` for an unknown name, a
+        variable that looks like a misspelt setting, a value that does not parse, or one out of its range.
         """
-        env = os.environ if environ is None else environ
-        path = file or (Path(env["FRESHET_CONFIG"]) if env.get("FRESHET_CONFIG") else None)
-        raw: dict[str, Any] = {}
-        if path is not None:
-            try:
-                raw.update(tomllib.loads(path.read_text()))
-            except (OSError, tomllib.TOMLDecodeError) as error:
-                raise SettingError("config", str(path), f"a readable TOML file ({error})") from error
+        env = {name: value for name, value in (os.environ if environ is None else environ).items() if value}
         known = {f.name: f for f in fields(cls)}
-        for name in known:
-            if variable(name) in env:
-                raw[name] = env[variable(name)]
+        raw = _from_file(file or (Path(env["FRESHET_CONFIG"]) if "FRESHET_CONFIG" in env else None))
+        raw.update(_from_environment(env, known))
         raw.update({name: value for name, value in overrides.items() if value is not None})
         for name in raw:
             if name not in known:
-                raise SettingError(name, raw[name], f"one of {', '.join(sorted(known))}")
+                raise UnknownSetting(name, _meant(name, known))
         return cls(**{name: _parse(known[name], value) for name, value in raw.items()})
 
     def __post_init__(self) -> None:
-        if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        for f in fields(self):
+            _check_range(f, getattr(self, f.name))
+        if self.log_level not in _LOG_LEVELS:
             raise SettingError("log_level", self.log_level, "DEBUG, INFO, WARNING or ERROR")
         for name in ("version", "key_prefix"):
-            value = getattr(self, name)
-            if not value or not all(c.isalnum() or c in "-_." for c in value):
-                raise SettingError(name, value, "letters, digits, '-', '_' and '.'")
-        for f in fields(self):
-            if isinstance(getattr(self, f.name), str) and f.metadata.get("about", "").find("URL") > 0:
-                value = getattr(self, f.name)
-                if value and "://" not in value:
-                    raise SettingError(f.name, value, "a URL such as http://host:port or redis://host:port")
+            if not re.fullmatch(r"[A-Za-z0-9._-]+", getattr(self, name)):
+                raise SettingError(name, getattr(self, name), "letters, digits, '-', '_' and '.'")
+        if not re.fullmatch(r"[A-Za-z0-9._-]*", self.topic_prefix):
+            raise SettingError("topic_prefix", self.topic_prefix, "letters, digits, '-', '_' and '.'")
         object.__setattr__(self, "home", Path(self.home).expanduser())
 
+    def __repr__(self) -> str:
+        shown = (f"{f.name}={without_password(getattr(self, f.name))!r}" for f in fields(self))
+        return f"Settings({', '.join(shown)})"
 
-def _parse(f: Any, value: Any) -> Any:
-    kind = {"str": str, "int": int, "float": float, "Path": Path}[f.type]
+
+def _from_file(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
     try:
-        if isinstance(value, bool) or (kind is int and isinstance(value, float)):
-            raise ValueError
-        parsed = kind(value)
-    except (TypeError, ValueError):
-        wanted = {"int": "a whole number", "float": "a number"}.get(f.type, f"a {f.type}")
-        raise SettingError(f.name, value, wanted) from None
+        return tomllib.loads(path.expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingError("config", str(path), f"a readable TOML file ({error})") from error
+
+
+def _from_environment(env: Mapping[str, str], known: Mapping[str, Field[Any]]) -> dict[str, str]:
+    raw: dict[str, str] = {}
+    for name, value in env.items():
+        setting = name.removeprefix(PREFIX).lower()
+        if not name.startswith(PREFIX) or name in OTHER_VARIABLES:
+            continue
+        if setting in known:
+            raw[setting] = value
+        elif meant := _meant(setting, known):  # others may have FRESHET_ variables of their own; a slip is no other's
+            raise UnknownSetting(setting, meant)
+    return raw
+
+
+def _meant(name: str, known: Mapping[str, Field[Any]]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    return f", did you mean {variable(close[0])}?" if close else ""
+
+
+_WANTED = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "Path": "a path"}
+_TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
+def _parse(f: Field[Any], value: Any) -> Any:
+    """`value`, from text or TOML, as the type of the setting."""
+    kind = str(f.type)
+    try:
+        if kind == "bool":
+            return value if isinstance(value, bool) else _TRUTH[str(value).lower()]
+        if isinstance(value, bool):
+            raise TypeError
+        if kind == "int":
+            return int(value) if isinstance(value, str) else value.__index__()
+        if kind == "float":
+            return float(value)
+        if not isinstance(value, (str, Path)):
+            raise TypeError
+        return Path(value) if kind == "Path" else str(value)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise SettingError(f.name, value, _WANTED[kind]) from None
+
+
+def _check_range(f: Field[Any], value: Any) -> None:
     least, most = f.metadata["least"], f.metadata["most"]
-    if (least is not None and not parsed >= least) or (most is not None and not parsed <= most):
-        bounds = f"at least {least:g}" if most is None else f"from {least:g} to {most:g}"
-        raise SettingError(f.name, value, f"a number {bounds}")
-    return parsed
+    if (least is not None and not value >= least) or (most is not None and not value <= most):
+        raise SettingError(f.name, value, f"a number {_range(f)}")
+    if f.metadata["url"] and value and "://" not in value:
+        raise SettingError(f.name, value, "a URL such as http://host:port or redis://host:port")
+
+
+def _range(f: Field[Any]) -> str:
+    least, most = f.metadata["least"], f.metadata["most"]
+    if least is None:
+        return ""
+    return f"at least {least}" if most is None else f"from {least} to {most}"
+
+
+def table() -> str:
+    """The settings as a Markdown table."""
+    lines = ["| variable | type | default | meaning |", "|---|---|---|---|"]
+    for f in fields(Settings):
+        kind = " ".join(part for part in (_WANTED[str(f.type)], _range(f)) if part)
+        default = f"`{str(f.default).lower() if isinstance(f.default, bool) else f.default}`" if f.default != "" else ""
+        lines.append(f"| `{variable(f.name)}` | {kind} | {default} | {f.metadata['about']} |")
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """`docs/settings.md`, whole."""
+    return f"""# Settings
+
+<!-- made by python -m tests.freshet.test_settings; a test compares -->
+
+A setting comes from the first of these that has it: a command's own option, the environment variable below, the TOML
+file that `FRESHET_CONFIG` names (keys: the names without `FRESHET_`, in lower case), the default. An empty variable
+counts as not set. A wrong value, an unknown key or a misspelt variable ends a command with exit code 2 and a line that
+names it. Passwords in URLs are never printed.
+
+{table()}
+"""
