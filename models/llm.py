@@ -1,0 +1,212 @@
+"""A language model behind an OpenAI-compatible endpoint: one schema-constrained answer per call.
+
+Owns the request, its errors and the choice of back end. Must not know prompts, nor what an answer means.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+import httpx
+
+
+class LLMUnavailable(Exception):
+    """The endpoint is down, slow or busy (connection, time-out, 408, 429, 5xx); the same call may succeed later.
+
+    `retry_after_s` is what the endpoint asked for, or None.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class LLMRejected(Exception):
+    """The endpoint refuses this very request (too long, an unsupported schema); repeating it is of no use."""
+
+
+class LLMForbidden(Exception):
+    """The endpoint refuses us (401, 403) or does not serve the model (404): a wrong setting, not a wrong record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer and what it cost; `finish_reason` is "stop", or "length" where it was cut off."""
+
+    text: str
+    tokens_in: int
+    tokens_out: int
+    latency_seconds: float
+    model: str
+    finish_reason: str
+
+
+class LanguageModel(Protocol):
+    """What the agents need of a language model."""
+
+    @property
+    def name(self) -> str:
+        """Model name as configured; part of a knowledge record's fingerprint. Empty: whatever the endpoint serves."""
+        ...
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Mapping[str, Any],
+        schema_name: str,
+        max_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Completion:
+        """Answer with JSON of `schema`, at most `max_tokens` long.
+
+        Raises `LLMUnavailable` (try again later), `LLMRejected` (this request is bad) or `LLMForbidden` (settings are).
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections."""
+        ...
+
+
+class OpenAIClient:
+    """Any OpenAI-compatible `/chat/completions`: vLLM, SGLang, or a hosted one.
+
+    Only `response_format: json_schema` constrains the output in vLLM; `guided_json` is silently ignored there.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str = "",
+        *,
+        timeout_s: float = 120.0,
+        max_connections: int = 16,
+        api_key: str = "",
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._model = model
+        self._client = httpx.AsyncClient(
+            base_url=base_url.rstrip("/") + "/",
+            timeout=httpx.Timeout(timeout_s, connect=5.0, pool=None),
+            limits=httpx.Limits(max_connections=max_connections),
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            transport=transport,
+            trust_env=False,  # a proxy variable must not see item text
+        )
+
+    @property
+    def name(self) -> str:
+        return self._model
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Release connections."""
+        await self._client.aclose()
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Mapping[str, Any],
+        schema_name: str,
+        max_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Completion:
+        """See `LanguageModel.complete`."""
+        started = time.monotonic()
+        body = {
+            "model": await self._served_model(),
+            "messages": [{"role": message.role, "content": message.content} for message in messages],
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "seed": seed,
+            "response_format": {"type": "json_schema", "json_schema": {"name": schema_name, "schema": schema}},
+        }
+        answer = await self._ask("POST", "chat/completions", body)
+        try:
+            choice, usage = answer["choices"][0], answer.get("usage") or {}
+            return Completion(
+                text=choice["message"]["content"] or "",
+                tokens_in=int(usage.get("prompt_tokens") or 0),
+                tokens_out=int(usage.get("completion_tokens") or 0),
+                latency_seconds=time.monotonic() - started,
+                model=str(answer.get("model") or body["model"]),
+                finish_reason=str(choice.get("finish_reason") or "stop"),
+            )
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise LLMUnavailable(f"the endpoint's answer is no chat completion: {answer!r:.200}") from error
+
+    async def _served_model(self) -> str:
+        if not self._model:
+            answer = await self._ask("GET", "models", None)
+            try:
+                self._model = str(answer["data"][0]["id"])
+            except (KeyError, IndexError, TypeError) as error:
+                raise LLMUnavailable("the endpoint serves no model yet") from error
+        return self._model
+
+    async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        try:
+            response = await self._client.request(method, path, json=body)
+        except httpx.TransportError as error:
+            raise LLMUnavailable(f"{self._client.base_url}: {type(error).__name__} {error}".rstrip()) from error
+        code = response.status_code
+        if code in (401, 403, 404):
+            raise LLMForbidden(f"{response.request.url} answers {code}: {response.text[:300]}")
+        if code in (408, 429) or code >= 500:
+            raise LLMUnavailable(f"{response.request.url} answers {code}", _retry_after(response))
+        if code >= 400:
+            raise LLMRejected(f"{code}: {response.text[:300]}")
+        try:
+            return response.json()
+        except ValueError as error:
+            raise LLMUnavailable(f"{response.request.url} does not answer with JSON") from error
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    try:
+        return max(0.0, float(response.headers["retry-after"]))
+    except (KeyError, ValueError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What a back end is told of where and how to reach its model."""
+
+    url: str
+    model: str
+    timeout_s: float
+    max_connections: int
+
+
+def _openai(endpoint: Endpoint) -> LanguageModel:
+    return OpenAIClient(
+        endpoint.url, endpoint.model, timeout_s=endpoint.timeout_s, max_connections=endpoint.max_connections
+    )
+
+
+BACKENDS: dict[str, Callable[[Endpoint], LanguageModel]] = {"openai": _openai}
+"""LLM back ends by the name `FRESHET_LLM_BACKEND` takes; a new one is one file and one line here."""
