@@ -1,7 +1,8 @@
 """Runs one command and ends it, with everything it started, when the process that asked for it is gone.
 
-Owns the life of one child: a process of its own, so that it outlives a `kill -9` of its parent just long enough to clean
-up. Run as `python -I -S guard.py LIFELINE_FD PARENT_PID GRACE_S -- COMMAND...`; must import nothing but the standard library.
+Owns the life of one child: a process of its own, so that it outlives a `kill -9` of its parent just long enough to
+clean up. Run as `python -I -S guard.py LIFELINE_FD PARENT_PID GRACE_S -- COMMAND...`; must import nothing but the
+standard library.
 
 Why not PR_SET_PDEATHSIG alone: the kernel sends it when the *thread* that forked ends, and it does not reach
 grandchildren (vLLM's engine is one). Here the parent holds the write end of a pipe; its end of file says the parent is
@@ -10,6 +11,7 @@ gone, or asks for a stop. PR_SET_PDEATHSIG covers the guard itself being killed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -45,10 +47,8 @@ def _end(child: subprocess.Popen[bytes], grace_s: float) -> None:
     """SIGTERM the group, wait, SIGKILL what is left of it."""
     if grace_s > 0:
         _signal_group(child.pid, signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            pass
     _signal_group(child.pid, signal.SIGKILL)
     child.wait()
 

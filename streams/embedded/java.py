@@ -21,11 +21,11 @@ KAFKA_VERSION = "4.1.1"
 LEAST_JAVA = 17
 POM = Path(__file__).with_name("pom.xml")
 DONE = ".done"
-JARS_ABOUT = 46  # for the progress bar only
+STAGE, JARS_ABOUT = f"Apache Kafka {KAFKA_VERSION}", 150  # for the progress bar only
 Report = Callable[[str, float, float], None]
 
 
-def _no_report(_stage: str, _done: float, _total: float) -> None:
+def no_report(_stage: str, _done: float, _total: float) -> None:
     """Nobody watches."""
 
 
@@ -76,7 +76,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def prepare_jars(home: Path, report: Report = _no_report) -> Path:
+def prepare_jars(home: Path, report: Report = no_report) -> Path:
     """Fetch Kafka's jars once, by Maven; returns their folder. Raises `ServiceError` with what to install."""
     if (found := find_jars(home)) is not None:
         return found
@@ -101,27 +101,33 @@ def _fetch(folder: Path, report: Report) -> Path:
         shutil.copy(POM, Path(temporary) / "pom.xml")
         goal = ["dependency:copy-dependencies", f"-DoutputDirectory={libs}", "-DincludeScope=runtime"]
         command = [maven, "-B", "--strict-checksums", "-f", f"{temporary}/pom.xml", *goal]
-        report("Kafka jars", 0, JARS_ABOUT)
-        with log.open("w") as lines:
-            maven_run = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=lines, text=True)
-            try:
-                assert maven_run.stdout is not None
-                fetched = 0
-                for line in maven_run.stdout:
-                    lines.write(line)
-                    if line.startswith("[INFO] Copying ") or ("Downloaded" in line and ".jar" in line):
-                        fetched += 1
-                        report("Kafka jars", min(fetched, JARS_ABOUT), JARS_ABOUT)
-                code = maven_run.wait()
-            finally:
-                if maven_run.poll() is None:
-                    maven_run.kill()
-                    maven_run.wait()
-                maven_run.stdout.close() if maven_run.stdout else None
+        code = _run_maven(command, log, report)
         if code != 0 or not any(libs.glob("kafka_*.jar")):
             raise ServiceError(f"Maven could not fetch Kafka {KAFKA_VERSION}; the end of {log}:\n{log_tail(log)}")
         (libs / DONE).touch()
         shutil.rmtree(target, ignore_errors=True)
         libs.rename(target)
-    report("Kafka jars", JARS_ABOUT, JARS_ABOUT)
+    report(STAGE, JARS_ABOUT, JARS_ABOUT)
     return target
+
+
+def _run_maven(command: list[str], log: Path, report: Report) -> int:
+    """Its exit code; a line for each jar moves the bar. Ended with us, for instance by Ctrl-C."""
+    report(STAGE, 0, JARS_ABOUT)
+    with (
+        log.open("w") as lines,
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=lines, text=True) as maven,
+    ):
+        assert maven.stdout is not None
+        try:
+            fetched = 0
+            for line in maven.stdout:
+                lines.write(line)
+                # Jars of Maven's own plugin count as well: they are most of a first run.
+                if ".jar" in line and ("Downloaded" in line or "Copying" in line):
+                    fetched += 1
+                    report(STAGE, min(fetched, JARS_ABOUT - 1), JARS_ABOUT)
+            return maven.wait()
+        except BaseException:
+            maven.kill()
+            raise

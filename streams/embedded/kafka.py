@@ -15,7 +15,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from streams.embedded.java import Report, _no_report, find_java, prepare_jars
+from streams.embedded.java import KAFKA_VERSION, Report, find_java, no_report, prepare_jars
 from streams.embedded.process import HOST, ChildProcess, ServiceError, answers, free_port
 
 START_TRIES = 3
@@ -68,30 +68,38 @@ def broker_answers(address: str, timeout_s: float = 2.0) -> bool:
 
 
 class KafkaServer:
-    """One broker. Without `folder` its data is deleted at stop; with it the log is kept between starts."""
+    """One broker. Without `folder` its data is deleted at stop; a `durable` one is shut down in order."""
+
+    name = "kafka"
+    about = f"Apache Kafka {KAFKA_VERSION}"
 
     def __init__(
-        self, home: Path, *, folder: Path | None = None, port: int | None = None, report: Report = _no_report
+        self,
+        home: Path,
+        *,
+        folder: Path | None = None,
+        durable: bool | None = None,
+        port: int | None = None,
+        report: Report = no_report,
     ) -> None:
         self._home = home
         self._temporary = tempfile.TemporaryDirectory(prefix="freshet-kafka-") if folder is None else None
-        self._folder = Path(self._temporary.name) if self._temporary is not None else folder
+        self._folder = folder or Path(self._temporary.name if self._temporary else "")
+        self._durable = folder is not None if durable is None else durable
         self._wanted_port = port
         self._report = report
-        self._child: ChildProcess | None = None
+        self.child: ChildProcess | None = None
         self.port = 0
 
     @property
     def address(self) -> str:
         return f"{HOST}:{self.port}"
 
-    @property
-    def child(self) -> ChildProcess:
-        assert self._child is not None, "not started"
-        return self._child
-
     def start(self, timeout_s: float = 90.0) -> str:
-        """Fetch what is missing, format on first use, start, wait until it answers; returns its address."""
+        """Fetch what is missing, format on first use, start and wait until it answers; returns its address.
+
+        Called again after the broker died, it starts on the same port and data.
+        """
         java = find_java()
         if java is None:
             raise ServiceError(
@@ -109,26 +117,26 @@ class KafkaServer:
         raise AssertionError("unreachable")
 
     def _start_once(self, java: str, jars: Path, timeout_s: float) -> str:
-        assert self._folder is not None
         folder = self._folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.port = free_port(self._wanted_port)
+        self.port = free_port(self.port or self._wanted_port)
         properties, log4j, data = folder / "server.properties", folder / "log4j2.properties", folder / "data"
-        properties.write_text(
-            _PROPERTIES.format(host=HOST, port=self.port, controller_port=free_port(), data=data)
-        )
+        properties.write_text(_PROPERTIES.format(host=HOST, port=self.port, controller_port=free_port(), data=data))
         log4j.write_text(_LOG4J)
         command = [java, *HEAP, f"-Dlog4j2.configurationFile={log4j}", "-cp", f"{jars}/*"]
         if not (data / "meta.properties").exists():
             self._format(command, properties)
-        # Only a kept folder is worth a clean shutdown.
-        grace_s = 20.0 if self._temporary is None else 0.0
-        self._child = ChildProcess(
+        grace_s = 20.0 if self._durable else 0.0
+        self.child = ChildProcess(
             "Kafka", [*command, "kafka.Kafka", str(properties)], log=folder / "kafka.log", grace_s=grace_s
         )
-        self._child.start()
-        self._child.wait_ready(lambda: answers(HOST, self.port) and broker_answers(self.address), timeout_s)
+        self.child.start()
+        self.child.wait_ready(self.healthy, timeout_s)
         return self.address
+
+    def healthy(self) -> bool:
+        """True when the broker answers a metadata request."""
+        return answers(HOST, self.port) and broker_answers(self.address)
 
     def _format(self, command: list[str], properties: Path) -> None:
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
@@ -139,8 +147,8 @@ class KafkaServer:
 
     def stop(self) -> None:
         """End the broker, and delete its data when the folder was a temporary one. May be called twice."""
-        if self._child is not None:
-            self._child.stop()
+        if self.child is not None:
+            self.child.stop()
         if self._temporary is not None:
             self._temporary.cleanup()
 

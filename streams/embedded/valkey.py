@@ -31,14 +31,17 @@ def find_server() -> str:
 
 
 class ValkeyServer:
-    """One server on a loopback port. Without `folder` nothing is kept; with it every write is logged to disk."""
+    """One server on a loopback port. Without `folder` nothing is kept; `durable` logs every write to disk."""
 
-    def __init__(self, *, folder: Path | None = None, port: int | None = None, log: Path | None = None) -> None:
+    name = "redis"
+    about = "Valkey"
+
+    def __init__(self, *, folder: Path | None = None, durable: bool | None = None, port: int | None = None) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="freshet-valkey-") if folder is None else None
-        self._folder = Path(self._temporary.name) if self._temporary is not None else folder
+        self._folder = folder or Path(self._temporary.name if self._temporary else "")
+        self._durable = folder is not None if durable is None else durable
         self._wanted_port = port
-        self._log = log
-        self._child: ChildProcess | None = None
+        self.child: ChildProcess | None = None
         self.port = 0
 
     @property
@@ -46,29 +49,29 @@ class ValkeyServer:
         return f"redis://{HOST}:{self.port}/0"
 
     @property
-    def child(self) -> ChildProcess:
-        assert self._child is not None, "not started"
-        return self._child
+    def address(self) -> str:
+        return self.url
 
     def start(self, timeout_s: float = 20.0) -> str:
-        """Start and wait until it answers PING; returns the URL."""
-        assert self._folder is not None
-        folder = self._folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self.port = free_port(self._wanted_port)
-        keep = ["--appendonly", "yes", "--save", ""] if self._temporary is None else ["--appendonly", "no", "--save", ""]
-        argv = [find_server(), "--port", str(self.port), "--bind", HOST, "--dir", str(folder), *keep]
-        grace_s = 10.0 if self._temporary is None else 0.0  # nothing to save: end at once
-        self._child = ChildProcess("Valkey", argv, log=self._log or folder / "valkey.log", grace_s=grace_s)
-        self._child.start()
-        # While it loads its append-only file it answers PING with -LOADING.
-        self._child.wait_ready(lambda: answers(HOST, self.port, send=b"PING\r\n", expect=b"+PONG"), timeout_s)
+        """Start, or start again on the same port, and wait until it answers PING; returns the URL."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port(self.port or self._wanted_port)
+        keep = ("--save", "", "--appendonly", "yes" if self._durable else "no")
+        argv = [find_server(), "--port", str(self.port), "--bind", HOST, "--dir", str(self._folder), *keep]
+        grace_s = 10.0 if self._durable else 0.0  # nothing to save: end at once
+        self.child = ChildProcess(self.about, argv, log=self._folder / "valkey.log", grace_s=grace_s)
+        self.child.start()
+        self.child.wait_ready(self.healthy, timeout_s)
         return self.url
+
+    def healthy(self) -> bool:
+        """True when it answers PING; while it loads its append-only file it says -LOADING."""
+        return answers(HOST, self.port, send=b"PING\r\n", expect=b"+PONG")
 
     def stop(self) -> None:
         """End the server, and its folder when that was a temporary one. May be called twice."""
-        if self._child is not None:
-            self._child.stop()
+        if self.child is not None:
+            self.child.stop()
         if self._temporary is not None:
             self._temporary.cleanup()
 

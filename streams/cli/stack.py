@@ -1,0 +1,254 @@
+"""`freshet up`, `down` and `status`: the embedded stack as a person, or a script, sees it.
+
+Owns what is shown. The stack itself is `streams/embedded`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+import click
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from freshet.settings import Settings
+from streams.embedded.kafka import broker_answers
+from streams.embedded.llm import http_ok
+from streams.embedded.process import ServiceError, log_tail
+from streams.embedded.stack import prepare
+from streams.embedded.state import ServiceState, StackLock, StackState, read_state, resolve, running
+from streams.embedded.supervise import data_folder
+
+POLL_S = 0.25
+DOWN_TIMEOUT_S = 60.0
+COLOURS = {"ready": "green", "starting": "yellow", "restarting": "yellow", "failed": "red", "stopped": "dim"}
+LABELS = {"kafka": "Kafka", "redis": "Redis", "llm": "LLM"}
+
+
+@click.command()
+@click.option("--no-llm", is_flag=True, help="Without the LLM server: item-distill will wait for one.")
+def up(no_llm: bool) -> None:
+    """Start the embedded stack in the background: Kafka, Valkey and an LLM server.
+
+    What FRESHET_KAFKA, FRESHET_REDIS or FRESHET_LLM give an address for is not started. Data is kept between starts.
+    """
+    console, settings = Console(), Settings.load()
+    if (state := running(settings.home)) is not None:
+        console.print("The stack is already running.")
+        console.print(_table(state.services))
+        return
+    try:
+        _prepare(console, settings, llm=not no_llm)
+        state = _launch(console, settings, no_llm)
+    except ServiceError as error:
+        raise click.ClickException(str(error)) from error
+    console.print(
+        "\nNext: [bold]freshet topics create[/], then [bold]freshet worker[/]; [bold]freshet down[/] stops the stack."
+    )
+
+
+def _prepare(console: Console, settings: Settings, *, llm: bool) -> None:
+    """Fetch what is missing, one bar a stage; nothing is shown when nothing is."""
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn()
+    with Progress(*columns, console=console) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: float, total: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=None)
+            progress.update(tasks[stage], completed=done, total=total or None)
+
+        prepare(settings, llm=llm, report=report)
+
+
+def _launch(console: Console, settings: Settings, no_llm: bool) -> StackState:
+    """Start the supervisor, show its services until all are ready; ends it on failure and on Ctrl-C."""
+    folder = data_folder(settings.home)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "supervisor.log"
+    with log.open("w") as out:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "streams.embedded.supervise", *(["--no-llm"] if no_llm else [])],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            env={**os.environ, "FRESHET_HOME": str(settings.home)},
+        )
+    ready = False
+    try:
+        with Live(console=console, transient=not console.is_terminal, refresh_per_second=8) as live:
+            while supervisor.poll() is None and not ready:
+                state = read_state(settings.home)
+                if state is not None and state.supervisor == supervisor.pid:
+                    live.update(_table(state.services, spin=console.is_terminal))
+                    ready = all(service.status == "ready" for service in state.services)
+                time.sleep(POLL_S)
+        if not ready:
+            raise ServiceError(f"the stack did not start:\n{log_tail(log, 40)}")
+        assert state is not None
+        if not console.is_terminal:
+            console.print(_table(state.services))
+        return state
+    finally:
+        if not ready and supervisor.poll() is None:
+            supervisor.terminate()
+            supervisor.wait(DOWN_TIMEOUT_S)
+
+
+@click.command()
+@click.option("--erase", is_flag=True, help="Also delete the data of Kafka and Valkey.")
+def down(erase: bool) -> None:
+    """Stop the embedded stack and everything it started."""
+    console, settings = Console(), Settings.load()
+    state, lock = running(settings.home), StackLock(settings.home)
+    if state is None:
+        console.print("The stack is not running.")
+    else:
+        os.kill(state.supervisor, signal.SIGTERM)
+        deadline = time.monotonic() + DOWN_TIMEOUT_S
+        with console.status("Stopping"):
+            while lock.held() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if lock.held():  # its guards end the services all the same
+                os.kill(state.supervisor, signal.SIGKILL)
+        console.print(f"Stopped {', '.join(s.about for s in state.services)}.")
+    folder = data_folder(settings.home)
+    if erase:
+        shutil.rmtree(folder, ignore_errors=True)
+        console.print("Its data is deleted.")
+    elif folder.exists():
+        console.print(
+            f"Data is kept in {folder}; [bold]freshet up[/] goes on with it, [bold]freshet down --erase[/] deletes it."
+        )
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def status(as_json: bool) -> None:
+    """Show what runs and where, the active version and the lags. Exit code 1 unless all of it is healthy."""
+    settings = Settings.load()
+    services = [_checked(service) for service in _known(settings)]
+    healthy = {service["name"]: bool(service["healthy"]) for service in services}
+    answer = {
+        "home": str(settings.home),
+        "services": services,
+        "active_version": _active_version(settings) if healthy.get("redis") else None,
+        "lag": _lags(settings) if healthy.get("kafka") else {},
+    }
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        _show_status(answer)
+    if not services or not all(healthy.values()):
+        raise SystemExit(1)
+
+
+def _known(settings: Settings) -> list[ServiceState]:
+    """The running stack's services, and the addresses that the settings give."""
+    state = running(settings.home)
+    services = list(state.services) if state else []
+    for name in LABELS:
+        if address := getattr(settings, name):
+            services = [service for service in services if service.name != name]
+            services.append(ServiceState(name, "given by the settings", "ready", address, 0, ""))
+    return services
+
+
+def _checked(service: ServiceState) -> dict[str, Any]:
+    """The service and whether it answers now."""
+    return {**asdict(service), "healthy": bool(service.address) and _answers(service)}
+
+
+def _answers(service: ServiceState) -> bool:
+    if service.name == "kafka":
+        return broker_answers(service.address)
+    if service.name == "llm":
+        return http_ok(f"{service.address.rstrip('/')}/models")
+    import redis
+
+    with redis.Redis.from_url(service.address, socket_timeout=2, socket_connect_timeout=2) as client:
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+
+def _active_version(settings: Settings) -> str | None:
+    import redis
+
+    from freshet.versions import Versions
+
+    with redis.Redis.from_url(resolve(settings).redis, socket_timeout=2) as client:
+        return Versions(client, settings.key_prefix).active()
+
+
+def _lags(settings: Settings) -> dict[str, int]:
+    """Records behind, for each consumer group of this deployment that has committed anything."""
+    from streams.lag import consumer_lag
+
+    admin = AdminClient({"bootstrap.servers": resolve(settings).kafka})
+    try:
+        listed = admin.list_consumer_groups(request_timeout=5).result().valid
+        groups = {}
+        for name in sorted(group.group_id for group in listed if group.group_id.startswith(settings.topic_prefix)):
+            groups[name] = _topics_of(admin, name)
+        return consumer_lag(admin, groups, timeout_s=5) if groups else {}
+    except KafkaException:
+        return {}
+
+
+def _topics_of(admin: AdminClient, group: str) -> list[str]:
+    from confluent_kafka import ConsumerGroupTopicPartitions
+
+    future = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=5)[group]
+    return sorted({partition.topic for partition in future.result().topic_partitions})
+
+
+def _show_status(answer: dict[str, Any]) -> None:
+    console = Console()
+    if not answer["services"]:
+        console.print("Nothing is running. [bold]freshet up[/] starts Kafka, Valkey and an LLM server.")
+        return
+    fields = ServiceState.__dataclass_fields__
+    states = [ServiceState(**{k: v for k, v in s.items() if k in fields}) for s in answer["services"]]
+    console.print(_table(states, health={s["name"]: s["healthy"] for s in answer["services"]}))
+    version = answer["active_version"]
+    console.print(f"Active version: {version or 'none yet; a worker activates the first'}")
+    for group, lag in answer["lag"].items():
+        console.print(f"  {group}: {lag:,} records behind", highlight=False)
+
+
+def _table(services: Any, *, health: dict[str, bool] | None = None, spin: bool = False) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("", "what", "state", "address", "pid"):
+        table.add_column(title, header_style="dim", overflow="fold")
+    for service in services:
+        shown = service.status
+        if health is not None and service.status == "ready" and not health[service.name]:
+            shown = "no answer"
+        state: Text | Spinner = Text(shown, style=COLOURS.get(shown, "red"))
+        if spin and shown in ("starting", "restarting"):
+            state = Spinner("dots", Text(shown, style="yellow"))
+        if service.restarts:
+            shown += f" ({service.restarts} restarts)"
+        about = Text(service.about, style="bold yellow" if "demo only" in service.about else "")
+        table.add_row(LABELS.get(service.name, service.name), about, state, service.address, str(service.pid or ""))
+    return table
+
+
+__all__ = ["down", "status", "up"]
