@@ -1,0 +1,76 @@
+"""Hypothesis strategies of the six records, with the awkward values of every Avro type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from schemas.records import (
+    Claim,
+    DeadLetter,
+    Header,
+    InferredBehavior,
+    Item,
+    ItemFeatures,
+    ItemKnowledge,
+    Provenance,
+    Record,
+    UserEvent,
+    UserFeatures,
+)
+
+text = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+ints = st.integers(-(2**31), 2**31 - 1)
+longs = st.integers(-(2**63), 2**63 - 1)
+# Apache's reader makes a datetime of a timestamp, so its years are bounded by Python's.
+times = st.integers(-62_135_596_800_000, 253_402_300_799_999)
+doubles = st.floats(allow_nan=False)
+floats = st.floats(width=32, allow_nan=False)
+blobs = st.binary(max_size=20)
+maps = st.dictionaries(text, text, max_size=3)
+
+
+def _tuples(of: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(of, max_size=3).map(tuple)
+
+
+_claims = st.builds(Claim, text, text, text, st.none() | text, st.booleans())
+_provenances = st.builds(Provenance, _tuples(text), maps, text, text, longs, longs, ints, doubles, text)
+_behaviors = st.builds(InferredBehavior, text, floats)
+_headers = st.builds(Header, text, st.none() | blobs)
+
+items = st.builds(Item, text, times, text, text, text, _tuples(text), maps, st.none() | doubles)
+events = st.builds(UserEvent, text, text, text, times, text, st.none() | doubles)
+knowledge = st.builds(ItemKnowledge, text, times, times, text, text, _tuples(_claims), _provenances, ints, longs)
+item_features = st.builds(ItemFeatures, text, text, ints, times, times, ints, blobs, ints, longs)
+user_features = st.builds(
+    UserFeatures, text, text, ints, times, times, ints, blobs, blobs, _tuples(_behaviors), text, ints, st.booleans()
+)
+dead_letters = st.builds(
+    DeadLetter,
+    topic=text,
+    partition=ints,
+    offset=longs,
+    timestamp=times,
+    key=st.none() | blobs,
+    value=st.none() | blobs,
+    headers=_tuples(_headers),
+    reason=text,
+    stage=text,
+    attempt=ints,
+    exception=text,
+    message=text,
+    schema_id=text,
+    failed_time=times,
+)
+
+BY_KIND: dict[type[Record], st.SearchStrategy[Any]] = {
+    Item: items,
+    UserEvent: events,
+    ItemKnowledge: knowledge,
+    ItemFeatures: item_features,
+    UserFeatures: user_features,
+    DeadLetter: dead_letters,
+}
+records = st.one_of(*BY_KIND.values())
