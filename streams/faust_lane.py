@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import faust
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import TopicPartition  # type: ignore[import-untyped]
 from faust.app.base import BootStrategy
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -38,7 +38,7 @@ _BUFFER_RECORDS = 512
 _MAX_POLL_INTERVAL_S = 86_400.0
 
 
-class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+class _Thread(driver.AIOKafkaConsumerThread):
     """Notes under which generation records were fetched, on the thread where a rebalance can not come between."""
 
     fetched_generation: int = -1
@@ -49,15 +49,19 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return records
 
 
-class LaneConsumer(driver.Consumer):  # type: ignore[misc]
+class LaneConsumer(driver.Consumer):
     """Faust's consumer with our rules for what is yielded, rewound and committed."""
+
+    @property
+    def lane_app(self) -> LaneApp:
+        """The app, by its own name for it."""
+        assert isinstance(self.app, LaneApp)
+        return self.app
 
     @property
     def intake(self) -> Intake:
         """The lane's, kept on its app."""
-        intake = self.app.intake
-        assert isinstance(intake, Intake)
-        return intake
+        return self.lane_app.intake
 
     def _new_consumer_thread(self) -> _Thread:
         return _Thread(self, loop=self.loop, beacon=self.beacon)
@@ -65,7 +69,7 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
         """Yield everything fetched, or rewind: Faust's own drops records of partitions paused after the fetch."""
         records, _ = await self._wait_next_records(timeout)
-        generation = self._thread.fetched_generation
+        generation = cast(_Thread, self._thread).fetched_generation
         if not records or self.should_stop:
             return
         for tp, record in self.scheduler.iterate(records):
@@ -116,19 +120,19 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         committed: bool = await super()._commit(offsets)
         if committed:
-            self.app.on_committed({(tp.topic, tp.partition): offset for tp, offset in offsets.items()})
+            self.lane_app.on_committed({(tp.topic, tp.partition): offset for tp, offset in offsets.items()})
         return committed
 
 
-class _Transport(driver.Transport):  # type: ignore[misc]
+class _Transport(driver.Transport):
     Consumer = LaneConsumer
 
 
-class _Boot(BootStrategy):  # type: ignore[misc]
+class _Boot(BootStrategy):
     enable_web = False  # `web_enabled=False` alone still binds 0.0.0.0:6066 in some start-up paths
 
 
-class LaneApp(faust.App):  # type: ignore[misc]
+class LaneApp(faust.App):
     """A Faust app for one lane: no web server, no tables, no files, no topics of its own."""
 
     BootStrategy = _Boot
@@ -195,8 +199,8 @@ class FaustLane:
     async def stop(self) -> None:
         if self._app is None or self._intake is None:
             return
-        consumer = self._app.consumer
-        self._app.consumer.stop_flow()
+        consumer = cast(LaneConsumer, self._app.consumer)
+        consumer.stop_flow()
         if self._app.crashed:
             await self._intake.release(0.0)
         else:
@@ -206,9 +210,10 @@ class FaustLane:
     async def wait_failed(self) -> BaseException:
         assert self._app is not None
         assert self._intake is not None
-        crashed = asyncio.ensure_future(self._app._crashed.wait())
+        crashed: asyncio.Future[Any] = asyncio.ensure_future(self._app._crashed.wait())
         try:
-            await asyncio.wait([crashed, self._intake.failed], return_when=asyncio.FIRST_COMPLETED)
+            waits: list[asyncio.Future[Any]] = [crashed, self._intake.failed]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             crashed.cancel()
         if self._intake.failed.done():
@@ -225,7 +230,7 @@ class FaustLane:
                 taken = await self._intake.take(_source_record(message), message.generation_id)
                 # Between two assignments the next one starts from what is committed anyhow.
                 if not taken and self._intake.generation is not None and not self._intake.failed.done():
-                    await self._app.consumer.rewind()
+                    await cast(LaneConsumer, self._app.consumer).rewind()
         except Exception as error:
             self._intake.fail(error)
 

@@ -20,13 +20,23 @@ from streams.source import SourceRecord
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One record to publish for `source`; a null value deletes, with the source's time (`timestamp`, ms) as its own."""
+    """One record to publish for `source`; a null value deletes.
+
+    `timestamp` becomes the Kafka record's (0: the time of sending), `event_time` is what freshness counts from
+    (0: not counted); both in milliseconds.
+    """
 
     source: SourceRecord
     topic: str
     key: bytes
     value: bytes | None
     timestamp: int = 0
+    event_time: int = 0
+
+    @property
+    def outcome(self) -> str:
+        """Label of the metric `records`."""
+        return "deleted" if self.value is None else "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,12 @@ class Letter:
     reason: Reason
     stage: str
     error: BaseException | None = None
+    event_time: int = 0
+
+    @property
+    def outcome(self) -> str:
+        """Label of the metric `records`."""
+        return "dead_letter"
 
     @classmethod
     def of(cls, source: SourceRecord, stage: str, error: BaseException) -> Letter:

@@ -6,22 +6,25 @@ before a lane asks for it: a worker with the sink alone loads no torch.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from freshet.settings import Settings
+from freshet.settings import SettingError, Settings
 from streams.metrics import Metrics
 from streams.topics import Topics
 
 if TYPE_CHECKING:
     import redis as redis_client
+    from processors.distill import Distiller
+    from processors.embed import ItemEmbedder
+
     from models.aligner import LinearAligner
     from models.encoder import TextEncoder
     from models.llm import LanguageModel
-
     from schemas.codec import Codec
     from streams.dead_letters import DeadLetterProducer
     from streams.producer import Producer
@@ -113,7 +116,22 @@ class Context:
         """From the encoder's space to the stored one: the checkpoint's, else a fixed random projection."""
         from models.aligner import LinearAligner
 
-        return LinearAligner.random(0)
+        trained = self.checkpoint_dir / "aligner.safetensors"
+        aligner = (
+            LinearAligner.load(trained)
+            if trained.exists()
+            else LinearAligner.random(0, self.encoder.dims, self.settings.dims)
+        )
+        if aligner.dims != self.settings.dims:
+            raise SettingError("dims", self.settings.dims, f"{aligner.dims}, the width of {trained}")
+        return aligner
+
+    @cached_property
+    def embedder(self) -> ItemEmbedder:
+        """Items to features of this version."""
+        from processors.embed import ItemEmbedder
+
+        return ItemEmbedder(self.encoder, self.aligner, self.settings.version, self.clock)
 
     @cached_property
     def llm(self) -> LanguageModel:
@@ -123,6 +141,13 @@ class Context:
         s = self.settings
         return OpenAIClient(s.llm, s.llm_model, timeout_s=s.llm_timeout_s, max_connections=2 * s.llm_concurrency)
 
+    @cached_property
+    def distiller(self) -> Distiller:
+        """Items to knowledge."""
+        from processors.distill import Distiller
+
+        return Distiller(self.llm, clock=self.clock)
+
     @property
     def checkpoint_dir(self) -> Path:
         """Where the reasoner's checkpoint is, or will be."""
@@ -130,10 +155,12 @@ class Context:
             Path(self.settings.checkpoint).expanduser() if self.settings.checkpoint else self.settings.home / "reasoner"
         )
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Release what was made; sends under way get ten seconds."""
         made = vars(self)
+        if "llm" in made:
+            await self.llm.aclose()
         if "producer" in made:
-            self.producer.close()
+            await asyncio.to_thread(self.producer.close)
         if "redis" in made:
             self.redis.close()

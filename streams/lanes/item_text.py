@@ -1,0 +1,104 @@
+"""The lane item-text: every item gets a vector from its text, at once.
+
+Owns decode → check → encode in batches → publish. Must not ask a language model; `item-distill` replaces the vector
+with the knowledge-enriched one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from processors.validate import check_deletion, check_item
+from schemas.records import Item
+from streams.backoff import Backoff
+from streams.errors import Family, family
+from streams.faust_lane import FaustLane
+from streams.lanes.base import Context
+from streams.publish import Letter, Outgoing, Output, Publisher
+from streams.source import SourceRecord
+from streams.window import BatchWindow
+
+NAME = "item-text"
+# MiniLM on two cores encodes about 300 short texts a second; a batch takes a fraction of a second, and what piles up
+# meanwhile is the next one.
+BATCH_RECORDS = 64
+WAIT_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """The item a null value deletes."""
+
+    item_id: str
+
+
+def read_item(context: Context, record: SourceRecord) -> Item | Deleted:
+    """Decode and check one record of `items`; raises poison or `RegistryUnavailable`."""
+    if record.value is None:
+        return Deleted(check_deletion(record.key))
+    item = context.codec.decode(Item, record.value)
+    check_item(item, context.clock(), context.settings.max_future_s, key=record.key)
+    return item
+
+
+def tombstone(record: SourceRecord, topic: str, item_id: str) -> Output:
+    """A deletion on its way on, at the time it was made."""
+    return Output(record, topic, item_id.encode(), None, timestamp=record.timestamp)
+
+
+class ItemText:
+    """The lane's work on one batch; everything in it is published and confirmed when `process` returns."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._backoff = Backoff(NAME, context.metrics)
+        self._publisher = Publisher(context.producer, context.dead_letters(), self._backoff, NAME)
+
+    async def process(self, records: Sequence[SourceRecord]) -> None:
+        """Read, encode, publish in the order of `records`; raises fatal errors only."""
+        metrics = self._context.metrics
+        with metrics.batch_seconds.labels(lane=NAME).time():
+            # Reading may ask the registry and encoding is torch: neither may hold up the loop and its heartbeats.
+            outgoing = await self._backoff.persevere(lambda: asyncio.to_thread(self._make, records))
+            published = await self._publisher.publish(outgoing)
+        metrics.batch_records.labels(lane=NAME).observe(len(records))
+        now = self._context.clock()
+        for one in published:
+            metrics.records.labels(lane=NAME, outcome=one.outcome).inc()
+            if one.event_time:
+                metrics.freshness.labels(lane=NAME).observe(max(0, now - one.event_time) / 1000)
+
+    def _make(self, records: Sequence[SourceRecord]) -> list[Outgoing]:
+        topic = self._context.topics.item_features
+        made: dict[int, Outgoing] = {}
+        items: list[tuple[int, Item]] = []
+        for at, record in enumerate(records):
+            try:
+                read = read_item(self._context, record)
+            except Exception as error:
+                if family(error) is not Family.POISON:
+                    raise
+                made[at] = Letter.of(record, f"{NAME}/read", error)
+                continue
+            if isinstance(read, Deleted):
+                made[at] = tombstone(record, topic, read.item_id)
+            else:
+                items.append((at, read))
+        sources = [(item, records[at].partition, records[at].offset) for at, item in items]
+        for (at, item), features in zip(items, self._context.embedder.text(sources), strict=True):
+            value = self._context.codec.encode(features, topic)
+            made[at] = Output(records[at], topic, item.item_id.encode(), value, event_time=item.event_time)
+        return [made[at] for at in range(len(records))]
+
+
+def ItemTextLane(context: Context) -> FaustLane:
+    """The lane over Faust; loads the encoder before it reads."""
+    return FaustLane(
+        NAME,
+        context,
+        context.topics.items,
+        lambda finish, fail: BatchWindow(ItemText(context).process, finish, fail, size=BATCH_RECORDS, wait_s=WAIT_S),
+        prepare=lambda: context.embedder,
+    )

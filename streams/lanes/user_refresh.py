@@ -1,0 +1,140 @@
+"""The lane user-refresh: every few moments, new features for the users who did something.
+
+Owns the timer and the order claim → load → infer → publish → complete. Must not decide who is due (`freshet.due`) nor
+how a user is inferred (`processors.refresh`). A claim is completed only after its features are confirmed; a worker that
+dies, or takes longer than its lease, leaves its users to the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+from freshet.due import Claim, DueUsers
+from freshet.histories import History, HistoryStore
+from freshet.reader import FeatureReader
+from processors.refresh import UserRefresher
+from schemas.records import UserFeatures, UserTier
+from streams.backoff import Backoff
+from streams.lanes.base import Context
+from streams.lanes.live_catalogue import LiveCatalogue
+from streams.lanes.live_reasoner import LiveReasoner
+from streams.producer import delivered
+
+NAME = "user-refresh"
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_DRAIN_S = 5.0
+
+
+class UserRefreshLane:
+    """See `streams.lanes.base.Lane`."""
+
+    name = NAME
+
+    def __init__(self, context: Context) -> None:
+        settings = context.settings
+        self._context = context
+        self._due = DueUsers(context.redis, settings.key_prefix)
+        self._histories = HistoryStore(
+            context.redis, settings.key_prefix, length=settings.history_length, ttl_s=settings.feature_ttl_s
+        )
+        reader = FeatureReader(context.redis, settings.key_prefix, version=settings.version, dims=settings.dims)
+        self._catalogue = LiveCatalogue(reader, settings.dims)
+        self._reasoner = LiveReasoner(context)
+        self._backoff = Backoff(NAME, context.metrics)
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self._reasoner.refresher)  # weights load before the first user waits for them
+        self._task = asyncio.create_task(self._run(), name=NAME)
+
+    async def stop(self) -> None:
+        """End after the batch under way, or give its users back where it takes longer than seconds."""
+        self._stopping.set()
+        if self._task is None:
+            return
+        done, _ = await asyncio.wait([self._task], timeout=_DRAIN_S)
+        if not done:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def wait_failed(self) -> BaseException:
+        assert self._task is not None
+        await asyncio.wait([self._task])
+        error = None if self._task.cancelled() else self._task.exception()
+        if error is None:  # stopped on purpose: not a failure, and nobody is told of one
+            await asyncio.Event().wait()
+        assert error is not None
+        return error
+
+    async def _run(self) -> None:
+        while not self._stopping.is_set():
+            taken = await self.refresh_once()
+            if taken < self._context.settings.refresh_batch:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), self._context.settings.refresh_poll_s)
+
+    async def refresh_once(self) -> int:
+        """Claim one batch of due users and refresh it; answers how many were claimed."""
+        settings, metrics = self._context.settings, self._context.metrics
+        if not await self._redis(self._catalogue.sync):
+            return 0  # no item has a vector yet: nothing could be said about anybody
+        metrics.catalogue_items.set(self._catalogue.live)
+        claimed_at = time.monotonic()
+        claims = await self._redis(
+            lambda: self._due.claim(settings.refresh_batch, settings.lease_s, settings.refresh_interval_s)
+        )
+        metrics.due_users.set(await self._redis(self._due.size))
+        if claims:
+            try:
+                await self._refresh(claims, deadline=claimed_at + settings.lease_s)
+            except asyncio.CancelledError:
+                self._due.release(claims)
+                raise
+        return len(claims)
+
+    async def _refresh(self, claims: Sequence[Claim], deadline: float) -> None:
+        """1. load; 2. infer; 3. publish, confirmed; 4. complete. Past the lease the users are somebody else's."""
+        metrics = self._context.metrics
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                with metrics.batch_seconds.labels(lane=NAME).time():
+                    histories = await self._redis(lambda: self._histories.load([claim.user_id for claim in claims]))
+                    features = await asyncio.to_thread(self._infer, histories)
+                    await self._backoff.persevere(lambda: self._publish(features))
+                    held = await self._redis(lambda: self._due.complete(claims))
+        except TimeoutError:
+            log.warning("gave up a batch of users: its lease ran out", extra={"lane": NAME, "users": len(claims)})
+            return
+        if held < len(claims):
+            log.warning("users went to another worker", extra={"lane": NAME, "users": len(claims) - held})
+        now = self._context.clock()
+        metrics.batch_records.labels(lane=NAME).observe(len(claims))
+        for one in features:
+            metrics.users_refreshed.labels(tier=UserTier(one.tier).name.lower()).inc()
+            metrics.freshness.labels(lane=NAME).observe(max(0, now - one.event_time) / 1000)
+
+    def _infer(self, histories: Sequence[History]) -> list[UserFeatures]:
+        """Users whose history is gone (expired, erased) get no features: there is nobody to say anything about."""
+        known = [history for history in histories if history.item_ids]
+        refresher: UserRefresher = self._reasoner.refresher()
+        return refresher.refresh(known, self._catalogue.items) if known else []
+
+    async def _publish(self, features: Sequence[UserFeatures]) -> None:
+        topic, codec = self._context.topics.user_features, self._context.codec
+        values = await asyncio.to_thread(lambda: [codec.encode(one, topic) for one in features])
+        producer = self._context.producer
+        await delivered(
+            [producer.send(topic, one.user_id.encode(), value) for one, value in zip(features, values, strict=True)]
+        )
+
+    async def _redis(self, call: Callable[[], T]) -> T:
+        return await self._backoff.persevere(lambda: asyncio.to_thread(call))
