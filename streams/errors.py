@@ -101,6 +101,7 @@ FAMILIES: dict[str, Family] = {
     "redis.exceptions.MaxConnectionsError": Family.FATAL,  # the pool of this process, not the server
     "schemas.registry.RegistryRejected": Family.FATAL,
     "freshet.writer.DimensionMismatch": Family.FATAL,
+    "models.llm.LLMForbidden": Family.FATAL,
     "streams.errors.FatalError": Family.FATAL,
 }
 
