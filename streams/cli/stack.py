@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from freshet.settings import Settings
+from models.weights import WeightsError
 from streams.embedded.kafka import broker_answers
 from streams.embedded.llm import http_ok
 from streams.embedded.process import ServiceError, log_tail
@@ -41,20 +42,23 @@ LABELS = {"kafka": "Kafka", "redis": "Redis", "llm": "LLM"}
 
 @click.command()
 @click.option("--no-llm", is_flag=True, help="Without the LLM server: item-distill will wait for one.")
-def up(no_llm: bool) -> None:
+@click.option("--prepare-only", is_flag=True, help="Fetch what is missing, start nothing.")
+def up(no_llm: bool, prepare_only: bool) -> None:
     """Start the embedded stack in the background: Kafka, Valkey and an LLM server.
 
     What FRESHET_KAFKA, FRESHET_REDIS or FRESHET_LLM give an address for is not started. Data is kept between starts.
     """
     console, settings = Console(), Settings.load()
-    if (state := running(settings.home)) is not None:
+    if not prepare_only and (state := running(settings.home)) is not None:
         console.print("The stack is already running.")
         console.print(_table(state.services))
         return
     try:
         _prepare(console, settings, llm=not no_llm)
+        if prepare_only:
+            return
         state = _launch(console, settings, no_llm)
-    except ServiceError as error:
+    except (ServiceError, WeightsError) as error:
         raise click.ClickException(str(error)) from error
     console.print(
         "\nNext: [bold]freshet topics create[/], then [bold]freshet worker[/]; [bold]freshet down[/] stops the stack."

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from freshet.settings import Settings
+from models.weights import ensure_vllm_env, prepare_llm
 from streams.embedded.emulator import KafkaEmulator, find_emulator
 from streams.embedded.java import Report, find_jars, no_report, prepare_jars
 from streams.embedded.kafka import KafkaServer
@@ -66,8 +67,6 @@ def prepare(settings: Settings, *, llm: bool = True, report: Report = no_report)
     if not settings.kafka and _real_kafka(settings.home):
         prepare_jars(settings.home, report)
     if llm and not settings.llm:
-        from models.weights import ensure_vllm_env, prepare_llm
-
         ensure_vllm_env(settings.home, report)
         prepare_llm(settings.home, report)
 
@@ -89,7 +88,6 @@ def _services(settings: Settings, folder: Path, durable: bool, llm: bool, report
     services: list[Service] = []
     if llm and not settings.llm:
         from models.weights import ensure_vllm_env, prepare_llm
-
         from streams.embedded.llm import LlmServer
 
         python, weights = ensure_vllm_env(settings.home, report), prepare_llm(settings.home, report)

