@@ -1,0 +1,151 @@
+"""The sink: knowledge and features from their topics into Redis, newer wins.
+
+Owns which topic means what. Must not compute anything, nor compare ages (`freshet.writer` does, on the server).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from freshet.blob import BlobError
+from freshet.writer import Deletion, FeatureWriter, WriteResult
+from processors.validate import ContractViolation, check_deletion
+from schemas.codec import Codec, DecodeError
+from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
+from streams.batch import Batch, Rejected
+from streams.errors import Reason, reason
+from streams.firehose import Firehose
+from streams.lanes.base import Context
+
+NAME = "sink"
+R = TypeVar("R", ItemFeatures, ItemKnowledge, UserFeatures)
+Put = Callable[[Sequence[Any]], list[WriteResult]]
+Delete = Callable[[str, Sequence[Deletion]], list[WriteResult]]
+
+
+class WrongVersion(ValueError):
+    """A record of one feature version in a topic of another: written, it would mix two vector spaces."""
+
+    reason = Reason.BAD_PAYLOAD
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[R]):
+    """What one topic holds and where it goes."""
+
+    name: str
+    record: type[R]
+    id: Callable[[R], str]
+    put: Put
+    delete: Delete
+
+
+class SinkLane(Firehose):
+    """The topics of one feature version to Redis; a null value deletes."""
+
+    def __init__(self, context: Context) -> None:
+        handler = SinkHandler(context)
+        super().__init__(NAME, context, list(handler.kinds), handler)
+
+
+class SinkHandler:
+    """One batch: decode, refuse what is not this version's, write by kind; see `streams.batch.Handler`."""
+
+    def __init__(self, context: Context) -> None:
+        settings, topics = context.settings, context.topics
+        writer = FeatureWriter(context.redis, settings.key_prefix, ttl_s=settings.feature_ttl_s)
+        self._context = context
+        self._codec: Codec = context.codec
+        self._version = settings.version
+        self.kinds: Mapping[str, Kind[Any]] = {
+            topics.item_features: Kind("item", ItemFeatures, _item_id, writer.put_items, writer.delete_items),
+            topics.user_features: Kind("user", UserFeatures, _user_id, writer.put_users, writer.delete_users),
+            topics.item_knowledge: Kind(
+                "knowledge",
+                ItemKnowledge,
+                _item_id,
+                lambda records: writer.put_knowledge(self._version, records),
+                writer.delete_knowledge,
+            ),
+        }
+
+    def write(self, batch: Batch) -> Sequence[Rejected]:
+        """Write the batch's records and deletions; answers the records that can never be written."""
+        rejected: list[Rejected] = []
+        by_topic: dict[str, list[int]] = {}
+        for row, (topic, _) in enumerate(batch.places):
+            by_topic.setdefault(topic, []).append(row)
+        for topic, rows in by_topic.items():
+            self._write_kind(self.kinds[topic], batch, rows, rejected)
+        return rejected
+
+    def _write_kind(self, kind: Kind[Any], batch: Batch, rows: Sequence[int], rejected: list[Rejected]) -> None:
+        records: dict[int, Any] = {}
+        deletions: list[Deletion] = []
+        for row in rows:  # whatever comes first: of two records of one key in one batch the newer wins all the same
+            message = batch.messages[row]
+            value = message.value()
+            try:
+                if value is None:
+                    deletions.append(Deletion(check_deletion(message.key()), _timestamp(message), batch.offsets[row]))
+                else:
+                    records[row] = self._checked(kind, message.key(), self._codec.decode(kind.record, value))
+            except (DecodeError, ContractViolation, WrongVersion) as error:
+                rejected.append(Rejected(row, reason(error), f"{NAME}/decode", error))
+        for results, outcome in (
+            (self._put(kind, records, rejected), "done"),
+            (kind.delete(self._version, deletions) if deletions else [], "deleted"),
+        ):
+            self._count(kind, results, outcome)
+
+    def _checked(self, kind: Kind[Any], key: bytes | None, record: Any) -> Any:
+        """`record`, if it is its key's and of this version."""
+        if key != kind.id(record).encode():
+            raise ContractViolation("key_mismatch", f"the record's key is {key!r}, its id {kind.id(record)!r}")
+        version = getattr(record, "version", self._version)
+        if version != self._version:
+            raise WrongVersion(f"a record of version {version!r} in a topic of version {self._version!r}")
+        return record
+
+    def _put(self, kind: Kind[Any], records: dict[int, Any], rejected: list[Rejected]) -> list[WriteResult]:
+        """Write all of `records` but those that have no stored form, whose rows join the rejected."""
+        while records:
+            rows = list(records)
+            try:
+                results = kind.put(list(records.values()))
+            except BlobError as error:
+                rejected.append(Rejected(rows[error.index], Reason.BAD_PAYLOAD, f"{NAME}/write", error))
+                del records[rows[error.index]]
+            else:
+                self._observe(records.values(), results)
+                return results
+        return []
+
+    def _observe(self, records: Any, results: Sequence[WriteResult]) -> None:
+        """Age at the moment a ranker can read it, of what it can read now."""
+        freshness, now_ms = self._context.metrics.freshness.labels(lane=NAME), self._context.clock()
+        for record, result in zip(records, results, strict=True):
+            if result is WriteResult.WRITTEN:
+                freshness.observe(max(0.0, (now_ms - record.event_time) / 1_000))
+
+    def _count(self, kind: Kind[Any], results: Sequence[WriteResult], outcome: str) -> None:
+        metrics = self._context.metrics
+        for answer in WriteResult:
+            if count := results.count(answer):
+                metrics.sink_writes.labels(kind=kind.name, result=answer.name.lower()).inc(count)
+                label = "older" if answer is WriteResult.OLDER else outcome
+                metrics.records.labels(lane=NAME, outcome=label).inc(count)
+
+
+def _item_id(record: ItemFeatures | ItemKnowledge) -> str:
+    return record.item_id
+
+
+def _user_id(record: UserFeatures) -> str:
+    return record.user_id
+
+
+def _timestamp(message: Any) -> int:
+    return max(0, int(message.timestamp()[1]))

@@ -1,0 +1,121 @@
+"""The firehose: user events into histories, and their users marked due.
+
+Owns what a batch of events means. Must not consume or acknowledge (`streams.firehose`), nor lay out a history
+(`freshet.histories`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from freshet.histories import HistoryStore
+from processors.fold import EventRows, fold, suspicious
+from processors.validate import ContractViolation, check_deletion, check_event
+from schemas.columns import EventColumns
+from schemas.records import UserEvent
+from streams.batch import Batch, Rejected
+from streams.errors import reason
+from streams.firehose import Firehose
+from streams.lanes.base import Context
+from streams.producer import Delivery
+
+NAME = "user-events"
+
+
+class UserEventsLane(Firehose):
+    """Topic `user-events` to Redis; a null value erases the user."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(NAME, context, [context.topics.user_events], UserEventsHandler(context))
+
+
+class UserEventsHandler:
+    """One batch: decode by the column, refuse what breaks the contract, fold, write; see `streams.batch.Handler`."""
+
+    def __init__(self, context: Context) -> None:
+        settings = context.settings
+        self._clock = context.clock
+        self._records = context.metrics.records
+        self._max_future_s = settings.max_future_s
+        self._columns = EventColumns(context.codec)
+        self._context = context
+        self._store = HistoryStore(
+            context.redis, settings.key_prefix, length=settings.history_length, ttl_s=settings.feature_ttl_s
+        )
+
+    def write(self, batch: Batch) -> Sequence[Rejected]:
+        """Write the batch's histories and erasures; answers the records that can never be written."""
+        values: list[bytes | None] = [message.value() for message in batch.messages]
+        present = [row for row, value in enumerate(values) if value is not None]
+        erasures, rejected = self._erasures(batch, [row for row, value in enumerate(values) if value is None])
+        decoded = self._columns.decode([value for value in values if value is not None])
+        places = np.array(present, dtype=np.int64)
+        rejected += [Rejected(present[row], reason(error), f"{NAME}/decode", error) for row, error in decoded.errors]
+        rows = _rows(batch, decoded.columns, places[decoded.rows])
+        doubted = np.flatnonzero(suspicious(rows, self._clock(), self._max_future_s))
+        if len(doubted):
+            refused = self._refused(rows, doubted)
+            rejected += refused.values()
+            rows = rows.take(np.setdiff1d(np.arange(len(rows)), np.array(list(refused), dtype=np.int64)))
+        self._store.append(fold(rows, erasures))
+        self._tell_of(batch, erasures)
+        self._records.labels(lane=NAME, outcome="done").inc(len(rows))
+        self._records.labels(lane=NAME, outcome="deleted").inc(len(erasures))
+        return rejected
+
+    def _erasures(self, batch: Batch, rows: list[int]) -> tuple[dict[str, int], list[Rejected]]:
+        """Each erased user's last place in the batch, and the null values that name nobody."""
+        erasures: dict[str, int] = {}
+        rejected = []
+        for row in rows:
+            try:
+                erasures[check_deletion(batch.messages[row].key())] = row
+            except ContractViolation as error:
+                rejected.append(Rejected(row, reason(error), f"{NAME}/decode", error))
+        return erasures, rejected
+
+    def _refused(self, rows: EventRows, doubted: NDArray[np.int64]) -> dict[int, Rejected]:
+        """Those of the doubted rows that do break the contract, by row."""
+        refused = {}
+        index = pa.array(doubted)
+        events, keys = rows.columns.take(index).to_pylist(), rows.keys.take(index).to_pylist()
+        now_ms = self._clock()
+        for row, event, key in zip(doubted.tolist(), events, keys, strict=True):
+            try:
+                check_event(UserEvent(**event), now_ms, self._max_future_s, key=key)
+            except ContractViolation as error:
+                refused[row] = Rejected(int(rows.places[row]), reason(error), f"{NAME}/validate", error)
+        return refused
+
+    def _tell_of(self, batch: Batch, erasures: Mapping[str, int]) -> None:
+        """Delete erased users' features too, on the topic that holds them; confirmed, or it raises to be done again.
+
+        The deletion carries the time of the erasure, so that a replay of it cannot delete what came later.
+        """
+        sent: list[Future[Delivery]] = []
+        for user_id, row in erasures.items():
+            _, timestamp = batch.messages[row].timestamp()
+            sent.append(
+                self._context.producer.send(
+                    self._context.topics.user_features, user_id.encode(), None, timestamp=max(0, timestamp)
+                )
+            )
+        for future in sent:
+            future.result()
+
+
+def _rows(batch: Batch, columns: pa.RecordBatch, places: NDArray[np.int64]) -> EventRows:
+    kept = [batch.messages[place] for place in places.tolist()] if len(places) < len(batch) else batch.messages
+    partitions = np.fromiter((partition for _, partition in batch.places), np.int64, len(batch))
+    return EventRows(
+        columns=columns,
+        keys=pa.array([message.key() for message in kept], pa.binary()),
+        partitions=partitions[places],
+        offsets=np.array(batch.offsets, dtype=np.int64)[places],
+        places=places,
+    )
