@@ -14,7 +14,7 @@ pin() { # NAME, ABOUT, INPUT...
   shift 2
   "$pip_compile" "${flags[@]}" --output-file "$folder/$name" "$@"
   # The CPU build is asked for by name in the Makefile; a constraint on the public version fits every build.
-  { echo "# $about; made by 'make constraints'."; sed 's/+cpu$//' "$folder/$name"; } >"constraints/$name"
+  { echo "# $about; made by 'make constraints'."; sed -e 's/+cpu$//' -e '/ @ file:/d' "$folder/$name"; } >"constraints/$name"
 }
 
 echo 'torch==2.13.0+cpu' >"$folder/torch.in"

@@ -98,7 +98,7 @@ def test_other_processes_get_the_addresses_while_it_runs_and_only_then(settings:
         given = Settings.load({}, home=tmp_path, redis="redis://elsewhere:6379/0")
         assert resolve(given).redis == "redis://elsewhere:6379/0"
     assert read_state(settings.home) is not None, "the next start takes its ports from it"
-    with pytest.raises(SettingError, match="FRESHET_REDIS is .*freshet up"):
+    with pytest.raises(SettingError, match=r"FRESHET_REDIS is .*freshet up"):
         resolve(settings, "redis")
 
 
