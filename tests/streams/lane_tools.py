@@ -52,7 +52,7 @@ def read_all(kafka: str, topic: str) -> list[SourceRecord]:
             consumer.assign([TopicPartition(topic, partition, low)])
             position = low
             while position < high:
-                for message in consumer.consume(500, timeout=1.0):
+                for message in consumer.consume(500, timeout=0.2):
                     assert message.error() is None
                     found.append(SourceRecord.of_message(message))
                     position = message.offset() + 1

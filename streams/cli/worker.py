@@ -1,0 +1,45 @@
+"""`freshet worker`: run all lanes, or some, until told to stop.
+
+Owns the options. The life of the process is `streams.worker`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import click
+
+from freshet.settings import Settings
+from streams.embedded.state import resolve
+from streams.lanes import LANES, UnknownLane, check_lanes
+
+
+@click.command()
+@click.option("--lanes", default="", help=f"Comma-separated; default all: {', '.join(LANES)}.")
+@click.option(
+    "--metrics-port", type=click.IntRange(0, 65535), default=0, help="Serve Prometheus metrics here; 0: don't."
+)
+def worker(lanes: str, metrics_port: int) -> None:
+    """Run lanes until SIGTERM or Ctrl-C, then finish what is under way.
+
+    Exit code 0: stopped on purpose; 1: a lane failed for good (the log says why); 2: wrong settings. Several workers
+    share the load; any lane may run alone.
+    """
+    try:
+        names = check_lanes([name.strip() for name in lanes.split(",") if name.strip()])
+    except UnknownLane as error:
+        raise click.BadParameter(str(error), param_hint="--lanes") from error
+    # Only item-distill asks an LLM.
+    needed = ("kafka", "redis", "llm") if "item-distill" in names else ("kafka", "redis")
+    settings = resolve(Settings.load(), *needed)
+    # Heavy from here on; a wrong option has been answered without it.
+    from streams import logs
+    from streams.lanes.base import Context
+    from streams.worker import run
+
+    logs.configure(settings.log_level)
+    context = Context(settings)
+    if metrics_port:
+        context.metrics.serve(metrics_port)
+    sys.exit(asyncio.run(run(names, context)))

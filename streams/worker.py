@@ -1,0 +1,117 @@
+"""One process that runs lanes: starts them, waits for a signal or for the first that fails, stops them all.
+
+Owns the life of the process and its exit code: 0 stopped on purpose, 1 a lane failed for good (2, wrong settings, is
+the command line's). Must not know what a lane does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from freshet.versions import Versions
+from streams.backoff import Backoff
+from streams.lanes import build_lane
+from streams.lanes.base import Context, Lane
+from streams.topics import existing
+
+log = logging.getLogger(__name__)
+
+# Several lanes drain side by side in five seconds each; what takes longer is abandoned and comes again.
+STOP_S = 15.0
+
+
+class MissingTopics(Exception):
+    """The broker does not have the topics a worker needs; `freshet topics create` makes them."""
+
+
+async def run(names: Sequence[str], context: Context, *, stop: asyncio.Event | None = None) -> int:
+    """Run the lanes called `names` until `stop` is set, a signal comes or one fails; answers the exit code."""
+    stop = stop or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    lanes: list[Lane] = []
+    try:
+        failure = await _first(_start(names, context, lanes), stop)
+        if failure is None and not stop.is_set():
+            log.info("worker runs", extra={"lanes": list(names), "version": context.settings.version})
+            failure = await _first(_any_failure(lanes), stop)
+    finally:
+        await _stop(lanes)
+        await context.close()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+    if failure is not None:
+        log.critical("worker failed", extra={"cause": repr(failure)}, exc_info=failure)
+        return 1
+    log.info("worker stopped")
+    return 0
+
+
+async def _start(names: Sequence[str], context: Context, lanes: list[Lane]) -> BaseException | None:
+    """Wait for Kafka and Redis, then start the lanes one by one; answers what stands in the way."""
+    backoff = Backoff("worker", context.metrics)
+    try:
+        await backoff.persevere(lambda: asyncio.to_thread(_check_topics, context))
+        versions = Versions(context.redis, context.settings.key_prefix)
+        version = context.settings.version
+        if await backoff.persevere(lambda: asyncio.to_thread(versions.activate_if_none, version)):
+            log.info("activated the first version", extra={"version": version})
+        for name in names:
+            lane = build_lane(name, context)
+            lanes.append(lane)
+            await lane.start()
+            log.info("lane runs", extra={"lane": name})
+    except Exception as error:
+        return error
+    return None
+
+
+def _check_topics(context: Context) -> None:
+    """Every topic must exist: a missing one would show itself only with the first record for it."""
+    wanted = [topic.name for topic in context.topics.all()]
+    found = existing({"bootstrap.servers": context.settings.kafka}, wanted)
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise MissingTopics(f"no topic {', '.join(missing)}; `freshet topics create` makes what is missing")
+
+
+async def _any_failure(lanes: Sequence[Lane]) -> BaseException | None:
+    waits = [asyncio.create_task(lane.wait_failed(), name=lane.name) for lane in lanes]
+    try:
+        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+async def _first(work: Coroutine[Any, Any, BaseException | None], stop: asyncio.Event) -> BaseException | None:
+    """The outcome of `work`, or None where `stop` is set first."""
+    task = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    await asyncio.wait([task])
+    return None
+
+
+async def _stop(lanes: Sequence[Lane]) -> None:
+    """Stop all lanes side by side; one that fails or hangs does not keep the others from their last commit."""
+    stops = {asyncio.create_task(lane.stop()): lane.name for lane in lanes}
+    if not stops:
+        return
+    done, late = await asyncio.wait(stops, timeout=STOP_S)
+    for task in late:
+        log.error("lane did not stop in time", extra={"lane": stops[task]})
+        task.cancel()
+    for task in done:
+        if (error := task.exception()) is not None:
+            log.error("lane did not stop cleanly", extra={"lane": stops[task], "cause": repr(error)})
