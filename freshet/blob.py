@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import struct
 from collections.abc import Sequence
 from functools import cache
@@ -43,7 +44,9 @@ class BlobError(ValueError):
     `index` is the record's place in the call of the writer that refused it.
     """
 
-    index: int = 0
+    def __init__(self, message: str, index: int = 0) -> None:
+        super().__init__(message)
+        self.index = index
 
 
 class Header(NamedTuple):
@@ -103,9 +106,13 @@ def encode_user(features: UserFeatures) -> bytes:
     A user's features come from no single record, so the computed time stands where an item has its source offset: of
     two refreshes on the same newest event the later one stays.
     """
-    ids = [behavior.item_id.encode() for behavior in features.behaviors]
-    confidences = np.array([behavior.confidence for behavior in features.behaviors], dtype="<f4")
-    if not np.isfinite(confidences).all():
+    try:
+        ids = [behavior.item_id.encode() for behavior in features.behaviors]
+        lengths = struct.pack(f"<{len(ids)}H", *map(len, ids))
+        confidences = struct.pack(f"<{len(ids)}f", *[behavior.confidence for behavior in features.behaviors])
+    except (struct.error, OverflowError, UnicodeEncodeError) as error:
+        raise BlobError(f"a behaviour is no id of at most 65,535 bytes and a float32: {error}") from error
+    if not all(math.isfinite(behavior.confidence) for behavior in features.behaviors):
         raise BlobError("a confidence is not finite")
     head = _header(
         features.tier,
@@ -117,12 +124,8 @@ def encode_user(features: UserFeatures) -> bytes:
         behaviors=len(ids),
         history_length=features.history_length,
     )
-    try:
-        lengths = struct.pack(f"<{len(ids)}H", *map(len, ids))
-    except struct.error as error:
-        raise BlobError("an item id is longer than 65,535 bytes") from error
     vectors = _vector(features.log_vector, features.dims) + _vector(features.inferred_vector, features.dims)
-    return b"".join((head, vectors, confidences.tobytes(), lengths, *ids))
+    return b"".join((head, vectors, confidences, lengths, *ids))
 
 
 def encode_knowledge(knowledge: ItemKnowledge) -> bytes:

@@ -109,7 +109,10 @@ class FeatureWriter:
         for place, row in enumerate(rows):
             by_version.setdefault(row.version, []).append(place)
         for version, own in by_version.items():
-            check_version(version)
+            try:
+                check_version(version)
+            except ValueError as error:
+                raise BlobError(str(error), own[0]) from error
             shared = [self._keys.dims(version), self._keys.items(version), self._keys.deleted(version)]
             settings = [ttl_ms, self._ttl_ms, len(self._keys.item(version, "")) if indexed else 0]
             for start in range(0, len(own), KEYS_PER_CALL):
@@ -140,8 +143,7 @@ def _rows(records: Sequence[T], name: Callable[[T], tuple[str, str]], encode: Ca
         try:
             rows.append(_Row(*name(record), encode(record)))
         except BlobError as error:
-            error.index = index
-            raise
+            raise BlobError(str(error), index) from error
     return rows
 
 

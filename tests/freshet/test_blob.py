@@ -1,0 +1,147 @@
+"""The blob's bytes: as documented, in both directions, and as they look when another hand was at them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from freshet import blob
+from freshet.blob import BlobError
+from schemas.records import Claim, InferredBehavior, ItemKnowledge, Provenance
+from tests.fakes import NOW_MS
+from tests.freshet.samples import DIMS, item, user, vector
+
+
+def test_item_bytes_are_those_of_the_documentation() -> None:
+    """Catches a header that moved: a ranker in another language reads it by offset."""
+    data = blob.encode_item(item(value=2.0, tier=2))
+    assert len(data) == 40 + 2 * DIMS
+    assert data[:8] == bytes([1, 1, 2, 0, DIMS, 0, 0, 0])
+    assert struct.unpack_from("<qqq", data, 8) == (NOW_MS, NOW_MS + 5, 70)
+    assert struct.unpack_from("<iI", data, 32) == (3, 0)
+    assert data[40:] == b"\x00\x40" * DIMS  # 2.0 as float16
+
+
+def test_user_bytes_are_those_of_the_documentation() -> None:
+    """Catches behaviours that another language would look for elsewhere."""
+    data = blob.encode_user(user(value=2.0, degraded=True))
+    assert data[:8] == bytes([1, 1, 2, 2, DIMS, 0, 2, 0])
+    assert struct.unpack_from("<qqq", data, 8) == (NOW_MS, NOW_MS + 5, NOW_MS + 5)
+    assert struct.unpack_from("<iI", data, 32) == (-1, 12)
+    at = 40 + 4 * DIMS
+    assert data[40:at] == b"\x00\x40" * DIMS + b"\x00\xc0" * DIMS
+    assert data[at:] == struct.pack("<ffHH", 0.75, 0.25, 2, 2) + b"i1" + "ü".encode()
+
+
+def test_deletion_is_a_header_that_wins_its_millisecond() -> None:
+    """Catches a deletion that a feature of the same event time overrules."""
+    data = blob.encode_deletion(NOW_MS, 9)
+    assert data == bytes([1, 1, 255, 1, 0, 0, 0, 0]) + struct.pack("<qqqiI", NOW_MS, NOW_MS, 9, -1, 0)
+
+
+@given(st.integers(1, 4096), st.data())
+def test_rows_come_back(dims: int, data: Any) -> None:
+    """Catches a row, a mask bit or a time in the wrong place, at any width and with any gaps."""
+    kinds = data.draw(st.lists(st.sampled_from(["item", "none", "deleted", "wide", "format", "short"]), max_size=8))
+    made = {
+        "none": None,
+        "deleted": blob.encode_deletion(NOW_MS, 1),
+        "wide": blob.encode_item(item(dims=dims % 4096 + 1)),
+        "format": b"\x09" + blob.encode_item(item(dims=dims))[1:],
+        "short": blob.encode_item(item(dims=dims))[:-1],
+    }
+    blobs = [
+        blob.encode_item(item(value=row, dims=dims, event_time=row, tier=1 + row % 2)) if kind == "item" else made[kind]
+        for row, kind in enumerate(kinds)
+    ]
+    rows = blob.decode_rows(blobs, dims)
+    assert rows.vectors.shape == (len(kinds), dims)
+    assert rows.vectors.dtype == np.float32
+    for row, kind in enumerate(kinds):
+        here = kind == "item"
+        assert rows.present[row] == here
+        assert (rows.vectors[row] == (row if here else 0)).all()
+        assert rows.event_time[row] == (row if here else 0)
+        assert rows.tier[row] == (1 + row % 2 if here else 0)
+
+
+def test_lengths_that_cancel_out_are_noticed() -> None:
+    """Catches rows read across their borders where a longer and a shorter one add up to two."""
+    good = blob.encode_item(item(value=3.0))
+    rows = blob.decode_rows([good, good + b"xx", good[:-2], good], DIMS)
+    assert rows.present.tolist() == [True, False, False, True]
+    assert rows.vectors[:, 0].tolist() == [3.0, 0.0, 0.0, 3.0]
+
+
+def test_every_finite_float16_decodes_exactly() -> None:
+    """Catches a wrong table: all 63,488 finite values, subnormals and both zeros included."""
+    values = np.arange(65536, dtype=np.uint16).view(np.float16)
+    values = values[np.isfinite(values)][: 62 * 1024].reshape(-1, 1024)
+    blobs = [blob.encode_item(item(dims=1024, vector=row.tobytes())) for row in values]
+    decoded = blob.decode_rows(blobs, 1024).vectors
+    assert (decoded.view(np.uint32) == values.astype(np.float32).view(np.uint32)).all()
+
+
+@given(st.lists(st.tuples(st.text(st.characters(exclude_categories=("Cs",))), st.floats(0, 1, width=32)), max_size=9))
+def test_users_come_back(behaviors: list[tuple[str, float]]) -> None:
+    """Catches behaviours cut at the wrong byte: ids of any language, empty ones, none at all."""
+    given_user = user(value=0.5, behaviors=tuple(InferredBehavior(*one) for one in behaviors))
+    found = blob.decode_user(blob.encode_user(given_user), DIMS)
+    assert found is not None
+    assert found.behaviors == given_user.behaviors
+    assert found.log_vector.tolist() == [0.5] * DIMS
+    assert found.inferred_vector.tolist() == [-0.5] * DIMS
+    assert found.header.history_length == 12
+
+
+@given(st.data())
+def test_a_damaged_user_is_absent_or_readable(data: Any) -> None:
+    """Catches one damaged key that makes every ranking of that user fail."""
+    damaged = bytearray(blob.encode_user(user()))
+    for _ in range(data.draw(st.integers(0, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
+    found = blob.decode_user(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]), DIMS)
+    assert found is None or found.log_vector.shape == (DIMS,)
+
+
+def test_knowledge_comes_back_as_json() -> None:
+    """Catches a field of the contract that the JSON lost."""
+    claims = (Claim("audience", "who", "tea drinkers – all", None, True),)
+    knowledge = ItemKnowledge("i1", NOW_MS, NOW_MS, "f00", "Tea.", claims, Provenance(agents=("analyst",), model="m"))
+    found = blob.decode_knowledge(blob.encode_knowledge(knowledge))
+    assert found is not None
+    header, document = found
+    assert (header.tier, header.dims, header.event_time) == (2, 0, NOW_MS)
+    assert document == json.loads(json.dumps(dataclasses.asdict(knowledge)))
+    assert document["claims"][0]["value"] == "tea drinkers – all"
+
+
+@pytest.mark.parametrize(
+    ("encode", "record"),
+    [
+        (blob.encode_item, item(vector=vector(1.0)[:-1])),
+        (blob.encode_item, item(dims=0, vector=b"")),
+        (blob.encode_item, item(dims=5000, vector=bytes(10_000))),
+        (blob.encode_item, item(value=float("nan"))),
+        (blob.encode_item, item(value=float("inf"))),
+        (blob.encode_item, item(tier=255)),
+        (blob.encode_item, item(tier=-1)),
+        (blob.encode_item, item(event_time=2**63)),
+        (blob.encode_user, user(inferred_vector=b"")),
+        (blob.encode_user, user(behaviors=(InferredBehavior("i", float("nan")),))),
+        (blob.encode_user, user(behaviors=(InferredBehavior("i" * 70_000, 0.5),))),
+        (blob.encode_user, user(behaviors=(InferredBehavior("i", 0.5),) * 70_000)),
+        (blob.encode_user, user(behaviors=(InferredBehavior("\ud800", 0.5),))),
+    ],
+)
+def test_what_a_ranker_could_not_use_is_refused(encode: Any, record: Any) -> None:
+    """Catches a NaN, a half vector or an overflow on its way to every ranking that asks for it."""
+    with pytest.raises(BlobError):
+        encode(record)

@@ -1,0 +1,236 @@
+"""Newer wins, whatever the order, the batching and the number of times."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from freshet import Deletion, DimensionMismatch, FeatureReader, FeatureWriter, Keys, WriteResult, blob
+from freshet.functions import library
+from freshet.writer import KEYS_PER_CALL
+from schemas.records import ItemFeatures, ItemKnowledge
+from tests.fakes import NOW_MS
+from tests.freshet.samples import DIMS, item, user
+
+KEYS = Keys()
+
+
+@pytest.fixture
+def client(valkey: str) -> Any:
+    with redis.Redis.from_url(valkey) as connected:
+        yield connected
+
+
+# Few values, so that equal and neighbouring ones meet; the large ones differ only beyond a double's 53 bits.
+TIMES = st.sampled_from([-1, 0, 5, NOW_MS, 2**62, 2**62 + 1, -(2**62), -(2**62) - 1, 2**63 - 1, -(2**63)])
+OFFSETS = st.sampled_from([-1, 0, 1, 2**32 - 1, 2**32, 2**53, 2**53 + 1, 2**63 - 1])
+WRITES = st.tuples(st.sampled_from("ab"), TIMES, st.sampled_from([1, 2, 255]), OFFSETS)
+
+
+def order(write: tuple[str, int, int, int]) -> tuple[int, int, int]:
+    return write[1:]
+
+
+def test_what_stays_is_the_newest_of_all_that_came(client: Any) -> None:
+    """Catches any order of retries, replays and deletions that leaves an older feature, in Redis or in the answers."""
+    writer = FeatureWriter(client)
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.lists(st.tuples(st.booleans(), st.lists(WRITES, min_size=1, max_size=5)), max_size=6))
+    def newest_stays(calls: list[tuple[bool, list[tuple[str, int, int, int]]]]) -> None:
+        client.flushdb()
+        newest: dict[str, tuple[str, int, int, int]] = {}
+        for retried, writes in calls:
+            for _ in range(1 + retried):
+                expected = []
+                for write in writes:
+                    before = newest.get(write[0])
+                    older = before is not None and order(write) < order(before)
+                    same = before is not None and order(write) == order(before)
+                    expected.append(-1 if older else 0 if same else 1)
+                    if not older:
+                        newest[write[0]] = write
+                assert put(writer, writes) == expected
+        for one, (_, event_time, tier, offset) in newest.items():
+            header = blob.decode_header(client.get(KEYS.item("v1", one)))
+            assert header is not None
+            assert (header.event_time, header.tier, header.sequence) == (event_time, tier, offset)
+            assert header.deleted == (tier == 255)
+        live = {one for one, write in newest.items() if write[2] != 255}
+        assert {one.decode() for one in client.zrange(KEYS.items("v1"), 0, -1)} == live
+        assert {one.decode() for one in client.zrange(KEYS.deleted("v1"), 0, -1)} == newest.keys() - live
+
+    newest_stays()
+
+
+def put(writer: FeatureWriter, writes: list[tuple[str, int, int, int]]) -> list[WriteResult]:
+    """Items and deletions in one server-side call, in this order."""
+    rows = []
+    for one, event_time, tier, offset in writes:
+        if tier == 255:
+            value = blob.encode_deletion(event_time, offset)
+        else:
+            value = blob.encode_item(item(one, event_time=event_time, tier=tier, source_offset=offset))
+        rows.append((KEYS.item("v1", one), value))
+    [answers] = library("features").call(
+        writer._redis,
+        "put",
+        [
+            (
+                [KEYS.dims("v1"), KEYS.items("v1"), KEYS.deleted("v1"), *[key for key, _ in rows]],
+                [0, 60_000, len(KEYS.item("v1", "")), *[value for _, value in rows]],
+            )
+        ],
+    )
+    return [WriteResult(answer) for answer in answers]
+
+
+def test_answers_stand_in_the_order_of_the_records(client: Any) -> None:
+    """Catches answers mixed up between versions or calls: a lane would count, or retry, the wrong records."""
+    writer = FeatureWriter(client)
+    writer.put_items([item("i3", version="v2", event_time=NOW_MS + 1)])
+    many = [item(f"x{n}") for n in range(2 * KEYS_PER_CALL + 1)]
+    items = [item("i1"), item("i3", version="v2"), *many, item("i1"), item("i1", event_time=NOW_MS - 1)]
+    results = writer.put_items(items)
+    assert results[:2] == [WriteResult.WRITTEN, WriteResult.OLDER]
+    assert set(results[2:-2]) == {WriteResult.WRITTEN}
+    assert results[-2:] == [WriteResult.SAME, WriteResult.OLDER]
+    assert client.zcard(KEYS.items("v1")) == len(many) + 1
+
+
+def test_nothing_to_write_is_no_call(client: Any) -> None:
+    """Catches an empty batch that fails."""
+    writer = FeatureWriter(client)
+    assert writer.put_items([]) == writer.put_users([]) == writer.delete_items("v1", []) == []
+
+
+def test_of_two_refreshes_on_the_same_event_the_later_stays(client: Any) -> None:
+    """Catches a user whose second refresh is dropped because a basket's events share one millisecond."""
+    writer = FeatureWriter(client)
+    first, second = user(value=1.0), user(value=2.0, computed_time=NOW_MS + 60)
+    assert writer.put_users([first, second, first]) == [WriteResult.WRITTEN, WriteResult.WRITTEN, WriteResult.OLDER]
+    assert writer.put_users([second]) == [WriteResult.SAME]
+
+
+def test_a_diffusion_refresh_outlives_a_later_fallback(client: Any) -> None:
+    """Catches a worker without a checkpoint that overwrites the better reasoner's answer on the same history."""
+    writer = FeatureWriter(client)
+    later = user(tier=1, computed_time=NOW_MS + 60)
+    assert writer.put_users([user(tier=2), later]) == [WriteResult.WRITTEN, WriteResult.OLDER]
+
+
+def test_deleted_stays_deleted_until_something_newer(client: Any) -> None:
+    """Catches a late retry that revives a deleted item or an erased user, knowledge included."""
+    writer = FeatureWriter(client)
+    reader = FeatureReader(client, version="v1", dims=DIMS)
+    knowledge = ItemKnowledge("i1", NOW_MS, NOW_MS, "f00", "Tea.")
+    writer.put_items([item()])
+    writer.put_users([user()])
+    writer.put_knowledge("v1", [knowledge])
+    assert writer.delete_items("v1", [Deletion("i1", NOW_MS + 1)]) == [WriteResult.WRITTEN]
+    assert writer.delete_users("v1", [Deletion("u1", NOW_MS + 1)]) == [WriteResult.WRITTEN]
+    late = [*writer.put_items([item()]), *writer.put_users([user()]), *writer.put_knowledge("v1", [knowledge])]
+    assert late == [WriteResult.OLDER] * 3
+    found = reader.read("u1", ["i1"])
+    assert not found.present[0]
+    assert not found.user.present
+    assert reader.knowledge("i1") is None
+    assert writer.put_items([item(event_time=NOW_MS + 2)]) == [WriteResult.WRITTEN]
+    assert reader.items(["i1"]).present[0]
+
+
+def test_a_deletion_of_knowledge_leaves_the_vector(client: Any) -> None:
+    """Catches a null on one compacted topic that empties another's view."""
+    writer = FeatureWriter(client)
+    writer.put_items([item()])
+    writer.put_knowledge("v1", [ItemKnowledge("i1", NOW_MS, NOW_MS, "f00")])
+    writer.delete_knowledge("v1", [Deletion("i1", NOW_MS + 1)])
+    reader = FeatureReader(client, version="v1")
+    assert reader.items(["i1"]).present[0]
+    assert reader.knowledge("i1") is None
+
+
+def test_users_and_marks_expire_and_items_do_not(client: Any) -> None:
+    """Catches a catalogue that vanishes a month after its last change, and users that stay for ever."""
+    writer = FeatureWriter(client, ttl_s=100)
+    writer.put_items([item("live"), item("dead")])
+    writer.put_users([user()])
+    writer.put_knowledge("v1", [ItemKnowledge("live", NOW_MS, NOW_MS, "f00")])
+    writer.delete_items("v1", [Deletion("dead", NOW_MS + 1)])
+    assert client.ttl(KEYS.item("v1", "live")) == client.ttl(KEYS.knowledge("v1", "live")) == -1
+    for key in (KEYS.item("v1", "dead"), KEYS.knowledge("v1", "dead"), KEYS.user("v1", "u1")):
+        assert 95 < client.ttl(key) <= 100
+
+
+def test_expired_marks_leave_the_index(client: Any) -> None:
+    """Catches an index of deletions that only grows."""
+    client.zadd(KEYS.deleted("v1"), {"long-gone": 1.0})
+    writer = FeatureWriter(client)
+    writer.put_items([item()])
+    assert client.zrange(KEYS.deleted("v1"), 0, -1) == []
+
+
+def test_one_bad_record_is_named_and_nothing_is_written(client: Any) -> None:
+    """Catches a batch half written, and a lane that cannot tell which record to set aside."""
+    bad = dataclasses.replace(item("i2"), vector=b"\x00")
+    with pytest.raises(blob.BlobError) as caught:
+        FeatureWriter(client).put_items([item("i1"), bad])
+    assert caught.value.index == 1
+    assert client.dbsize() == 0
+
+
+def test_a_version_has_one_width(client: Any) -> None:
+    """Catches two models that write into one version: a matrix of mixed rows, or a ranker's crash."""
+    writer = FeatureWriter(client)
+    wide = item("i9", dims=2 * DIMS)
+    with pytest.raises(DimensionMismatch, match="the version has 8 dims, a vector has 16"):
+        writer.put_items([item("i1"), wide])
+    assert client.dbsize() == 0
+    writer.put_items([item("i1")])
+    with pytest.raises(DimensionMismatch):
+        writer.put_users([user(dims=2 * DIMS)])
+    assert writer.put_items([dataclasses.replace(wide, version="v2")]) == [WriteResult.WRITTEN]
+    assert client.get(KEYS.dims("v1")) == b"8"
+
+
+def test_the_library_is_loaded_again_where_it_went_missing(client: Any) -> None:
+    """Catches a worker that must be restarted because Redis came back empty."""
+    writer = FeatureWriter(client)
+    writer.put_items([item("i1")])
+    client.function_flush()
+    assert writer.put_items([item("i1")]) == [WriteResult.SAME]
+
+
+def test_a_foreign_value_under_the_key_is_an_error(client: Any) -> None:
+    """Catches a write over what is none of ours (another type), and one that dies on a string too short."""
+    client.lpush(KEYS.item("v1", "list"), "x")
+    client.set(KEYS.item("v1", "text"), "short")
+    writer = FeatureWriter(client)
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        writer.put_items([item("list")])
+    assert writer.put_items([item("text")]) == [WriteResult.WRITTEN]
+
+
+@pytest.mark.parametrize("version", ["", "a:b", "due"])
+def test_a_wrong_version_is_refused(client: Any, version: str) -> None:
+    """Catches a record whose version would write over other keys."""
+    with pytest.raises(blob.BlobError, match="version") as caught:
+        FeatureWriter(client).put_items([item(), item(version=version)])
+    assert caught.value.index == 1
+    assert client.dbsize() == 0
+
+
+def test_ids_of_any_language_are_kept(client: Any) -> None:
+    """Catches an index that cuts an id at the wrong byte."""
+    writer = FeatureWriter(client, prefix="shop.de")
+    ids = ["茶", "a:b", " ", "x" * 300]
+    features: list[ItemFeatures] = [item(one) for one in ids]
+    writer.put_items(features)
+    reader = FeatureReader(client, prefix="shop.de", version="v1")
+    assert sorted(reader.changed_items().written) == sorted(ids)
+    assert reader.items(ids).present.all()
