@@ -1,6 +1,6 @@
 """From the encoder's space to the stored one: one linear map that items and users share.
 
-Owns the map, its file and its revision. A contrastive head is another way to find the same matrix. Must not encode text.
+Owns the map, its file and its revision. A contrastive head is another way to find the same matrix. Encodes no text.
 """
 
 from __future__ import annotations
@@ -78,5 +78,5 @@ class LinearAligner:
         """Unit vectors (N, dims) of encoder vectors (N, dims_in); a vector equal to the mean becomes zero."""
         projected = (vectors - self.mean) @ self.matrix
         norms = np.linalg.norm(projected, axis=1, keepdims=True)
-        aligned: Vectors = projected / np.where(norms > 0, norms, 1)
+        aligned: Vectors = (projected / np.where(norms > 0, norms, 1)).astype(np.float32)
         return aligned

