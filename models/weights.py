@@ -74,7 +74,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 folder, file, out = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(
     folder, gguf_file=file, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True))
-del model.config.quantization_config
+vars(model.config).pop('quantization_config', None)
 model.save_pretrained(out)
 AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(out)
 """

@@ -20,7 +20,7 @@ from schemas.records import Item
 
 MAX_TITLE, MAX_DESCRIPTION, MAX_FIELD, MAX_FIELDS = 300, 1_200, 120, 20
 # What chat templates use as markers: <|im_start|>, [INST], <<SYS>>, </s>, and our own delimiter.
-_TEMPLATE_TOKENS = re.compile(r"<\|.*?\|>|<｜.*?｜>|\[/?INST\]|<</?SYS>>|</?s>|</?item>", re.IGNORECASE)
+_TEMPLATE_TOKENS = re.compile(r"<[|｜][^<>|｜]*[|｜]>|<[|｜]|[|｜]>|\[/?INST\]|<</?SYS>>|</?s>|</?item>", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
+from freshet.settings import Settings
+from models.weights import encoder_dir, prepared
 from tests import servers
+
+if TYPE_CHECKING:
+    from models.encoder import MiniLmEncoder
 
 KEPT_SETTINGS = {"FRESHET_HOME", "FRESHET_REQUIRE_SERVERS", "FRESHET_TEST_SERVERS"}
 
@@ -52,3 +58,14 @@ def valkey(_valkey_container: str | None) -> Iterator[str]:
     """URL of a Redis-protocol server nobody else uses, empty."""
     with servers.fresh_valkey(_valkey_container) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def encoder() -> MiniLmEncoder:
+    """The real text encoder, from the weights of FRESHET_HOME."""
+    from models.encoder import MiniLmEncoder
+
+    folder = encoder_dir(Settings.load().home)
+    if not prepared(folder):
+        servers.missing(f"no text encoder in {folder}: run `freshet models prepare --encoder`")
+    return MiniLmEncoder(folder)

@@ -1,0 +1,67 @@
+"""The OpenAI-compatible client against a real loopback server."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+
+from models.llm import LLMForbidden, LLMRejected, LLMUnavailable, Message, OpenAIClient
+from tests.fakes_llm import MODEL, FakeLlmServer, Trouble
+
+SCHEMA = {"type": "object", "properties": {"summary": {"type": "string"}}, "required": ["summary"]}
+ASK = [Message("system", "Say what it is."), Message("user", '<item>{"title": "green tea"}</item>')]
+
+
+async def ask(client: OpenAIClient) -> dict[str, str]:
+    completion = await client.complete(ASK, schema=SCHEMA, schema_name="s", max_tokens=50)
+    assert (completion.tokens_in, completion.tokens_out, completion.finish_reason) == (100, 50, "stop")
+    return json.loads(completion.text)
+
+
+async def test_the_first_served_model_is_asked_and_its_answer_counted() -> None:
+    """Catches a client that needs a model name, or loses the usage figures."""
+    with FakeLlmServer() as server:
+        async with OpenAIClient(server.url) as client:
+            assert await ask(client) == {"summary": "summary green tea"}
+            assert client.name == MODEL
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error"),
+    [
+        ("429", LLMUnavailable),
+        ("503", LLMUnavailable),
+        ("garbage", LLMUnavailable),
+        ("400", LLMRejected),
+        ("401", LLMForbidden),
+        ("404", LLMForbidden),
+    ],
+)
+async def test_each_refusal_has_its_family(trouble: str, error: type[Exception]) -> None:
+    """Catches a busy endpoint that dead-letters items, or wrong credentials that retry for ever."""
+    with FakeLlmServer(Trouble(always=trouble)) as server:
+        async with OpenAIClient(server.url, MODEL) as client:
+            with pytest.raises(error) as caught:
+                await ask(client)
+    if trouble == "429":
+        assert caught.value.retry_after_s == pytest.approx(0.2)  # type: ignore[attr-defined]
+
+
+async def test_a_dead_endpoint_is_unavailable_and_comes_back() -> None:
+    """Catches a client that stays broken after its endpoint was away."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    async with OpenAIClient(f"http://127.0.0.1:{port}/v1", MODEL) as client:
+        with pytest.raises(LLMUnavailable):
+            await ask(client)
+
+
+async def test_a_slow_endpoint_is_unavailable() -> None:
+    """Catches a lane that hangs on a stuck server."""
+    with FakeLlmServer(Trouble(delay_s=1.0)) as server:
+        async with OpenAIClient(server.url, MODEL, timeout_s=0.1) as client:
+            with pytest.raises(LLMUnavailable):
+                await ask(client)
