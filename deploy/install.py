@@ -40,9 +40,9 @@ class Bar:
         self._shown_quarter = -1
         self._terminal = sys.stdout.isatty()
 
-    def show(self, text: str, *, step: int = 0) -> None:
-        """Advance by `step` and show `text` beside the bar."""
-        self._done = min(self._done + step, self._total)
+    def show(self, text: str, *, step: int = 0, at: int = 0) -> None:
+        """Advance by `step`, or to `at`, and show `text` beside the bar."""
+        self._done = min(max(self._done + step, at), self._total)
         share = self._done / self._total
         seconds = int(time.monotonic() - self._began)
         if self._terminal:
@@ -57,6 +57,15 @@ class Bar:
     def close(self) -> None:
         if self._terminal:
             print("\r\x1b[2K", end="")
+
+
+def watch_unpacking(pip: subprocess.Popen[str], python: Path, bar: Bar, pinned: int) -> None:
+    """pip is silent while it unpacks: count what has arrived."""
+    library = next(python.parents[1].glob("lib/python*/site-packages"))
+    while pip.poll() is None:
+        arrived = len(list(library.glob("*.dist-info")))
+        bar.show(f"unpacked {arrived} packages", at=pinned + arrived)
+        time.sleep(0.5)
 
 
 def pip_install(python: Path, arguments: list[str], log: Path) -> None:
@@ -74,12 +83,12 @@ def pip_install(python: Path, arguments: list[str], log: Path) -> None:
                 lines.write(line)
                 lines.flush()
                 words = line.split()
-                if words[:1] == ["Collecting"] or words[:3] == ["Requirement", "already", "satisfied:"]:
-                    bar.show(words[1] if words[0] == "Collecting" else words[3], step=1)
+                if words[:1] == ["Collecting"]:
+                    bar.show(words[1], step=1)
                 elif words[:1] == ["Downloading"]:
                     bar.show(" ".join(words[1:]))
                 elif words[:3] == ["Installing", "collected", "packages:"]:
-                    bar.show(f"unpacking {len(words) - 3} packages")
+                    watch_unpacking(pip, python, bar, pinned)
             code = pip.wait()
         except BaseException:
             pip.kill()

