@@ -19,12 +19,12 @@ from streams.topics import Topics
 
 if TYPE_CHECKING:
     import redis as redis_client
-    from processors.distill import Distiller
-    from processors.embed import ItemEmbedder
 
     from models.aligner import LinearAligner
     from models.encoder import TextEncoder
     from models.llm import LanguageModel
+    from processors.distill import Distiller
+    from processors.embed import ItemEmbedder
     from schemas.codec import Codec
     from streams.dead_letters import DeadLetterProducer
     from streams.producer import Producer

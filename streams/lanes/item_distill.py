@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 
 from processors.distill import Distiller
-
 from schemas.records import Item, ItemKnowledge
 from streams.backoff import Backoff
 from streams.errors import Family, family

@@ -78,7 +78,7 @@ def test_items_arrive_whole(environment: dict[str, str], tmp_path: Path) -> None
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = CliRunner().invoke(main, ["send", "items", str(file), "--rate", "1000"], env=environment)
     assert result.exit_code == 0, result.output
-    assert "2 items confirmed" in result.stdout
+    assert "2 items confirmed" in result.output
     codec = Codec()
     got = {r.key: codec.decode(Item, r.value or b"") for r in read_all(settings.kafka, topics.items)}
     assert got[b"7"].category == ("Food", "Drinks")
@@ -95,7 +95,7 @@ def test_a_bad_row_is_named_and_nothing_is_sent(environment: dict[str, str], tmp
     file.write_text('{"user_id": "a", "item_id": "x", "event_time": 1}\n{"user_id": "b", "item_id": "x"}\n')
     result = CliRunner().invoke(main, ["send", "events", str(file)], env=environment)
     assert result.exit_code == 1
-    assert "row 1" in result.stderr
+    assert "row 1" in result.output
     assert read_all(settings.kafka, topics.user_events) == []
 
 
@@ -105,7 +105,7 @@ def test_a_missing_topic_is_named_at_once(environment: dict[str, str], tmp_path:
     pq.write_table(event_table(1), file)
     result = CliRunner().invoke(main, ["send", "events", str(file)], env=environment)
     assert result.exit_code == 1
-    assert "freshet topics create" in result.stderr
+    assert "freshet topics create" in result.output
 
 
 def test_no_broker_is_a_wrong_setting(tmp_path: Path) -> None:
@@ -114,4 +114,4 @@ def test_no_broker_is_a_wrong_setting(tmp_path: Path) -> None:
     pq.write_table(event_table(1), file)
     result = CliRunner().invoke(main, ["send", "events", str(file)], env={"FRESHET_HOME": str(tmp_path)})
     assert result.exit_code == 2
-    assert "FRESHET_KAFKA" in result.stderr
+    assert "FRESHET_KAFKA" in result.output

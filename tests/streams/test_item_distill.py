@@ -1,0 +1,239 @@
+"""item-distill without a broker: order, concurrency, and what the LLM's troubles do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from freshet.settings import Settings
+from models.llm import LLMForbidden, LLMRejected, LLMUnavailable
+from processors.distill import InvalidKnowledge
+from schemas.codec import Codec
+from schemas.records import DeadLetter, Item, ItemFeatures, ItemKnowledge, ItemTier, Provenance
+from streams.errors import DeliveryFailed
+from streams.intake import Intake
+from streams.lanes.base import Context
+from streams.lanes.item_distill import ItemDistill
+from streams.source import SourceRecord
+from streams.window import SlidingWindow
+from tests.fakes import NOW_MS, FakeClock
+from tests.fakes_broker import FakeBroker, FakeProducer
+from tests.fakes_encoder import FakeEncoder
+
+CODEC = Codec()
+KNOWLEDGE, FEATURES, LETTERS = "item-knowledge", "item-features-v1", "items.dlq"
+
+
+class FakeDistiller:
+    """Answers as `behave` says: with a delay, an error, or at once."""
+
+    def __init__(self) -> None:
+        self.under_way = 0
+        self.most_under_way = 0
+        self.asked: list[str] = []
+        self.behave: Callable[[Item], object] = lambda item: None
+
+    async def distill(self, item: Item, *, source_partition: int = -1, source_offset: int = -1) -> ItemKnowledge:
+        self.asked.append(item.title)
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            outcome = self.behave(item)
+            if isinstance(outcome, BaseException):
+                raise outcome
+            if isinstance(outcome, asyncio.Event):
+                await outcome.wait()
+            await asyncio.sleep(0)
+        finally:
+            self.under_way -= 1
+        return ItemKnowledge(
+            item.item_id,
+            item.event_time,
+            NOW_MS,
+            "f" * 64,
+            f"a {item.title}",
+            provenance=Provenance(calls=2, tokens_in=10, tokens_out=5),
+            source_partition=source_partition,
+            source_offset=source_offset,
+        )
+
+
+@pytest.fixture
+def broker() -> FakeBroker:
+    return FakeBroker()
+
+
+@pytest.fixture
+def context(broker: FakeBroker) -> Context:
+    context = Context(Settings.load({}, llm_concurrency=2), clock=FakeClock())
+    context.producer = FakeProducer(broker)
+    context.encoder = FakeEncoder()
+    return context
+
+
+class Lane:
+    """The lane's core behind an intake, as `FaustLane` drives it."""
+
+    def __init__(self, context: Context, distiller: FakeDistiller, size: int = 8) -> None:
+        self.core = ItemDistill(context, distiller)  # type: ignore[arg-type]
+        self.intake = Intake(
+            "item-distill",
+            context.metrics,
+            lambda finish, fail: SlidingWindow(self.core.process, finish, fail, size=size),
+        )
+        self.intake.open(1)
+
+    async def feed(self, records: list[SourceRecord]) -> None:
+        for record in records:
+            assert await self.intake.take(record, 1)
+
+    def position(self) -> int | None:
+        return self.intake.positions().get(("items", 0))
+
+    async def end(self) -> None:
+        await self.intake.release(5)
+        if self.intake.failed.done():
+            raise self.intake.failed.result()
+
+
+def item(item_id: str, title: str = "Oat drink", event_time: int = NOW_MS) -> Item:
+    return Item(item_id, event_time, title)
+
+
+def source(broker: FakeBroker, *items: Item) -> list[SourceRecord]:
+    return [broker.append("items", one.item_id.encode(), CODEC.encode(one)) for one in items]
+
+
+async def test_knowledge_then_its_vector_are_published_before_the_acknowledgement(
+    context: Context, broker: FakeBroker
+) -> None:
+    """Catches an acknowledgement while knowledge or vector could still be lost."""
+    producer = context.producer
+    assert isinstance(producer, FakeProducer)
+    producer.hold()
+    lane = Lane(context, FakeDistiller())
+    await lane.feed(source(broker, item("a")))
+    await asyncio.sleep(0.1)
+    assert len(broker.logs[KNOWLEDGE]) == 1
+    assert len(broker.logs[FEATURES]) == 0
+    assert lane.position() is None
+    producer.confirm()
+    await lane.end()
+    assert lane.position() == 1
+    knowledge = CODEC.decode(ItemKnowledge, broker.latest(KNOWLEDGE)[b"a"] or b"")
+    features = CODEC.decode(ItemFeatures, broker.latest(FEATURES)[b"a"] or b"")
+    assert knowledge.summary == "a Oat drink"
+    assert (features.tier, features.source_offset) == (ItemTier.KNOWLEDGE, 0)
+
+
+async def test_a_slow_item_holds_back_acknowledgements_not_work(context: Context, broker: FakeBroker) -> None:
+    """Catches a barrier: one slow answer, and a whole window waits."""
+    distiller, go = FakeDistiller(), asyncio.Event()
+    distiller.behave = lambda one: go if one.item_id == "slow" else None
+    lane = Lane(context, distiller)
+    await lane.feed(source(broker, item("slow"), *[item(f"i{n}") for n in range(6)]))
+    await wait_until(lambda: len(broker.logs[FEATURES]) == 6)
+    assert lane.position() is None
+    go.set()
+    await lane.end()
+    assert lane.position() == 7
+
+
+async def test_no_more_llm_calls_than_told(context: Context, broker: FakeBroker) -> None:
+    """Catches an endpoint flooded by the window's size."""
+    distiller = FakeDistiller()
+    lane = Lane(context, distiller)
+    await lane.feed(source(broker, *[item(f"i{n}") for n in range(8)]))
+    await lane.end()
+    assert distiller.most_under_way == 2
+
+
+async def test_two_updates_of_one_item_come_out_in_order(context: Context, broker: FakeBroker) -> None:
+    """Catches an older update that is published last and stays in the compacted topic; also behind a deletion."""
+    distiller, go = FakeDistiller(), asyncio.Event()
+    distiller.behave = lambda one: go if one.title == "old" else None
+    lane = Lane(context, distiller)
+    [old, new] = source(broker, item("a", "old"), item("a", "new", NOW_MS + 1))
+    [gone_before] = source(broker, item("b", "old"))
+    gone = broker.append("items", b"b", None, timestamp=NOW_MS)
+    await lane.feed([old, new, gone_before, gone])
+    await asyncio.sleep(0.05)
+    assert broker.logs[FEATURES] == []
+    go.set()
+    await lane.end()
+    last = CODEC.decode(ItemKnowledge, broker.latest(KNOWLEDGE)[b"a"] or b"")
+    assert last.summary == "a new"
+    assert broker.latest(KNOWLEDGE)[b"b"] is None
+    assert broker.latest(FEATURES)[b"b"] is None
+    assert lane.position() == 4
+
+
+async def test_an_llm_that_is_away_is_waited_for(context: Context, broker: FakeBroker) -> None:
+    """Catches a dead letter, or a lost item, because a server was restarted."""
+    distiller, tries = FakeDistiller(), {"left": 3}
+
+    def behave(one: Item) -> object:
+        if tries["left"] > 0:
+            tries["left"] -= 1
+            return LLMUnavailable("connection refused")
+        return None
+
+    distiller.behave = behave
+    lane = Lane(context, distiller)
+    await lane.feed(source(broker, item("a"), item("b"), item("c")))
+    await lane.end()
+    assert set(broker.latest(KNOWLEDGE)) == {b"a", b"b", b"c"}
+    assert broker.logs[LETTERS] == []
+    assert lane.position() == 3
+
+
+async def test_an_answer_that_stays_invalid_is_a_dead_letter(context: Context, broker: FakeBroker) -> None:
+    """Catches one unlucky item that stops the lane, or is forgotten."""
+    distiller = FakeDistiller()
+    outcomes = {"a": InvalidKnowledge("not JSON", "{"), "b": LLMRejected("prompt too long")}
+    distiller.behave = lambda one: outcomes.get(one.item_id)
+    lane = Lane(context, distiller)
+    await lane.feed(source(broker, item("a"), item("b"), item("c")))
+    await lane.end()
+    letters = [CODEC.decode(DeadLetter, value or b"") for value in broker.values(LETTERS)]
+    assert {(one.key, one.reason, one.stage) for one in letters} == {
+        (b"a", "invalid_knowledge", "item-distill/distill"),
+        (b"b", "llm_rejected", "item-distill/distill"),
+    }
+    assert list(broker.latest(KNOWLEDGE)) == [b"c"]
+    assert lane.position() == 3
+
+
+async def test_a_broker_that_is_away_costs_no_second_llm_call(context: Context, broker: FakeBroker) -> None:
+    """Catches tokens spent again because a publication had to be repeated."""
+    producer = context.producer
+    assert isinstance(producer, FakeProducer)
+    producer.failures.extend([DeliveryFailed("away")] * 2)
+    distiller = FakeDistiller()
+    lane = Lane(context, distiller)
+    await lane.feed(source(broker, item("a")))
+    await lane.end()
+    assert distiller.asked == ["Oat drink"]
+    assert lane.position() == 1
+
+
+async def test_a_wrong_key_to_the_llm_stops_the_lane_and_acknowledges_nothing(
+    context: Context, broker: FakeBroker
+) -> None:
+    """Catches a wrong setting that empties the items topic into its dead letters."""
+    distiller = FakeDistiller()
+    distiller.behave = lambda one: LLMForbidden("401")
+    lane = Lane(context, distiller)
+    await lane.feed(source(broker, item("a")))
+    with pytest.raises(LLMForbidden):
+        await lane.end()
+    assert lane.position() is None
+    assert broker.logs[LETTERS] == []
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
