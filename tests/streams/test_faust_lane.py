@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from freshet.settings import Settings
+from streams import faust_lane
 from streams.faust_lane import FaustLane
 from streams.lanes.base import Context
+from streams.producer import KafkaProducer
 from streams.source import SourceRecord
 from streams.window import BatchWindow, SlidingWindow
-from tests.streams.lane_tools import committed, make_topic, send_all, until
+from tests.streams.lane_tools import committed, make_topic, read_all, send_all, until
 
 
 @pytest.fixture
@@ -54,44 +59,107 @@ async def test_reads_a_fresh_topic_from_record_0_and_commits_behind_the_last(set
     assert committed(settings.kafka, f"{settings.topic_prefix}freshet-lane", topic) == 100
 
 
-async def test_a_record_in_work_holds_back_the_commit_of_everything_after_it(settings: Settings) -> None:
-    """Catches loss path 1 (the commit rule off by one): 1..49 are done, 0 is not, so nothing may be committed."""
-    topic = f"{settings.topic_prefix}held"
+async def test_records_arrive_untouched(settings: Settings) -> None:
+    """Catches a null value, a null key, a header or a timestamp that Faust decodes, drops or rounds."""
+    topic = f"{settings.topic_prefix}untouched"
     make_topic(settings.kafka, topic)
-    await asyncio.to_thread(send_all, settings, topic, numbered(50))
-    seen: list[int] = []
-    done: list[int] = []
-    stuck = {0}
+    producer = KafkaProducer(settings)
+    for key, value, headers in ((b"k", None, []), (None, b"\xff\x00", [("h", b"1"), ("h", None)]), (b"", b"", [])):
+        producer.send(topic, key, value, headers=headers, timestamp=1_700_000_000_123).result(10)
+    producer.close()
+    seen: list[SourceRecord] = []
+
+    async def work(records: Sequence[SourceRecord]) -> None:
+        seen.extend(records)
+
+    lane = batch_lane(settings, topic, work)
+    await lane.start()
+    await until(lambda: len(seen) == 3, "3 records")
+    await lane.stop()
+    assert seen == await asyncio.to_thread(read_all, settings.kafka, topic)
+    assert seen[1].headers == (("h", b"1"), ("h", None))
+    assert seen[0].timestamp == 1_700_000_000_123
+
+
+async def test_members_that_come_and_go_lose_nothing(settings: Settings) -> None:
+    """Catches records lost in a rebalance: fetched before it, in work during it, or skipped after it."""
+    topic = f"{settings.topic_prefix}balanced"
+    make_topic(settings.kafka, topic, partitions=4)
+    total = 1_500
+    seen: Counter[tuple[int, int]] = Counter()
 
     async def work(record: SourceRecord) -> None:
-        seen.append(record.offset)
-        if record.offset in stuck:
-            await asyncio.sleep(3600)
-        done.append(record.offset)
+        await asyncio.sleep(0.02 if record.offset % 50 else 0.5)
+        seen[record.partition, record.offset] += 1
 
-    group = f"{settings.topic_prefix}freshet-lane"
+    first = sliding_lane(settings, topic, work)
+    await first.start()
+    lanes = [first]
+    for step in range(3):
+        await asyncio.to_thread(send_all, settings, topic, numbered(total // 3, step * total // 3))
+        if step < 2:
+            lanes.append(sliding_lane(settings, topic, work))
+            await lanes[-1].start()
+        await asyncio.sleep(1.0)
+        if step == 1:
+            await lanes.pop(0).stop()
+    await until(lambda: len(seen) == total, f"{total} records", timeout_s=60)
+    for lane in lanes:
+        await lane.stop()
+    ends = [committed(settings.kafka, f"{settings.topic_prefix}freshet-lane", topic, p) or 0 for p in range(4)]
+    assert sum(ends) == total
+    assert sum(seen.values()) < 2 * total, "rebalances repeat what was in work, not everything"
+
+
+async def test_a_lane_that_waits_stays_in_its_group(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a member that is expelled while the LLM is down: its work would start over elsewhere, for ever."""
+    monkeypatch.setattr(faust_lane, "_SESSION_TIMEOUT_S", 2.0)
+    topic = f"{settings.topic_prefix}waiting"
+    make_topic(settings.kafka, topic)
+    await asyncio.to_thread(send_all, settings, topic, numbered(700))
+    began, go = [], asyncio.Event()
+
+    async def work(record: SourceRecord) -> None:
+        began.append(record.offset)
+        await go.wait()
+
     lane = sliding_lane(settings, topic, work)
     await lane.start()
-    await until(lambda: len(done) == 49, "49 records")
-    await asyncio.sleep(2.5)  # two commit intervals
-    assert committed(settings.kafka, group, topic) is None
+    await until(lambda: len(began) == 50, "a full window")
+    await asyncio.sleep(5.0)
+    assert began == list(range(50)), "expelled members read again, or the window has no bound"
+    go.set()
+    await until(lambda: len(began) == 700, "the rest")
     await lane.stop()
-    assert committed(settings.kafka, group, topic) is None
+    assert began == list(range(700))
 
-    seen.clear()
-    stuck.clear()
-    stuck.add(31)
-    lane = sliding_lane(settings, topic, work)
-    await lane.start()
-    await until(lambda: len(seen) == 50, "50 records again")
-    await until(lambda: committed(settings.kafka, group, topic) == 31, "the commit of 31")
-    await lane.stop()
-    assert sorted(seen) == list(range(50))
 
-    seen.clear()
-    stuck.clear()
-    lane = sliding_lane(settings, topic, work)
+async def test_no_port_is_bound(settings: Settings) -> None:
+    """Catches Faust's web server on 0.0.0.0:6066."""
+    topic = f"{settings.topic_prefix}ports"
+    make_topic(settings.kafka, topic)
+    before = listening()
+
+    async def work(records: Sequence[SourceRecord]) -> None:
+        pass
+
+    lane = batch_lane(settings, topic, work)
     await lane.start()
-    await until(lambda: committed(settings.kafka, group, topic) == 50, "the commit of 50")
+    await asyncio.sleep(1.5)
+    assert listening() == before
     await lane.stop()
-    assert sorted(seen) == list(range(31, 50))
+
+
+def listening() -> set[str]:
+    """Inodes of this process's listening sockets."""
+    own = set()
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            own.add(fd.readlink().name)
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in own:
+                found.add(fields[9])
+    return found
