@@ -1,0 +1,61 @@
+"""A worker process with fake models, to be killed: `python -m tests.streams.lane_process LANE[,LANE]`.
+
+Settings come from FRESHET_* as for `freshet worker`; the encoder needs no weights and the LLM answers from its schema.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from freshet.settings import Settings
+from models.llm import Completion, Message
+from streams import logs
+from streams.lanes.base import Context
+from streams.worker import run
+from tests.fakes_encoder import FakeEncoder
+
+
+class SchemaLlm:
+    """Answers every request with the smallest document of its schema, after `delay_s`."""
+
+    name = "schema"
+
+    def __init__(self, delay_s: float) -> None:
+        self._delay_s = delay_s
+
+    async def complete(self, messages: Sequence[Message], *, schema: Mapping[str, Any], **_: Any) -> Completion:
+        """See `models.llm.LanguageModel.complete`."""
+        await asyncio.sleep(self._delay_s)
+        return Completion(_text(schema), 10, 5, self._delay_s, "schema", "stop")
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+def _text(schema: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps(smallest(schema))
+
+
+def smallest(schema: Mapping[str, Any]) -> Any:
+    """The smallest value of a schema of objects, arrays, strings and booleans."""
+    if schema["type"] == "object":
+        return {name: smallest(schema["properties"][name]) for name in schema.get("required", ())}
+    return {"array": [], "string": "words", "boolean": False}[schema["type"]]
+
+
+def main() -> None:
+    settings = Settings.load()
+    logs.configure(settings.log_level)
+    context = Context(settings)
+    context.encoder = FakeEncoder()
+    context.llm = SchemaLlm(delay_s=0.05)
+    sys.exit(asyncio.run(run(sys.argv[1].split(","), context)))
+
+
+if __name__ == "__main__":
+    main()

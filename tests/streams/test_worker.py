@@ -1,0 +1,152 @@
+"""The worker process: killed in the middle of a window, stopped, and failing, on real Kafka and Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from freshet.settings import Settings
+from schemas.codec import Codec
+from schemas.records import Item, ItemFeatures, ItemTier
+from streams.cli import main
+from streams.embedded.process import ChildProcess
+from streams.topics import Topics
+from tests.streams.lane_tools import make_topics, read_all, send_all, until
+
+NOW = 1_700_000_000_000
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def environment(kafka: str, valkey: str, topic_prefix: str, tmp_path: Path) -> dict[str, str]:
+    return {
+        "FRESHET_KAFKA": kafka,
+        "FRESHET_REDIS": valkey,
+        "FRESHET_TOPIC_PREFIX": topic_prefix,
+        "FRESHET_HOME": str(tmp_path),
+        "FRESHET_LLM_CONCURRENCY": "4",
+    }
+
+
+def start(environment: dict[str, str], tmp_path: Path, *arguments: str) -> ChildProcess:
+    child = ChildProcess(
+        "worker",
+        [sys.executable, "-m", *arguments],
+        log=tmp_path / "worker.log",
+        env={**os.environ, **environment},
+        cwd=REPOSITORY,
+        grace_s=10,
+    )
+    child.start()
+    return child
+
+
+def features(settings: Settings, topics: Topics) -> dict[str, set[int]]:
+    """Tiers published per item."""
+    codec, found = Codec(), dict[str, set[int]]()
+    for record in read_all(settings.kafka, topics.item_features):
+        one = codec.decode(ItemFeatures, record.value or b"")
+        found.setdefault(one.item_id, set()).add(one.tier)
+    return found
+
+
+async def test_a_worker_killed_in_the_middle_of_its_windows_loses_nothing(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Catches an acknowledgement ahead of its result: after kill -9 and a restart every item is at both tiers, and
+    every bad record in the dead letters."""
+    settings = Settings.load(environment)
+    topics = await asyncio.to_thread(make_topics, settings)
+    codec, total = Codec(), 400
+    items = [Item(f"i{n}", NOW + n, f"Thing number {n}") for n in range(total)]
+    records: list[tuple[bytes | None, bytes | None]] = [(i.item_id.encode(), codec.encode(i)) for i in items]
+    records[::100] = [(b"bad%d" % n, b"garbage") for n in range(4)]
+    await asyncio.to_thread(send_all, settings, topics.items, records)
+    wanted = {item.item_id for n, item in enumerate(items) if n % 100}
+
+    def known() -> int:
+        return len(read_all(settings.kafka, topics.item_knowledge))
+
+    arguments = ("tests.streams.lane_process", "item-text,item-distill")
+    for kill_after in (20, 120):
+        child = await asyncio.to_thread(start, environment, tmp_path, *arguments)
+        await until(lambda least=kill_after: known() >= least, "knowledge", 60)  # type: ignore[misc]
+        os.kill(child.pid, signal.SIGKILL)
+        await asyncio.to_thread(child.stop)
+    child = await asyncio.to_thread(start, environment, tmp_path, *arguments)
+    both = {ItemTier.TEXT, ItemTier.KNOWLEDGE}
+    await until(
+        lambda: {i for i, tiers in features(settings, topics).items() if tiers == both} == wanted, "both tiers", 120
+    )
+    await until(lambda: len({r.offset for r in read_all(settings.kafka, f"{topics.items}.dlq")}) >= 4, "dead letters")
+    os.kill(child.pid, signal.SIGTERM)
+    assert await asyncio.to_thread(exit_code, child) == 0, (tmp_path / "worker.log").read_text()[-3000:]
+    letters = await asyncio.to_thread(read_all, settings.kafka, f"{topics.items}.dlq")
+    assert {record.key for record in letters} == {b"bad0", b"bad1", b"bad2", b"bad3"}
+
+
+def exit_code(child: ChildProcess, timeout_s: float = 30) -> int | None:
+    deadline = time.monotonic() + timeout_s
+    while child.running and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return child.returncode()
+
+
+def command(environment: dict[str, str], *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "streams", *arguments],
+        env={**os.environ, **environment},
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_a_worker_without_its_topics_says_what_to_do(environment: dict[str, str]) -> None:
+    """Catches a worker that waits in silence; exit code 1, not 2: no setting is wrong."""
+    with command(environment, "worker", "--lanes", "sink") as process:
+        _, log = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert b"freshet topics create" in log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_worker_well(environment: dict[str, str], number: int) -> None:
+    """Catches a worker that has to be killed, or that says it failed."""
+    settings = Settings.load(environment)
+    make_topics(settings)
+    with command(environment, "worker", "--lanes", "sink,user-events") as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b"worker runs" in line:
+                break
+        began = time.monotonic()
+        process.send_signal(number)
+        rest = process.stderr.read()
+    assert process.returncode == 0, rest.decode()
+    assert time.monotonic() - began < 15
+
+
+def test_an_unknown_lane_is_named(environment: dict[str, str]) -> None:
+    """Catches a typo that runs nothing, or everything."""
+    result = CliRunner().invoke(main, ["worker", "--lanes", "item-txt"], env=environment)
+    assert result.exit_code == 2
+    assert "item-txt" in result.output
+    assert "item-text" in result.output
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("FRESHET_LLM", ""), ("FRESHET_KAFKA", ""), ("FRESHET_LLM_CONCURRENCY", "zero")]
+)
+def test_a_wrong_setting_is_named(environment: dict[str, str], setting: str, value: str) -> None:
+    """Catches a traceback, or a worker that starts and can never work."""
+    result = CliRunner().invoke(main, ["worker"], env={**environment, setting: value})
+    assert result.exit_code == 2
+    assert setting in result.output
