@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 
 def consumer_lag(admin: AdminClient, groups: Mapping[str, Sequence[str]], *, timeout_s: float = 10.0) -> dict[str, int]:
@@ -23,8 +23,8 @@ def consumer_lag(admin: AdminClient, groups: Mapping[str, Sequence[str]], *, tim
     every = [TopicPartition(topic, p) for topic, numbers in partitions.items() for p in numbers]
     if not every:
         return dict.fromkeys(groups, 0)
-    ends = _offsets(admin, every, OffsetSpec.latest(), timeout_s)
-    starts = _offsets(admin, every, OffsetSpec.earliest(), timeout_s)
+    ends = _offsets(admin, every, OffsetSpec.latest(), timeout_s)  # type: ignore[no-untyped-call]
+    starts = _offsets(admin, every, OffsetSpec.earliest(), timeout_s)  # type: ignore[no-untyped-call]
     lags = {}
     for group, names in groups.items():
         committed = _committed(admin, group, timeout_s)

@@ -51,6 +51,11 @@ class Feed:
         """Begin to play."""
         self._thread.start()
 
+    @property
+    def running(self) -> bool:
+        """False once all is played, or the feed has failed."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """Stop early, or return at once when all is played. Raises what made the feed fail."""
         self._stopping.set()

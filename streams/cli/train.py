@@ -1,0 +1,102 @@
+"""`freshet train reasoner`: from a log of events and a catalogue to a checkpoint the worker loads.
+
+Owns the command's options, its progress bar and what it prints. The training itself stands in `models`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from freshet.settings import Settings
+from models import checkpoint
+from models.reasoner_training import Progress as TrainingProgress
+from models.reasoner_training import TrainingConfig, TrainingError
+from streams.files import FileError, read_events, read_items
+from streams.training import train_on
+
+DEFAULTS = TrainingConfig()
+
+
+@click.group()
+def train() -> None:
+    """Train the models Freshet runs."""
+
+
+@train.command()
+@click.option("--events", required=True, type=click.Path(path_type=Path), help="Parquet or JSON lines: the log.")
+@click.option("--items", required=True, type=click.Path(path_type=Path), help="Parquet or JSON lines: the catalogue.")
+@click.option("--out", type=click.Path(path_type=Path), help="Checkpoint folder; default: where the worker looks.")
+@click.option("--steps", default=DEFAULTS.steps, show_default=True, type=click.IntRange(1), help="Training steps.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Stop after this long, if earlier.")
+@click.option("--max-items", default=DEFAULTS.max_items, show_default=True, type=click.IntRange(2))
+@click.option("--include-rare", is_flag=True, help="Keep rarer items in the checkpoint, known by their text alone.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON at the end, no progress bar.")
+def reasoner(
+    events: Path,
+    items: Path,
+    out: Path | None,
+    steps: int,
+    minutes: float | None,
+    max_items: int,
+    include_rare: bool,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Train the block-diffusion reasoner on EVENTS over ITEMS."""
+    settings = Settings.load()
+    folder = out or (Path(settings.checkpoint) if settings.checkpoint else settings.home / "reasoner")
+    config = TrainingConfig(steps=steps, minutes=minutes, max_items=max_items, include_rare=include_rare, seed=seed)
+    began = time.monotonic()
+    with _bar(quiet=as_json) as bar:
+        try:
+            _train(events, items, settings, config, folder, bar)
+        except (FileError, TrainingError, FileNotFoundError) as error:
+            raise click.ClickException(str(error)) from error
+    metrics = checkpoint.load(folder).metrics
+    _show({"checkpoint": str(folder), "seconds": round(time.monotonic() - began, 1), **metrics}, as_json)
+
+
+def _train(events: Path, items: Path, settings: Settings, config: TrainingConfig, folder: Path, bar: Progress) -> None:
+    encoding = bar.add_task("encoding item texts", total=None)
+    training = bar.add_task("training the reasoner", total=1.0, visible=False)
+
+    def told(progress: TrainingProgress) -> None:
+        text = f"training the reasoner, step {progress.step}, loss {progress.loss:.2f}"
+        bar.update(training, completed=progress.share, description=text, visible=True)
+
+    train_on(
+        read_events(events),
+        read_items(items, default_time=0),
+        settings,
+        config,
+        folder,
+        encoded=lambda done, total: bar.update(encoding, completed=done, total=total),
+        trained=told,
+    )
+
+
+def _bar(*, quiet: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), disable=quiet)
+
+
+def _show(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    click.echo(f"checkpoint  {answer['checkpoint']}")
+    click.echo(f"trained     {answer['steps']} steps, {answer['train_events']} events, {answer['items']} items")
+    for name, key in (("next new item", ""), ("next item", "all_")):
+        click.echo(
+            f"{name:<16}HR@10 {answer[key + 'hr10']:.4f}  (popularity {answer[key + 'popularity_hr10']:.4f})   "
+            f"NDCG@10 {answer[key + 'ndcg10']:.4f}  (popularity {answer[key + 'popularity_ndcg10']:.4f})"
+        )
+    click.echo("next: `freshet worker` loads it; users are then refreshed by diffusion")
