@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from freshet.settings import Settings
@@ -63,10 +63,13 @@ def read_all(kafka: str, topic: str) -> list[SourceRecord]:
 
 def committed(kafka: str, group: str, topic: str, partition: int = 0) -> int | None:
     """The offset a group has committed; None where it has none."""
-    admin = AdminClient({"bootstrap.servers": kafka})
-    asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, partition)])
-    answer = admin.list_consumer_group_offsets([asked])[group].result(timeout=10)
-    offset: int = answer.topic_partitions[0].offset
+    # Not AdminClient.list_consumer_group_offsets: librdkafka 2.16 crashes in it while the coordinator is loading.
+    # A consumer that never subscribes does not join the group.
+    consumer = Consumer({"bootstrap.servers": kafka, "group.id": group})
+    try:
+        offset: int = consumer.committed([TopicPartition(topic, partition)], timeout=10)[0].offset
+    finally:
+        consumer.close()
     return None if offset < 0 else offset
 
 
