@@ -50,6 +50,7 @@ class FakeProducer:
     ) -> Future[Delivery]:
         """See `streams.producer.Producer.send`."""
         future: Future[Delivery] = Future()
+        future.set_running_or_notify_cancel()
         failure = self.failures.popleft() if self.failures else None
         if failure is not None:
             future.set_exception(failure)

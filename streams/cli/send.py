@@ -90,7 +90,9 @@ def _ready() -> Settings:
 
 
 def _codec(settings: Settings) -> Codec:
-    return Codec(RegistryClient(settings.registry)) if settings.registry else Codec()
+    if not settings.registry:
+        return Codec()
+    return Codec(RegistryClient(settings.registry, auto_register=settings.registry_auto_register))
 
 
 def _send(

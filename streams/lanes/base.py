@@ -86,7 +86,8 @@ class Context:
             return Codec()
         from schemas.registry import RegistryClient
 
-        return Codec(RegistryClient(self.settings.registry))
+        registry = RegistryClient(self.settings.registry, auto_register=self.settings.registry_auto_register)
+        return Codec(registry)
 
     @cached_property
     def producer(self) -> Producer:
@@ -135,11 +136,13 @@ class Context:
 
     @cached_property
     def llm(self) -> LanguageModel:
-        """The OpenAI-compatible endpoint."""
-        from models.llm import OpenAIClient
+        """The language model at the endpoint; raises `SettingError` for an unknown back end."""
+        from models.llm import BACKENDS, Endpoint, connect
 
         s = self.settings
-        return OpenAIClient(s.llm, s.llm_model, timeout_s=s.llm_timeout_s, max_connections=2 * s.llm_concurrency)
+        if s.llm_backend not in BACKENDS:
+            raise SettingError("llm_backend", s.llm_backend, f"one of {', '.join(BACKENDS)}")
+        return connect(s.llm_backend, Endpoint(s.llm, s.llm_model, s.llm_timeout_s, 2 * s.llm_concurrency))
 
     @cached_property
     def distiller(self) -> Distiller:

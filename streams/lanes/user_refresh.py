@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
+from redis import RedisError
+
 from freshet.due import Claim, DueUsers
 from freshet.histories import History, HistoryStore
 from freshet.reader import FeatureReader
@@ -97,7 +99,8 @@ class UserRefreshLane:
             try:
                 await self._refresh(claims, deadline=claimed_at + settings.lease_s)
             except asyncio.CancelledError:
-                self._due.release(claims)
+                with suppress(RedisError):  # their lease ends anyhow
+                    self._due.release(claims)
                 raise
         return len(claims)
 
