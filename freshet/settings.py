@@ -61,6 +61,7 @@ class Settings:
     kafka: str = _setting("", "Kafka bootstrap servers, host:port[,host:port]; empty: the stack of `freshet up`")
     redis: str = _setting("", "Redis or Valkey URL, redis://host:port/db; empty: the stack of `freshet up`", url=True)
     llm: str = _setting("", "Base URL of an OpenAI-compatible endpoint; empty: the stack of `freshet up`", url=True)
+    llm_backend: str = _setting("openai", "How the endpoint is spoken to; see `models/llm.py`")
     llm_model: str = _setting("", "Model name at the endpoint; empty: the first one it serves")
     llm_concurrency: int = _setting(8, "LLM calls under way at once, per worker", least=1, most=1024)
     llm_timeout_s: float = _setting(120.0, "Seconds before one LLM call counts as failed", least=1)
@@ -76,6 +77,7 @@ class Settings:
         "~/.cache/freshet", "Folder for weights, Kafka jars, checkpoints and the embedded stack"
     )
     encoder: str = _setting("", "Folder of the text encoder; empty: the one of `freshet models prepare`")
+    reasoner: str = _setting("block-diffusion", "Who infers (`models/reasoner.py`); `cooccurrence` needs no checkpoint")
     checkpoint: str = _setting("", "Reasoner checkpoint folder; empty: home/reasoner; absent: co-occurrence fallback")
     history_length: int = _setting(200, "Newest events kept per user", least=1, most=10_000)
     max_future_s: float = _setting(300.0, "An event further in the future than this is a dead letter", least=0)

@@ -210,3 +210,8 @@ def _openai(endpoint: Endpoint) -> LanguageModel:
 
 BACKENDS: dict[str, Callable[[Endpoint], LanguageModel]] = {"openai": _openai}
 """LLM back ends by the name `FRESHET_LLM_BACKEND` takes; a new one is one file and one line here."""
+
+
+def connect(backend: str, endpoint: Endpoint) -> LanguageModel:
+    """The model behind `endpoint`; raises `KeyError` for a back end that is not in the table."""
+    return BACKENDS[backend](endpoint)

@@ -5,12 +5,16 @@ Owns the interface and its value types. Must not import torch: the fallback runs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from models.catalogue import Catalogue
 from schemas.records import InferredBehavior, UserTier
+
+if TYPE_CHECKING:
+    from models.checkpoint import Checkpoint
 
 
 class UserHistory(Protocol):
@@ -74,3 +78,19 @@ class LearnsOnline(Protocol):
     def observe(self, histories: Sequence[UserHistory]) -> None:
         """Learn from events not seen before; the same history shown twice counts once."""
         ...
+
+
+FALLBACK = "cooccurrence"
+"""Learns from live histories, needs no checkpoint, and answers wherever no other reasoner can."""
+
+REASONERS: dict[str, str] = {"block-diffusion": "models.block_reasoner:BlockDiffusionReasoner"}
+"""Reasoners that a checkpoint brings, by the name `FRESHET_REASONER` takes: `module:factory` of a `Checkpoint`.
+
+A new one is one file and one line here. Imported on use: the fallback alone loads no torch.
+"""
+
+
+def make_reasoner(name: str, checkpoint: Checkpoint) -> BehaviorReasoner:
+    """The reasoner called `name` on this checkpoint; raises `KeyError` for one that is not in the table."""
+    module, _, factory = REASONERS[name].partition(":")
+    return cast("Callable[[Checkpoint], BehaviorReasoner]", getattr(import_module(module), factory))(checkpoint)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from freshet.settings import SettingError
+from models import checkpoint
 from models.aligner import LinearAligner
-from models.block_reasoner import BlockDiffusionReasoner
 from models.checkpoint import ALIGNER, CONFIG, CheckpointError
 from models.cooccurrence import CooccurrenceReasoner
-from models.reasoner import BehaviorReasoner
+from models.reasoner import FALLBACK, REASONERS, BehaviorReasoner, make_reasoner
 from processors.refresh import UserRefresher
 from streams.lanes.base import Context
 
@@ -23,6 +24,9 @@ class LiveReasoner:
     """Gives the `UserRefresher` of the newest checkpoint that fits; not for two threads at once."""
 
     def __init__(self, context: Context) -> None:
+        names = (FALLBACK, *REASONERS)
+        if context.settings.reasoner not in names:
+            raise SettingError("reasoner", context.settings.reasoner, f"one of {', '.join(names)}")
         self._context = context
         self._fallback = CooccurrenceReasoner()
         self._stamp: tuple[int, int] | None = None
@@ -30,6 +34,8 @@ class LiveReasoner:
 
     def refresher(self) -> UserRefresher:
         """Look at the checkpoint folder (one stat), load what is new, answer what to use."""
+        if self._context.settings.reasoner == FALLBACK:
+            return self._refresher
         stamp = _stamp(self._context.checkpoint_dir)
         if stamp is not None and stamp != self._stamp:
             self._stamp = stamp  # a bad checkpoint is refused once, not every second
@@ -40,8 +46,8 @@ class LiveReasoner:
         return self._refresher
 
     def _load(self, folder: Path) -> BehaviorReasoner:
-        reasoner = BlockDiffusionReasoner.load(folder)
-        dims = reasoner.checkpoint.vectors.shape[1]
+        trained = checkpoint.load(folder)
+        dims = trained.vectors.shape[1]
         if dims != self._context.settings.dims:
             raise CheckpointError(f"{folder} is for {dims} dimensions, FRESHET_DIMS is {self._context.settings.dims}")
         aligner = folder / ALIGNER
@@ -51,6 +57,7 @@ class LiveReasoner:
                 f"{folder} was trained in another vector space than version {self._context.settings.version} is "
                 "written in; start the worker anew with a new FRESHET_VERSION"
             )
+        reasoner = make_reasoner(self._context.settings.reasoner, trained)
         log.info("using a trained reasoner", extra={"reasoner": reasoner.name})
         return reasoner
 
