@@ -1,0 +1,62 @@
+"""Dead letters: the untouched record, its reason, and the limit on their run."""
+
+from __future__ import annotations
+
+import pytest
+
+from processors.validate import ContractViolation
+from schemas.codec import Codec, DecodeError
+from schemas.records import DeadLetter, Header
+from streams.dead_letters import DeadLetterProducer
+from streams.errors import Reason, TooManyDeadLetters
+from streams.metrics import Metrics
+from streams.source import SourceRecord
+from tests.fakes import NOW_MS, FakeClock
+from tests.fakes_broker import FakeBroker, FakeProducer
+
+CODEC = Codec()
+
+
+def make(run_limit: int = 3) -> tuple[FakeBroker, DeadLetterProducer]:
+    broker = FakeBroker()
+    return broker, DeadLetterProducer(FakeProducer(broker), CODEC, Metrics(), FakeClock(), run_limit=run_limit)
+
+
+def record(offset: int = 7, partition: int = 3) -> SourceRecord:
+    return SourceRecord("items", partition, offset, 123, b"\x00key", b"\xff\xfe", (("trace", b"1"), ("empty", None)))
+
+
+def test_a_dead_letter_holds_everything_there_was() -> None:
+    """Catches bytes, headers or a position lost on the way: nothing could be replayed from it."""
+    broker, letters = make()
+    error = DecodeError("unknown_schema", "00ff", "no such schema")
+    letters.send(record(), Reason.UNKNOWN_SCHEMA, "item-text/read", error=error).result(0)
+    [stored] = broker.logs["items.dlq"]
+    assert stored.key == b"\x00key"
+    got = CODEC.decode(DeadLetter, stored.value or b"")
+    assert (got.topic, got.partition, got.offset, got.timestamp) == ("items", 3, 7, 123)
+    assert (got.key, got.value) == (b"\x00key", b"\xff\xfe")
+    assert list(got.headers) == [Header("trace", b"1"), Header("empty", None)]
+    assert (got.reason, got.stage, got.attempt) == ("unknown_schema", "item-text/read", 1)
+    assert (got.exception, got.schema_id, got.failed_time) == ("DecodeError", "00ff", NOW_MS)
+
+
+def test_a_run_stops_the_worker_and_a_good_record_ends_the_run() -> None:
+    """Catches a topic poured into its dead letters; and a limit that adds up over weeks."""
+    _, letters = make(run_limit=3)
+    for offset in range(10):
+        letters.send(record(offset), Reason.BAD_FRAMING, "x/y")
+        letters.good("items", 3)
+    for offset in range(10, 13):
+        letters.send(record(offset), Reason.BAD_FRAMING, "x/y")
+    letters.send(record(0, partition=1), Reason.BAD_FRAMING, "x/y")  # another partition, another run
+    with pytest.raises(TooManyDeadLetters, match=r"items\[3\].*offset 13.*FRESHET_DEAD_LETTER_RUN"):
+        letters.send(record(13), Reason.BAD_FRAMING, "x/y")
+
+
+def test_long_messages_are_cut() -> None:
+    """Catches a dead letter that outgrows the broker's limit because a validator quotes the record."""
+    broker, letters = make()
+    letters.send(record(), Reason.EMPTY_TITLE, "x/y", error=ContractViolation("empty_title", "x" * 10**6))
+    [value] = broker.values("items.dlq")
+    assert len(value or b"") < 2_000

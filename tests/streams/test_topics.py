@@ -1,0 +1,33 @@
+"""Topic names and settings, and that the broker takes them."""
+
+from __future__ import annotations
+
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+from freshet.settings import Settings
+from streams.topics import Topics, existing
+
+
+def test_names_follow_prefix_and_version() -> None:
+    """Catches two deployments, or two versions, that write into one topic."""
+    topics = Topics(Settings.load({}, topic_prefix="shop.", version="v7"))
+    assert topics.items == "shop.items"
+    assert topics.item_features == "shop.item-features-v7"
+    assert Topics(Settings.load({}), "v8").user_features == "user-features-v8"
+    assert Topics.dead_letters(topics.items) == "shop.items.dlq"
+    names = [topic.name for topic in topics.all()]
+    assert len(set(names)) == len(names) == 10
+
+
+def test_the_broker_makes_them_as_described(kafka: str, topic_prefix: str) -> None:
+    """Catches a setting the broker ignores or refuses: knowledge that expires, dead letters too large to keep."""
+    settings = Settings.load({}, kafka=kafka, topic_prefix=topic_prefix, partitions=3)
+    topics, address = Topics(settings), {"bootstrap.servers": kafka}
+    assert len(topics.create(address)) == 10
+    assert topics.create(address) == []
+    assert existing(address, [topics.items, f"{topic_prefix}nothing"]) == {topics.items: 3}
+    admin = AdminClient(address)
+    asked = [ConfigResource(ResourceType.TOPIC, topic.name) for topic in topics.all()]
+    for topic, future in zip(topics.all(), admin.describe_configs(asked).values(), strict=True):
+        stands = future.result(timeout=10)
+        assert {name: stands[name].value for name in topic.config} == dict(topic.config)
