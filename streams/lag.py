@@ -6,50 +6,55 @@ Owns one read-only question to the cluster. Must not join a group or move an off
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka import Consumer, TopicPartition
 
 
-def consumer_lag(admin: AdminClient, groups: Mapping[str, Sequence[str]], *, timeout_s: float = 10.0) -> dict[str, int]:
-    """Records that each group has not committed yet, over all partitions of its topics.
+class GroupLag:
+    """Records that consumer groups have not committed yet; made once, asked often.
 
-    `groups` maps a consumer group to the topics it reads. A partition without a commit counts from its first offset; a
-    topic that does not exist counts as empty. Raises `KafkaException` when the cluster does not answer.
+    `kafka` are librdkafka settings, `groups` maps a group to the topics it reads. The groups are asked through
+    consumers that never subscribe: `AdminClient.list_consumer_group_offsets` of librdkafka 2.16 ends the process with a
+    segmentation fault where the group's coordinator is still loading.
     """
-    known = admin.list_topics(timeout=timeout_s).topics
-    topics = {topic for names in groups.values() for topic in names if topic in known}
-    partitions = {topic: list(known[topic].partitions) for topic in topics}
-    every = [TopicPartition(topic, p) for topic, numbers in partitions.items() for p in numbers]
-    if not every:
-        return dict.fromkeys(groups, 0)
-    ends = _offsets(admin, every, OffsetSpec.latest(), timeout_s)  # type: ignore[no-untyped-call]
-    starts = _offsets(admin, every, OffsetSpec.earliest(), timeout_s)  # type: ignore[no-untyped-call]
-    lags = {}
-    for group, names in groups.items():
-        committed = _committed(admin, group, timeout_s)
-        lags[group] = sum(
-            max(0, ends[topic, p] - max(committed.get((topic, p), 0), starts[topic, p]))
-            for topic in names
-            for p in partitions.get(topic, ())
-        )
-    return lags
 
+    def __init__(self, kafka: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> None:
+        self._groups = groups
+        self._consumers = {
+            group: Consumer({**kafka, "group.id": group, "enable.auto.commit": False}) for group in groups
+        }
 
-def _offsets(
-    admin: AdminClient, partitions: Sequence[TopicPartition], spec: OffsetSpec, timeout_s: float
-) -> dict[tuple[str, int], int]:
-    futures = admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=timeout_s)
-    return {(p.topic, p.partition): future.result(timeout_s).offset for p, future in futures.items()}
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
-def _committed(admin: AdminClient, group: str, timeout_s: float) -> dict[tuple[str, int], int]:
-    request = [ConsumerGroupTopicPartitions(group)]
-    future = admin.list_consumer_group_offsets(request, request_timeout=timeout_s)[group]
-    try:
-        answer = future.result(timeout_s)
-    except KafkaException as error:
-        if error.args[0].name() == "GROUP_ID_NOT_FOUND":
-            return {}
-        raise
-    return {(p.topic, p.partition): p.offset for p in answer.topic_partitions if p.offset >= 0}
+    def read(self, *, timeout_s: float = 10.0) -> dict[str, int]:
+        """Lag of each group over all partitions of its topics.
+
+        A partition without a commit counts from its first record; a topic that does not exist counts as empty. Raises
+        `confluent_kafka.KafkaException` where the cluster does not answer.
+        """
+        return {
+            group: self._lag(consumer, self._groups[group], timeout_s) for group, consumer in self._consumers.items()
+        }
+
+    def close(self) -> None:
+        """Release the connections."""
+        for consumer in self._consumers.values():
+            consumer.close()
+
+    @staticmethod
+    def _lag(consumer: Consumer, topics: Sequence[str], timeout_s: float) -> int:
+        known = consumer.list_topics(timeout=timeout_s).topics
+        partitions = [TopicPartition(topic, p) for topic in topics if topic in known for p in known[topic].partitions]
+        lag = 0
+        for place in consumer.committed(partitions, timeout=timeout_s) if partitions else ():
+            first, end = consumer.get_watermark_offsets(place, timeout=timeout_s)
+            lag += max(0, end - max(place.offset, first))  # an offset below zero: nothing committed yet
+        return lag

@@ -9,16 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from confluent_kafka.admin import AdminClient
-
 from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import Item, UserEvent
 from streams.demo.run import environment
-from streams.demo.watch import groups
 from streams.embedded.process import ChildProcess, log_tail
-from streams.lag import consumer_lag
-from streams.producer import KafkaProducer
+from streams.lag import GroupLag
+from streams.lanes import consumer_groups
+from streams.producer import KafkaProducer, kafka_config
 from streams.topics import Topics
 
 
@@ -33,7 +31,7 @@ class Deployment:
     def __post_init__(self) -> None:
         self.topics = Topics(self.settings)
         self.topics.create({"bootstrap.servers": self.settings.kafka})
-        self._admin = AdminClient({"bootstrap.servers": self.settings.kafka})
+        self._lag = GroupLag(kafka_config(self.settings), consumer_groups(self.settings))
 
     def worker(self, *options: str) -> ChildProcess:
         """Start a worker and wait until its lanes run."""
@@ -70,7 +68,7 @@ class Deployment:
 
     def lag(self) -> dict[str, int]:
         """Records each consumer group is behind."""
-        return consumer_lag(self._admin, groups(self.settings))
+        return self._lag.read()
 
     def drained(self) -> bool:
         """Whether every lane has acknowledged everything."""
@@ -88,3 +86,4 @@ class Deployment:
         """End every worker."""
         for worker in self.workers:
             worker.stop()
+        self._lag.close()

@@ -17,7 +17,6 @@ from typing import Any
 
 import click
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -202,25 +201,17 @@ def _active_version(settings: Settings) -> str | None:
 
 
 def _lags(settings: Settings) -> dict[str, int]:
-    """Records behind, for each consumer group of this deployment that has committed anything."""
-    from streams.lag import consumer_lag
+    """Records behind, for each lane of this deployment that reads Kafka."""
+    from streams.lag import GroupLag
+    from streams.lanes import consumer_groups
+    from streams.producer import kafka_config
 
-    admin = AdminClient({"bootstrap.servers": resolve(settings).kafka})
+    settings = resolve(settings)
     try:
-        listed = admin.list_consumer_groups(request_timeout=5).result().valid
-        groups = {}
-        for name in sorted(group.group_id for group in listed if group.group_id.startswith(settings.topic_prefix)):
-            groups[name] = _topics_of(admin, name)
-        return consumer_lag(admin, groups, timeout_s=5) if groups else {}
+        with GroupLag(kafka_config(settings), consumer_groups(settings)) as lag:
+            return lag.read(timeout_s=5)
     except KafkaException:
         return {}
-
-
-def _topics_of(admin: AdminClient, group: str) -> list[str]:
-    from confluent_kafka import ConsumerGroupTopicPartitions
-
-    future = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)], request_timeout=5)[group]
-    return sorted({partition.topic for partition in future.result().topic_partitions})
 
 
 def _show_status(answer: dict[str, Any]) -> None:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import time
 import urllib.request
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -21,8 +19,9 @@ from freshet.settings import Settings
 from streams.demo.data import DemoData
 from streams.demo.feed import Feed
 from streams.demo.view import Freshness, Snapshot
-from streams.lag import consumer_lag
-from streams.topics import Topics
+from streams.lag import GroupLag
+from streams.lanes import consumer_groups
+from streams.producer import kafka_config
 
 FRESHNESS = "freshet_publish_freshness_seconds"
 DEAD_LETTERS = "freshet_dead_letters_total"
@@ -83,9 +82,8 @@ class Watch:
     def __init__(self, data: DemoData, settings: Settings, metrics_url: str) -> None:
         self._data = data
         self._reader = FeatureReader(settings.redis, settings.key_prefix, dims=settings.dims, timeout_s=30.0)
-        self._admin = AdminClient({"bootstrap.servers": settings.kafka})
+        self._lag = GroupLag(kafka_config(settings), consumer_groups(settings))
         self._metrics_url = metrics_url
-        self._groups = groups(settings)
         self._new_ids = [item.item_id for item in data.new]
         self.user_ids: list[str] = sorted(set(data.stream["user_id"].to_pylist()))
         count = len(self._new_ids)
@@ -116,7 +114,7 @@ class Watch:
     def lag(self) -> dict[str, int]:
         """Records each lane is behind; empty while the broker does not answer."""
         try:
-            lags = consumer_lag(self._admin, self._groups, timeout_s=5.0)
+            lags = self._lag.read(timeout_s=5.0)
         except KafkaException:
             return {}
         return {group.rpartition("freshet-")[2]: records for group, records in lags.items()}
@@ -149,6 +147,7 @@ class Watch:
     def close(self) -> None:
         """Release connections."""
         self._reader.close()
+        self._lag.close()
 
     def _scrape(self) -> tuple[dict[str, Histogram], float]:
         """Freshness by lane, and dead letters, from the worker's metrics; nothing while it does not answer."""
@@ -167,14 +166,3 @@ class Watch:
                 elif sample.name == DEAD_LETTERS:
                     dead_letters += sample.value
         return histograms, dead_letters
-
-
-def groups(settings: Settings) -> Mapping[str, list[str]]:
-    """Consumer group of each lane that reads Kafka, with its topics."""
-    topics, prefix = Topics(settings), f"{settings.topic_prefix}freshet-"
-    return {
-        f"{prefix}item-text": [topics.items],
-        f"{prefix}item-distill": [topics.items],
-        f"{prefix}user-events": [topics.user_events],
-        f"{prefix}sink": [topics.item_knowledge, topics.item_features, topics.user_features],
-    }

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import cast
 
+from freshet.settings import Settings
 from streams.lanes.base import Context, Lane
+from streams.topics import Topics
 
 LANES: dict[str, str] = {
     "item-text": "streams.lanes.item_text:ItemTextLane",
@@ -40,3 +42,15 @@ def build_lane(name: str, context: Context) -> Lane:
         raise UnknownLane(name)
     module, _, factory = LANES[name].partition(":")
     return cast(Callable[[Context], Lane], getattr(import_module(module), factory))(context)
+
+
+def consumer_groups(settings: Settings) -> dict[str, list[str]]:
+    """The consumer group of each lane that reads Kafka, with the topics it reads."""
+    topics, prefix = Topics(settings), f"{settings.topic_prefix}freshet-"
+    read = {
+        "item-text": [topics.items],
+        "item-distill": [topics.items],
+        "user-events": [topics.user_events],
+        "sink": [topics.item_knowledge, topics.item_features, topics.user_features],
+    }
+    return {f"{prefix}{lane}": names for lane, names in read.items()}
