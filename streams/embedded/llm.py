@@ -12,7 +12,6 @@ import urllib.request
 from pathlib import Path
 
 from models.vllm_server import vllm_command
-
 from streams.embedded.process import HOST, ChildProcess, free_port
 
 # Cold: the imports alone read 1.5 GB from disk; two busy cores make it minutes.
