@@ -129,6 +129,7 @@ class KafkaProducer:
         self._producer.flush(1.0)
         self._closing.set()
         self._thread.join(timeout=5.0)
+        self._producer.close()  # else its connections live on, and complain, until the last reference goes
 
     def _serve(self) -> None:
         while not self._closing.is_set():

@@ -21,6 +21,8 @@ from streams.embedded.process import ServiceError
 from streams.files import FileError
 
 DEFAULTS = DemoConfig()
+WIDTH = 120
+"""In a file, where nobody's window says how wide a line may be."""
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -56,6 +58,8 @@ def demo(
         raise click.UsageError("--items and --events go together")
     config = DemoConfig(items=items, events=events, rate=rate, seconds=seconds, knowledge=knowledge, retrain=retrain)
     console = Console(stderr=as_json)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)
     signal.signal(signal.SIGTERM, _interrupt)  # so that `kill` cleans up as Ctrl-C does
     try:
         counts = run(config, Settings.load(), console)

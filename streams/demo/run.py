@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.live import Live
 
 from freshet import FeatureReader, ItemTier, UserTier
+from freshet.due import DueUsers
 from freshet.histories import HistoryStore
 from freshet.settings import Settings
 from models import checkpoint
@@ -61,6 +62,7 @@ class DemoConfig:
     seconds: float = 75.0
     drain_s: float = 120.0
     knowledge: int = 30
+    refresh_interval_s: float = 20.0
     train_minutes: float = 1.0
     max_items: int = 10_000
     retrain: bool = False
@@ -85,7 +87,10 @@ def run(config: DemoConfig, settings: Settings, console: Console) -> Counts:
             prepare_encoder(settings.home, step.report)
             prepare(settings, report=step.report)
         with steps.step("Starting Kafka and Valkey") as step:
-            services = stack.enter_context(Stack(replace(settings, topic_prefix="demo.", key_prefix="demo")))
+            played = replace(
+                settings, topic_prefix="demo.", key_prefix="demo", refresh_interval_s=config.refresh_interval_s
+            )
+            services = stack.enter_context(Stack(played))
             settings = services.settings
             Topics(settings).create({"bootstrap.servers": settings.kafka})
             step.say(f"Kafka at {settings.kafka}, Redis at {settings.redis}; the language model is loading meanwhile")
@@ -192,6 +197,12 @@ def _warm_up(steps: Steps, settings: Settings, data: DemoData, trained: Checkpoi
             deployed.check()
             step.report("reading them", max(0, history.num_rows - pending), history.num_rows)
             time.sleep(0.2)
+        with redis.Redis.from_url(settings.redis) as client:
+            due = DueUsers(client, settings.key_prefix)
+            while pending := due.size():
+                deployed.check()
+                step.report("inferring for the users they make due", max(0, data.users - pending), data.users)
+                time.sleep(0.2)
         step.say(f"{len(trained.item_ids):,} items, {events.confirmed:,} events")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,12 +135,14 @@ class Summary:
         recent = [self._name(item_id) for item_id in reversed(history.item_ids[-HISTORY_SHOWN:])]
         inferred = [f"{b.confidence:.3f}  {self._name(b.item_id)}" for b in read.user.behaviors[:BEHAVIORS_SHOWN]]
         new = set(fresh)
-        best = [
-            f"{scores[row]:.2f}  {self._name(candidates[row])}{' (new)' if candidates[row] in new else ''}"
-            for row in np.argsort(-scores)[:TOP]
-        ]
-        for number in range(max(len(recent), len(inferred), len(best))):
-            table.add_row(*(column[number] if number < len(column) else "" for column in (recent, inferred, best)))
+        best: dict[str, str] = {}  # a shop has many products of one name: the best of each says enough
+        for row in np.argsort(-scores):
+            name = self._name(candidates[row]) + (" (new)" if candidates[row] in new else "")
+            best.setdefault(name, f"{scores[row]:.2f}  {name}")
+            if len(best) == TOP:
+                break
+        for row_of in zip_longest(recent, inferred, best.values(), fillvalue=""):
+            table.add_row(*row_of)
         title = f"user {user_id}, features {read.user.age_seconds:.0f} s old, version {read.version}"
         return Panel(table, title=title, title_align="left")
 

@@ -51,8 +51,8 @@ def render(now: Snapshot) -> RenderableType:
         f"{now.events_sent:,} of {now.events_total:,} events",
     )
     columns = Table.grid(expand=True, padding=(0, 2))
-    for _ in range(3):
-        columns.add_column(ratio=1)
+    for ratio in (6, 8, 5):
+        columns.add_column(ratio=ratio)
     columns.add_row(_counts(now), _freshness(now), _lag(now))
     return Panel(
         Group(head, Text(), columns),
