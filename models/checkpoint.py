@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import numpy as numpy_tensors
 from safetensors import torch as torch_tensors
 
@@ -39,7 +40,7 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """`item_ids` and `vectors` (N, dims): the network's `config.items` id rows first, cold items after them.
 
-    `settings` is how it was trained, `metrics` what validation said, `order` how a history is read.
+    `settings` is how it was trained, `metrics` what validation said.
     """
 
     network: BlockDiffusionNetwork
@@ -93,8 +94,9 @@ def load(folder: Path) -> Checkpoint:
     if config.get("format") != FORMAT:
         raise CheckpointError(f"{folder} has checkpoint format {config.get('format')}, wanted {FORMAT}")
     try:
-        network = BlockDiffusionNetwork(NetworkConfig(**config["network"]))
-        network.load_state_dict(torch_tensors.load_file(folder / WEIGHTS))
+        with torch.device("meta"):  # no random start: it would cost time and move the global generator
+            network = BlockDiffusionNetwork(NetworkConfig(**config["network"]))
+        network.load_state_dict(torch_tensors.load_file(folder / WEIGHTS), assign=True)
         vectors = numpy_tensors.load_file(folder / CATALOGUE)["vectors"]
         item_ids = tuple(json.loads((folder / ITEM_IDS).read_text()))
         metrics = json.loads((folder / METRICS).read_text())

@@ -252,8 +252,9 @@ def sampled_cross_entropy(
 ) -> Tensor:
     """Cross-entropy (P,) over the batch's own targets and `negatives` uniform items, corrected for their sampling.
 
-    The logits lose log q, q being an item's chance to be among the candidates; with at least as many negatives as
-    items this is the full softmax. At 10 thousand items it makes a step five times cheaper.
+    The logits lose log q, q being an item's chance to be among the candidates: the loss differs from the full one,
+    the scores that minimise it do not. With at least as many negatives as items this is the full softmax. At 10
+    thousand items it makes a step three times cheaper.
     """
     items = len(embeddings)
     if negatives >= items:
@@ -261,7 +262,7 @@ def sampled_cross_entropy(
     candidates = torch.unique(torch.cat([targets, torch.randint(items, (negatives,))]))
     place = torch.zeros(items, dtype=torch.long)
     place[candidates] = torch.arange(len(candidates))
-    missed = math.log1p(-negatives / items) + len(targets) * torch.log1p(-unigram[candidates].clamp(max=0.99))
+    missed = negatives * math.log1p(-1 / items) + len(targets) * torch.log1p(-unigram[candidates].clamp(max=0.99))
     chance = -torch.expm1(missed)
     logits = functional.linear(states, embeddings[candidates], bias[candidates] - chance.log())
     return functional.cross_entropy(logits, place[targets], reduction="none")

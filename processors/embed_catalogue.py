@@ -1,0 +1,46 @@
+"""The vectors a reasoner is trained on: a catalogue's texts, encoded, and the aligner fitted to them.
+
+Owns the order encode, fit, align, and that each distinct text is encoded once. Reads and stores nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from models.aligner import LinearAligner
+from models.catalogue import Catalogue
+from models.encoder import TextEncoder
+from processors.knowledge_text import item_text
+from schemas.records import Item
+
+TEXTS_AT_ONCE = 512
+
+
+def embed_catalogue(
+    items: Sequence[Item],
+    encoder: TextEncoder,
+    dims: int,
+    *,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Catalogue, LinearAligner]:
+    """A catalogue of `items` in a fresh aligned space of `dims`, and that space's aligner.
+
+    The aligner is fitted to distinct texts: many products share one, and their number says nothing about meaning.
+    `report` hears of encoded and of all distinct texts.
+    """
+    if not items:
+        raise ValueError("a catalogue needs at least one item")
+    texts = [item_text(item) for item in items]
+    distinct = sorted(set(texts), key=lambda text: (len(text), text))  # like lengths together: less padding
+    encoded = []
+    for begin in range(0, len(distinct), TEXTS_AT_ONCE):
+        report(begin, len(distinct))
+        encoded.append(encoder.encode(distinct[begin : begin + TEXTS_AT_ONCE]))
+    report(len(distinct), len(distinct))
+    vectors = np.concatenate(encoded)
+    aligner = LinearAligner.fit_pca(vectors, dims)
+    aligned = aligner.align(vectors)
+    place = {text: row for row, text in enumerate(distinct)}
+    return Catalogue([item.item_id for item in items], aligned[[place[text] for text in texts]]), aligner

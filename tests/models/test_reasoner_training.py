@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from models import checkpoint
+from models.block_reasoner import BlockDiffusionReasoner
+from models.catalogue import Catalogue
+from models.reasoner_training import Progress, TrainingConfig, TrainingError, sampled_cross_entropy, train_reasoner
+from models.sequences import EventColumns
+from tests.models.reasoner_tools import DIMS, Told, names, told, unit_vectors
+
+ITEMS = 60
+TINY = TrainingConfig(
+    steps=8, width=16, window=8, block=4, batch=16, negatives=20, validation_share=0.1, dropout=0.0, max_items=100
+)
+
+
+def walks(users: int = 150, length: int = 10) -> EventColumns:
+    """Everyone walks the items in order from a random start: the next item is certain."""
+    rng = np.random.default_rng(0)
+    events = [
+        (f"u{user}", f"i{(start + place) % ITEMS}", 1_000_000 * place + user)
+        for user, start in enumerate(rng.integers(ITEMS, size=users))
+        for place in range(length)
+    ]
+    users_, items, times = zip(*events, strict=True)
+    return EventColumns(users_, items, np.array(times))
+
+
+def catalogue(extra: int = 0) -> Catalogue:
+    return Catalogue(names(ITEMS + extra), unit_vectors(ITEMS + extra))
+
+
+def trained(out: Path, config: TrainingConfig = TINY, **options: object) -> checkpoint.Checkpoint:
+    return checkpoint.load(train_reasoner(walks(), catalogue(), config, out, **options))  # type: ignore[arg-type]
+
+
+def test_it_learns_what_can_be_learned(tmp_path: Path):
+    config = replace(TINY, steps=150, learning_rate=0.02)
+    made = trained(tmp_path / "c", config)
+    assert made.metrics["hr10"] > 0.9
+    assert made.metrics["popularity_hr10"] < 0.5
+    [inference] = BlockDiffusionReasoner(made).infer(
+        [told("u", "i10", "i11", "i12", "i13")], catalogue(), slots=4, steps=2
+    )
+    # Not only the next item, which a next-item model has, but what comes after it.
+    assert {"i14", "i15"} <= {behavior.item_id for behavior in inference.behaviors}
+
+
+def test_the_same_seed_gives_the_same_checkpoint(tmp_path: Path):
+    one, same = trained(tmp_path / "a"), trained(tmp_path / "b")
+    other = trained(tmp_path / "c", replace(TINY, seed=1))
+    assert one.revision == same.revision != other.revision
+    assert {k: v for k, v in one.metrics.items() if k != "train_seconds"} == {
+        k: v for k, v in same.metrics.items() if k != "train_seconds"
+    }
+
+
+def test_training_leaves_the_global_generator_alone(tmp_path: Path):
+    before = torch.random.get_rng_state()
+    trained(tmp_path / "a")
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_the_folder_holds_what_a_worker_needs(tmp_path: Path):
+    trained(tmp_path / "c", also=lambda folder: (folder / checkpoint.ALIGNER).write_bytes(b"map") and None)
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {
+        "aligner.safetensors",
+        "catalogue.safetensors",
+        "config.json",
+        "item_ids.json",
+        "metrics.json",
+        "reasoner.safetensors",
+    }
+
+
+def test_the_item_cap_keeps_the_most_frequent_and_rare_ones_only_when_asked(tmp_path: Path):
+    capped = trained(tmp_path / "a", replace(TINY, max_items=30))
+    assert len(capped.item_ids) == capped.network.config.items == 30
+    config = replace(TINY, max_items=30, include_rare=True)
+    whole = checkpoint.load(train_reasoner(walks(), catalogue(extra=5), config, tmp_path / "b"))
+    assert sorted(whole.item_ids) == sorted(names(ITEMS + 5))
+    assert whole.item_ids[:30] == capped.item_ids
+    np.testing.assert_array_equal(whole.vectors, catalogue(extra=5).get(whole.item_ids)[0])
+
+
+def test_progress_rises_to_one_and_steps_are_counted(tmp_path: Path):
+    heard: list[Progress] = []
+    made = trained(tmp_path / "c", progress=heard.append)
+    assert [each.step for each in heard] == [*range(1, 9), 8]
+    assert sorted(each.share for each in heard) == [each.share for each in heard]
+    assert heard[-1].share == 1.0
+    assert made.metrics["steps"] == 8
+
+
+def test_the_time_cap_ends_training(tmp_path: Path):
+    assert trained(tmp_path / "c", replace(TINY, steps=10**9, minutes=0.01)).metrics["steps"] < 10**6
+
+
+def test_histories_do_as_well_as_columns(tmp_path: Path):
+    columns = walks()
+    by_user: dict[str, tuple[list[str], list[int]]] = {}
+    for user, item, time in zip(columns.user_ids, columns.item_ids, columns.event_times, strict=True):
+        items, times = by_user.setdefault(user, ([], []))
+        items.append(item)
+        times.append(int(time))
+    histories = [Told(user, items, times) for user, (items, times) in by_user.items()]
+    made = checkpoint.load(train_reasoner(histories, catalogue(), TINY, tmp_path / "a"))
+    assert made.revision == trained(tmp_path / "b").revision
+
+
+def test_nothing_to_learn_is_an_error(tmp_path: Path):
+    with pytest.raises(TrainingError, match="catalogue"):
+        train_reasoner([told("u", "x", "y")], catalogue(), TINY, tmp_path / "c")
+    with pytest.raises(TrainingError, match="two events"):
+        train_reasoner([told("u", "i1"), told("v", "i1")], catalogue(), TINY, tmp_path / "c")
+    with pytest.raises(TrainingError, match="two different items"):
+        train_reasoner([told("u", "i1", "i1")], catalogue(), replace(TINY, validation_share=0.0), tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def fitted_popularity(unigram: torch.Tensor, told: torch.Tensor, negatives: int) -> torch.Tensor:
+    """Probabilities that minimise the loss where states say nothing, so that only biases can learn."""
+    bias = torch.zeros(len(unigram), requires_grad=True)
+    optimizer = torch.optim.Adam([bias], lr=0.1)
+    states, embeddings = torch.zeros(512, 1), torch.zeros(len(unigram), 1)
+    for step in range(300):
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 300)
+        optimizer.zero_grad()
+        targets = torch.multinomial(unigram, 512, replacement=True)
+        sampled_cross_entropy(states, targets, embeddings, bias, told, negatives).mean().backward()
+        optimizer.step()
+    return bias.detach().softmax(0)
+
+
+def test_the_sampled_loss_has_the_minimum_of_the_full_one():
+    """Without the correction frequent items, candidates in every batch, would be pushed down."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unigram = (torch.arange(200) + 5.0) ** -1
+        unigram /= unigram.sum()
+
+        def error(probabilities: torch.Tensor) -> float:
+            return float((unigram * (probabilities / unigram).log().abs()).sum())
+
+        full = error(fitted_popularity(unigram, unigram, 200))
+        sampled = error(fitted_popularity(unigram, unigram, 30))
+        uncorrected = error(fitted_popularity(unigram, torch.full_like(unigram, 0.9), 30))
+    assert full < 0.1
+    assert sampled < 0.15
+    assert uncorrected > 2 * sampled
+
+
+def test_enough_negatives_make_the_full_softmax():
+    states, embeddings, bias = torch.randn(6, DIMS), torch.randn(40, DIMS), torch.randn(40)
+    targets = torch.arange(6)
+    loss = sampled_cross_entropy(states, targets, embeddings, bias, torch.ones(40) / 40, 40)
+    torch.testing.assert_close(loss.mean(), functional.cross_entropy(states @ embeddings.T + bias, targets))
