@@ -46,6 +46,13 @@ class Metrics:
             buckets=_SECONDS,
             registry=r,
         )
+        self.feature_freshness = Histogram(
+            "freshet_feature_freshness_seconds",
+            "From the event time of a feature to the confirmed write that lets rankers read it, by kind and tier.",
+            ["kind", "tier"],
+            buckets=_SECONDS,
+            registry=r,
+        )
         self.batch_records = Histogram(
             "freshet_batch_records", "Records processed together.", ["lane"], buckets=_RECORDS, registry=r
         )

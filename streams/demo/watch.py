@@ -23,9 +23,15 @@ from streams.lag import GroupLag
 from streams.lanes import consumer_groups
 from streams.producer import kafka_config
 
-FRESHNESS = "freshet_publish_freshness_seconds"
+FRESHNESS = "freshet_feature_freshness_seconds"
 DEAD_LETTERS = "freshet_dead_letters_total"
-SHOWN_FRESHNESS = {"item-text": "item, text tier", "item-distill": "item, knowledge tier", "user-refresh": "user"}
+SHOWN_FRESHNESS = {
+    ("item", str(int(ItemTier.TEXT))): "item, text",
+    ("item", str(int(ItemTier.KNOWLEDGE))): "item, knowledge",
+    ("user", str(int(UserTier.DIFFUSION))): "user, diffusion",
+}
+Series = tuple[str, str]
+"""Kind and tier of a feature."""
 
 
 @dataclass(slots=True)
@@ -93,7 +99,7 @@ class Watch:
             text_vectors=np.zeros((count, settings.dims), np.float32),
             had_text=np.zeros(count, np.bool_),
         )
-        self._before: dict[str, Histogram] = {}
+        self._before: dict[Series, Histogram] = {}
         self._began = time.monotonic()
 
     def begin(self) -> None:
@@ -124,8 +130,8 @@ class Watch:
         seen = self.look()
         histograms, dead_letters = self._scrape()
         freshness = {}
-        for lane, name in SHOWN_FRESHNESS.items():
-            added = histograms.get(lane, Histogram()).since(self._before.get(lane, Histogram()))
+        for series, name in SHOWN_FRESHNESS.items():
+            added = histograms.get(series, Histogram()).since(self._before.get(series, Histogram()))
             p50, p99 = added.quantile(0.5), added.quantile(0.99)
             if p50 is not None and p99 is not None:
                 freshness[name] = Freshness(p50, p99)
@@ -149,20 +155,20 @@ class Watch:
         self._reader.close()
         self._lag.close()
 
-    def _scrape(self) -> tuple[dict[str, Histogram], float]:
-        """Freshness by lane, and dead letters, from the worker's metrics; nothing while it does not answer."""
+    def _scrape(self) -> tuple[dict[Series, Histogram], float]:
+        """Freshness by kind and tier, and dead letters, from the worker's metrics; nothing while it does not answer."""
         try:
             with urllib.request.urlopen(self._metrics_url, timeout=2.0) as answer:
                 text = answer.read().decode()
         except OSError:
             return dict(self._before), 0.0
-        histograms: dict[str, Histogram] = {}
+        histograms: dict[Series, Histogram] = {}
         dead_letters = 0.0
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if sample.name == f"{FRESHNESS}_bucket":
-                    lane = histograms.setdefault(sample.labels["lane"], Histogram())
-                    lane.counts[float(sample.labels["le"])] = sample.value
+                    series = (sample.labels["kind"], sample.labels["tier"])
+                    histograms.setdefault(series, Histogram()).counts[float(sample.labels["le"])] = sample.value
                 elif sample.name == DEAD_LETTERS:
                     dead_letters += sample.value
         return histograms, dead_letters

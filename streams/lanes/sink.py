@@ -119,16 +119,19 @@ class SinkHandler:
                 rejected.append(Rejected(rows[error.index], Reason.BAD_PAYLOAD, f"{NAME}/write", error))
                 del records[rows[error.index]]
             else:
-                self._observe(records.values(), results)
+                self._observe(kind.name, records.values(), results)
                 return results
         return []
 
-    def _observe(self, records: Any, results: Sequence[WriteResult]) -> None:
+    def _observe(self, kind: str, records: Any, results: Sequence[WriteResult]) -> None:
         """Age at the moment a ranker can read it, of what it can read now."""
-        freshness, now_ms = self._context.metrics.freshness.labels(lane=NAME), self._context.clock()
+        metrics, now_ms = self._context.metrics, self._context.clock()
         for record, result in zip(records, results, strict=True):
             if result is WriteResult.WRITTEN:
-                freshness.observe(max(0.0, (now_ms - record.event_time) / 1_000))
+                freshness_s = max(0.0, (now_ms - record.event_time) / 1_000)
+                metrics.freshness.labels(lane=NAME).observe(freshness_s)
+                if (tier := getattr(record, "tier", None)) is not None:
+                    metrics.feature_freshness.labels(kind=kind, tier=str(tier)).observe(freshness_s)
 
     def _count(self, kind: Kind[Any], results: Sequence[WriteResult], outcome: str) -> None:
         metrics = self._context.metrics
