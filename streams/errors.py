@@ -8,6 +8,7 @@ over the exception's bases, and a test resolves every name.
 from __future__ import annotations
 
 from enum import Enum, StrEnum
+from typing import Any
 
 
 class Family(Enum):
@@ -134,12 +135,20 @@ def _kafka_family(error: BaseException) -> Family:
     cause = error.args[0] if error.args else None
     if cause is None or cause.fatal():
         return Family.FATAL
-    return Family.TRANSIENT if cause.retriable() or cause.code() in _RETRIED_KAFKA_CODES else Family.FATAL
+    return Family.TRANSIENT if kafka_retriable(cause) else Family.FATAL
 
 
-# librdkafka's own codes for "the broker is away" (negative, below -100) are not flagged retriable.
+def kafka_retriable(error: Any) -> bool:
+    """Whether a `confluent_kafka.KafkaError` passes by itself.
+
+    librdkafka flags so only what its transactional producer gets; elsewhere the code decides.
+    """
+    return bool(error.retriable()) or error.code() in _RETRIED_KAFKA_CODES
+
+
 _RETRIED_KAFKA_CODES = frozenset(
     {
+        # librdkafka's own: the broker is away.
         -195,  # _TRANSPORT
         -193,  # _RESOLVE
         -192,  # _MSG_TIMED_OUT
@@ -147,6 +156,24 @@ _RETRIED_KAFKA_CODES = frozenset(
         -185,  # _TIMED_OUT
         -184,  # _QUEUE_FULL
         -180,  # _WAIT_COORD
+        # The broker's, retriable by Kafka's protocol: leaders and coordinators move, and a new topic has none at first.
+        5,  # LEADER_NOT_AVAILABLE
+        6,  # NOT_LEADER_FOR_PARTITION
+        7,  # REQUEST_TIMED_OUT
+        9,  # REPLICA_NOT_AVAILABLE
+        13,  # NETWORK_EXCEPTION
+        14,  # COORDINATOR_LOAD_IN_PROGRESS
+        15,  # COORDINATOR_NOT_AVAILABLE
+        16,  # NOT_COORDINATOR
+        19,  # NOT_ENOUGH_REPLICAS
+        20,  # NOT_ENOUGH_REPLICAS_AFTER_APPEND
+        41,  # NOT_CONTROLLER
+        56,  # KAFKA_STORAGE_ERROR
+        74,  # FENCED_LEADER_EPOCH
+        75,  # UNKNOWN_LEADER_EPOCH
+        78,  # OFFSET_NOT_AVAILABLE
+        88,  # UNSTABLE_OFFSET_COMMIT
+        89,  # THROTTLING_QUOTA_EXCEEDED
     }
 )
 

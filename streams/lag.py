@@ -5,11 +5,14 @@ Owns one read-only question to the cluster. Must not join a group or move an off
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from streams.errors import kafka_retriable
 
 
 class GroupLag:
@@ -55,6 +58,19 @@ class GroupLag:
         partitions = [TopicPartition(topic, p) for topic in topics if topic in known for p in known[topic].partitions]
         lag = 0
         for place in consumer.committed(partitions, timeout=timeout_s) if partitions else ():
-            first, end = consumer.get_watermark_offsets(place, timeout=timeout_s)
+            first, end = watermarks(consumer, place, timeout_s)
             lag += max(0, end - max(place.offset, first))  # an offset below zero: nothing committed yet
         return lag
+
+
+def watermarks(consumer: Consumer, place: TopicPartition, timeout_s: float) -> tuple[int, int]:
+    """First offset and end of a partition; asks again while its leadership moves, as it does just after creation."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            first, end = consumer.get_watermark_offsets(place, timeout=timeout_s)
+            return first, end
+        except KafkaException as error:
+            if not kafka_retriable(error.args[0]) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import Producer as ConfluentProducer
 
 from freshet.settings import Settings
-from streams.errors import DeliveryFailed, RecordTooLarge
+from streams.errors import DeliveryFailed, RecordTooLarge, kafka_retriable
 from streams.topics import DEAD_LETTER_BYTES
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -143,20 +143,13 @@ def _settle(future: Future[Delivery], error: KafkaError | None, message: Any) ->
         future.set_exception(_delivery_error(error))
 
 
-# The broker or this client gave up on the record, not on the producer: sending again may work.
+# Beyond what passes by itself: this client gave up on the record, not on the producer; sending again may work.
 _RESEND = frozenset(
     {
-        KafkaError._MSG_TIMED_OUT,
-        KafkaError._TIMED_OUT,
-        KafkaError._TRANSPORT,
-        KafkaError._ALL_BROKERS_DOWN,
         KafkaError._PURGE_QUEUE,
         KafkaError._PURGE_INFLIGHT,
         KafkaError._UNKNOWN_TOPIC,
         KafkaError._UNKNOWN_PARTITION,
-        KafkaError.REQUEST_TIMED_OUT,
-        KafkaError.NOT_ENOUGH_REPLICAS,
-        KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
     }
 )
 
@@ -164,6 +157,6 @@ _RESEND = frozenset(
 def _delivery_error(error: KafkaError) -> Exception:
     if error.code() in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE):
         return RecordTooLarge(str(error))
-    if not error.fatal() and (error.retriable() or error.code() in _RESEND):
+    if not error.fatal() and (kafka_retriable(error) or error.code() in _RESEND):
         return DeliveryFailed(str(error))
     return KafkaException(error)

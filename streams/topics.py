@@ -5,6 +5,7 @@ Owns topic names and settings. Must not produce or consume.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -77,7 +78,8 @@ class Topics:
     def create(self, kafka: Mapping[str, str | int], *, timeout_s: float = 30.0) -> list[str]:
         """Make the topics that do not exist yet and return their names; existing ones stay as they are.
 
-        Raises `KafkaException` where the broker refuses or cannot be reached.
+        Returns when the broker shows them to clients, which is a moment after it has made them. Raises
+        `KafkaException` where the broker refuses or cannot be reached, `TimeoutError` where they stay hidden.
         """
         wanted = [
             NewTopic(t.name, num_partitions=t.partitions, replication_factor=self._replication, config=dict(t.config))
@@ -92,6 +94,12 @@ class Topics:
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
+        names = [topic.topic for topic in wanted]
+        deadline = time.monotonic() + timeout_s
+        while hidden := set(names) - set(existing(kafka, names)):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"made, but not shown to clients after {timeout_s:g} s: {', '.join(sorted(hidden))}")
+            time.sleep(0.05)
         return made
 
 

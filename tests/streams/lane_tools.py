@@ -11,6 +11,7 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from freshet.settings import Settings
+from streams.lag import watermarks
 from streams.producer import KafkaProducer
 from streams.source import SourceRecord
 from streams.topics import Topics
@@ -46,7 +47,7 @@ def read_all(kafka: str, topic: str) -> list[SourceRecord]:
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
         for partition in partitions:
             place = TopicPartition(topic, partition)
-            low, high = consumer.get_watermark_offsets(place, timeout=10)
+            low, high = watermarks(consumer, place, 10)
             if high == low:
                 continue
             consumer.assign([TopicPartition(topic, partition, low)])

@@ -55,7 +55,7 @@ def test_families(error: BaseException, expected: Family) -> None:
 
 
 def test_retried_kafka_codes_are_the_ones_they_say() -> None:
-    """Catches a wrong number in the table of librdkafka's codes."""
+    """Catches a wrong number in the table of codes, and a moving leader that ends a worker."""
     names = (
         "_TRANSPORT",
         "_RESOLVE",
@@ -64,6 +64,23 @@ def test_retried_kafka_codes_are_the_ones_they_say() -> None:
         "_TIMED_OUT",
         "_QUEUE_FULL",
         "_WAIT_COORD",
+        "LEADER_NOT_AVAILABLE",
+        "NOT_LEADER_FOR_PARTITION",
+        "REQUEST_TIMED_OUT",
+        "REPLICA_NOT_AVAILABLE",
+        "NETWORK_EXCEPTION",
+        "COORDINATOR_LOAD_IN_PROGRESS",
+        "COORDINATOR_NOT_AVAILABLE",
+        "NOT_COORDINATOR",
+        "NOT_ENOUGH_REPLICAS",
+        "NOT_ENOUGH_REPLICAS_AFTER_APPEND",
+        "NOT_CONTROLLER",
+        "KAFKA_STORAGE_ERROR",
+        "FENCED_LEADER_EPOCH",
+        "UNKNOWN_LEADER_EPOCH",
+        "OFFSET_NOT_AVAILABLE",
+        "UNSTABLE_OFFSET_COMMIT",
+        "THROTTLING_QUOTA_EXCEEDED",
     )
     assert frozenset(getattr(KafkaError, name) for name in names) == errors._RETRIED_KAFKA_CODES
 
