@@ -22,6 +22,7 @@ from models.catalogue import Catalogue, Rows
 from models.checkpoint import Checkpoint, load
 from models.reasoner import Inference, UserHistory
 from models.sampler import Block, Plan, denoise
+from models.sequences import first_events
 from schemas.records import InferredBehavior, UserTier
 
 SCORES_AT_ONCE = 8_000_000
@@ -50,6 +51,7 @@ class BlockDiffusionReasoner:
         self.checkpoint = checkpoint
         self._network = checkpoint.network.eval()
         self._repeats = repeats
+        self._distinct = bool(checkpoint.settings.get("distinct", True))
         self._temperature = temperature
         self._max_history = max_history
         self._clock = clock
@@ -79,7 +81,7 @@ class BlockDiffusionReasoner:
         plan = Plan(slots, steps, self._temperature)
         with self._lock:
             table = self._current_table(catalogue)
-            read = [known_rows(history, catalogue) for history in histories]
+            read = [known_rows(history, catalogue, distinct=self._distinct) for history in histories]
             # Users of like length together: less padding. Their answers do not depend on it.
             order = sorted((i for i in range(len(read)) if len(read[i])), key=lambda i: len(read[i]))
             answers = [Inference()] * len(histories)
@@ -162,12 +164,11 @@ class ItemTable:
         self.size, self._revision = changes.size, changes.revision
 
 
-def known_rows(history: UserHistory, catalogue: Catalogue) -> Rows:
-    """Distinct known rows of a history, in the order of first events, as the network was trained to read them."""
+def known_rows(history: UserHistory, catalogue: Catalogue, *, distinct: bool) -> Rows:
+    """Known rows of a history; `distinct` keeps first events only, where the network was trained to read those."""
     rows = catalogue.rows(history.item_ids)
-    _, first = np.unique(rows, return_index=True)
-    rows = rows[np.sort(first)]
-    return rows[rows >= 0]
+    rows = rows[rows >= 0]
+    return first_events(rows) if distinct else rows
 
 
 def inferences(block: Block, catalogue: Catalogue) -> list[Inference]:

@@ -31,6 +31,7 @@ from models.sequences import (
     Log,
     Question,
     code,
+    first_events,
     most_frequent,
     questions,
     sequences,
@@ -68,7 +69,7 @@ class TrainingConfig:
     block: int = 16
     batch: int = 32
     negatives: int = 512
-    learning_rate: float = 2e-3
+    learning_rate: float = 6e-3
     weight_decay: float = 0.01
     warmup: float = 0.05
     id_dropout: float = 0.3
@@ -113,7 +114,7 @@ def train_reasoner(
         network = _network(counts, catalogue.dims, config)
         fitted = _fit(network, torch.from_numpy(vectors), past, counts, config, rng, progress)
         _calibrate_cold_bias(network, torch.from_numpy(vectors), past, config, rng)
-    metrics = {**fitted, **validate(network, vectors, log, split, counts, config, rng)}
+    metrics = {**fitted, **validate(network, vectors, log, split, counts, config)}
     if config.include_rare:
         rare = np.setdiff1d(catalogue.rows(catalogue.item_ids), np.append(chosen, -1))
         chosen = np.concatenate([chosen, rare])
@@ -316,13 +317,6 @@ def network_scorer(
     return scorer
 
 
-def first_events(rows: Ints) -> Ints:
-    """Distinct rows in the order of their first events."""
-    _, first = np.unique(rows, return_index=True)
-    kept: Ints = rows[np.sort(first)]
-    return kept
-
-
 def validate(
     network: BlockDiffusionNetwork,
     vectors: NDArray[np.float32],
@@ -330,9 +324,10 @@ def validate(
     split: int,
     counts: NDArray[np.int64],
     config: TrainingConfig,
-    rng: np.random.Generator,
 ) -> dict[str, Any]:
     """HR@10 and NDCG@10 after the split, for the model and for popularity: next new item, next item of any kind."""
+    # Own draws: the questions must not depend on how long training ran.
+    rng = np.random.default_rng([config.seed, 1])
     novel, every = questions(log, split, config.validation_users, rng)
     model = network_scorer(network, torch.from_numpy(vectors), distinct=config.distinct)
     popular = ranking.popularity(counts)

@@ -105,6 +105,13 @@ def sequences(log: Log, rng: np.random.Generator, *, distinct: bool) -> Sequence
     return Sequences(items, starts, lengths)
 
 
+def first_events(rows: Ints) -> Ints:
+    """Distinct rows in the order of their first events."""
+    _, first = np.unique(rows, return_index=True)
+    kept: Ints = rows[np.sort(first)]
+    return kept
+
+
 def windows(sequences: Sequences, length: int, batch: int, rng: np.random.Generator) -> Iterator[tuple[Ints, Ints]]:
     """One epoch of random windows: rows (B, T) padded with 0, and their lengths (B,).
 
