@@ -79,6 +79,9 @@ class Settings:
     encoder: str = _setting("", "Folder of the text encoder; empty: the one of `freshet models prepare`")
     reasoner: str = _setting("block-diffusion", "Who infers (`models/reasoner.py`); `cooccurrence` needs no checkpoint")
     checkpoint: str = _setting("", "Reasoner checkpoint folder; empty: home/reasoner; absent: co-occurrence fallback")
+    torch_threads: int = _setting(
+        1, "Threads of one torch computation in a worker; raise it where cores are idle", least=1
+    )
     history_length: int = _setting(200, "Newest events kept per user", least=1, most=10_000)
     max_future_s: float = _setting(300.0, "An event further in the future than this is a dead letter", least=0)
     firehose_batch: int = _setting(10_000, "Records per batch of user-events and sink", least=1, most=1_000_000)

@@ -16,6 +16,9 @@ from tests import servers
 if TYPE_CHECKING:
     from models.encoder import MiniLmEncoder
 
+# Before torch is imported anywhere: two threads each on two busy cores make tiny trainings take minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 KEPT_SETTINGS = {"FRESHET_HOME", "FRESHET_REQUIRE_SERVERS", "FRESHET_TEST_SERVERS"}
 
 
