@@ -2,11 +2,12 @@
 FROM python:3.11.13-slim-bookworm AS build
 ARG TORCH=torch==2.13.0+cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /src
 RUN python -m venv /opt/freshet
 COPY constraints/worker.txt constraints/
 # The heavy layers first: they change with the constraints, not with the code.
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     PIP_EXTRA_INDEX_URL=${TORCH_INDEX} /opt/freshet/bin/pip install -c constraints/worker.txt "${TORCH}" transformers pyarrow
 COPY pyproject.toml README.md LICENSE ./
 COPY schemas schemas
@@ -14,7 +15,7 @@ COPY freshet freshet
 COPY models models
 COPY processors processors
 COPY streams streams
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     PIP_EXTRA_INDEX_URL=${TORCH_INDEX} /opt/freshet/bin/pip install -c constraints/worker.txt "${TORCH}" ".[worker]"
 
 FROM python:3.11.13-slim-bookworm
