@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import tempfile
 import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
@@ -17,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 
 from streams.embedded.java import KAFKA_VERSION, Report, find_java, no_report, prepare_jars
 from streams.embedded.process import HOST, ChildProcess, ServiceError, answers, free_port
+from streams.embedded.server import DataServer
 
 START_TRIES = 3
 HEAP = ("-Xmx512m", "-Xms256m", "-XX:+UseSerialGC")
@@ -67,7 +67,7 @@ def broker_answers(address: str, timeout_s: float = 2.0) -> bool:
         return False
 
 
-class KafkaServer:
+class KafkaServer(DataServer):
     """One broker. Without `folder` its data is deleted at stop; a `durable` one is shut down in order."""
 
     name = "kafka"
@@ -83,12 +83,10 @@ class KafkaServer:
         report: Report = no_report,
     ) -> None:
         self._home = home
-        self._temporary = tempfile.TemporaryDirectory(prefix="freshet-kafka-") if folder is None else None
-        self._folder = folder or Path(self._temporary.name if self._temporary else "")
+        super().__init__(folder, "freshet-kafka-")
         self._durable = folder is not None if durable is None else durable
         self._wanted_port = port
         self._report = report
-        self.child: ChildProcess | None = None
         self.port = 0
 
     @property
@@ -144,21 +142,3 @@ class KafkaServer:
         done = subprocess.run(tool, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode != 0:
             raise ServiceError(f"Kafka's folder could not be formatted:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-
-    def stop(self) -> None:
-        """End the broker, and delete its data when the folder was a temporary one. May be called twice."""
-        if self.child is not None:
-            self.child.stop()
-        if self._temporary is not None:
-            self._temporary.cleanup()
-
-    def __enter__(self) -> KafkaServer:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.stop()

