@@ -57,6 +57,10 @@ class DueUsers:
         """Users marked due and not under a lease (or due again during it)."""
         return int(self._redis.zcard(self._keys[0]))
 
+    def leased(self) -> int:
+        """Users somebody is refreshing now, or whose lease has run out and nobody has noticed yet."""
+        return int(self._redis.zcard(self._keys[1]))
+
     def _finish(self, how: str, claims: Sequence[Claim]) -> int:
         if not claims:
             return 0

@@ -58,11 +58,11 @@ class DemoConfig:
 
     items: Path | None = None
     events: Path | None = None
-    rate: float = 2_000.0
-    seconds: float = 75.0
+    rate: float = 1_200.0
+    seconds: float = 80.0
     drain_s: float = 120.0
     knowledge: int = 30
-    refresh_interval_s: float = 20.0
+    refresh_interval_s: float = 30.0
     train_minutes: float = 1.0
     max_items: int = 10_000
     retrain: bool = False
@@ -199,7 +199,7 @@ def _warm_up(steps: Steps, settings: Settings, data: DemoData, trained: Checkpoi
             time.sleep(0.2)
         with redis.Redis.from_url(settings.redis) as client:
             due = DueUsers(client, settings.key_prefix)
-            while pending := due.size():
+            while pending := due.size() + due.leased():
                 deployed.check()
                 step.report("inferring for the users they make due", max(0, data.users - pending), data.users)
                 time.sleep(0.2)

@@ -36,6 +36,7 @@ def test_a_claimed_user_is_not_claimed_again_while_leased(client):
     mark(client, "a", "b", "c")
     first, second, third = due.claim(2, 60, 0), due.claim(2, 60, 0), due.claim(2, 60, 0)
     assert (len(first), len(second), third) == (2, 1, [])
+    assert (due.size(), due.leased()) == (0, 3)
     assert sorted(names(first + second)) == ["a", "b", "c"]
 
 
