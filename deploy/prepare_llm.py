@@ -28,7 +28,7 @@ def main() -> None:
     python = ensure_vllm_env(home, say)
     weights = prepare_llm(home, say)
     if port is not None:
-        command = vllm_command(python, weights, port, host="0.0.0.0")
+        command = vllm_command(python, weights, port, host="0.0.0.0", cpus=os.sched_getaffinity(0))
         os.environ.update(command.env)
         sys.stdout.flush()
         os.execv(command.argv[0], list(command.argv))

@@ -49,7 +49,7 @@ class LlmServer:
         """Start, or start again on the same port, and wait until it serves; returns its base URL."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port(self.port)
-        command = vllm_command(self._python, self._model_dir, self.port)
+        command = vllm_command(self._python, self._model_dir, self.port, cpus=os.sched_getaffinity(0))
         self._ready_url = command.ready_url
         env = {**os.environ, **command.env}
         self.child = ChildProcess("vLLM", command.argv, log=self._folder / "vllm.log", env=env, grace_s=5.0)

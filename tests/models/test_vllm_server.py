@@ -19,3 +19,11 @@ def test_answers_hold_no_white_space_between_tokens() -> None:
     """Catches a small model that pads its JSON up to max_tokens: half of all answers were cut off."""
     argv = vllm_command(Path("p"), Path("m"), 1).argv
     assert '"disable_any_whitespace": true' in argv[argv.index("--structured-outputs-config") + 1]
+
+
+def test_a_small_machine_gives_all_its_cpus_and_a_large_one_decides_itself() -> None:
+    """Catches a server that computes on one of two cores."""
+    name = "VLLM_CPU_OMP_THREADS_BIND"
+    assert vllm_command(Path("p"), Path("m"), 1, cpus={1, 0}).env[name] == "0,1"
+    assert name not in vllm_command(Path("p"), Path("m"), 1, cpus=range(64)).env
+    assert name not in vllm_command(Path("p"), Path("m"), 1).env
