@@ -148,7 +148,9 @@ class Summary:
 
     def _name(self, item_id: str) -> str:
         item = self._titles.get(item_id)
-        return f"{item.title.lower()} · {item.category[-1].lower() if item.category else ''}" if item else item_id
+        if item is None:
+            return item_id
+        return " · ".join(part.lower() for part in (item.title, *item.category[-1:]))
 
 
 def closing(counts: Counts) -> Panel:
