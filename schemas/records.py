@@ -53,13 +53,17 @@ class UserEvent:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One piece of knowledge about an item; `quote` is verbatim item text, or None where the claim is inferred."""
+    """One piece of knowledge about an item; `quote` is verbatim item text, or None where the claim is inferred.
+
+    `normalized` is the value after the attribute catalogue's rules, None where none applies.
+    """
 
     kind: str
     name: str
     value: str
     quote: str | None = None
     inferred: bool = False
+    normalized: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,9 @@ class Provenance:
     calls: int = 0
     latency_seconds: float = 0.0
     origin: str = "fresh"
+    profile: str = ""
+    examples: Sequence[str] = ()
+    shared_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,11 @@ class ItemKnowledge:
     provenance: Provenance = field(default_factory=Provenance)
     source_partition: int = -1
     source_offset: int = -1
+    category: Sequence[str] = ()
+    absent: Sequence[str] = ()
+    flags: Sequence[str] = ()
+    content_fingerprint: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +171,7 @@ class DeadLetter:
     message: str
     schema_id: str
     failed_time: int
+    output: str = ""
 
 
 Record = Item | UserEvent | ItemKnowledge | ItemFeatures | UserFeatures | DeadLetter

@@ -35,14 +35,20 @@ def _tuples(of: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.lists(of, max_size=3).map(tuple)
 
 
-_claims = st.builds(Claim, text, text, text, st.none() | text, st.booleans())
-_provenances = st.builds(Provenance, _tuples(text), maps, text, text, longs, longs, ints, doubles, text)
+_claims = st.builds(Claim, text, text, text, st.none() | text, st.booleans(), st.none() | text)
+_provenances = st.builds(
+    Provenance, _tuples(text), maps, text, text, longs, longs, ints, doubles, text, text, _tuples(text), text
+)
 _behaviors = st.builds(InferredBehavior, text, floats)
 _headers = st.builds(Header, text, st.none() | blobs)
 
 items = st.builds(Item, text, times, text, text, text, _tuples(text), maps, st.none() | doubles)
 events = st.builds(UserEvent, text, text, text, times, text, st.none() | doubles)
-knowledge = st.builds(ItemKnowledge, text, times, times, text, text, _tuples(_claims), _provenances, ints, longs)
+knowledge = st.builds(
+    ItemKnowledge,
+    *(text, times, times, text, text, _tuples(_claims), _provenances, ints, longs),
+    *(_tuples(text), _tuples(text), _tuples(text), text, text),
+)
 item_features = st.builds(ItemFeatures, text, text, ints, times, times, ints, blobs, ints, longs)
 user_features = st.builds(
     UserFeatures, text, text, ints, times, times, ints, blobs, blobs, _tuples(_behaviors), text, ints, st.booleans()
@@ -63,6 +69,7 @@ dead_letters = st.builds(
     message=text,
     schema_id=text,
     failed_time=times,
+    output=text,
 )
 
 BY_KIND: dict[type[Record], st.SearchStrategy[Any]] = {

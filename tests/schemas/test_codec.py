@@ -45,7 +45,8 @@ def apache_values(record: Any, schema: Any) -> dict[str, Any]:
         elif isinstance(values[field.name], tuple):
             values[field.name] = list(values[field.name])
         elif isinstance(values[field.name], dict) and "agents" in values[field.name]:
-            values[field.name]["agents"] = list(values[field.name]["agents"])
+            for name in ("agents", "examples"):
+                values[field.name][name] = list(values[field.name][name])
     return values
 
 

@@ -34,6 +34,8 @@ RELEASED = {
     ("ItemFeatures", 1): "06922c868faca6de",
     ("UserFeatures", 1): "5a5a6bef2fa8159c",
     ("DeadLetter", 1): "b1428ca378e583b4",
+    ("ItemKnowledge", 2): "42176429436cee83",
+    ("DeadLetter", 2): "a36cd57123cd899a",
 }
 
 
