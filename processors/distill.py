@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from models.llm import Completion, LanguageModel
-from processors.agents import Agent, agents, digest, used_fields
+from processors.agents import Agent, agents
 from processors.editor import edit
+from processors.listing import digest, used_fields
 from schemas.records import Item, ItemKnowledge, Provenance
 
 MORE_ROOM = 2

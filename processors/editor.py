@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from processors.agents import clean
+from processors.listing import clean
 from schemas.records import Claim, Item
 
 MAX_CLAIMS = 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from processors.agents import MAX_TITLE, clean, item_text
+from processors.listing import MAX_TITLE, clean, item_text
 from schemas.records import Item
 
 
