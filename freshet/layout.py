@@ -18,7 +18,7 @@ def check_name(name: str, what: str) -> str:
 class Keys:
     """The keys under one prefix.
 
-    Pointer, histories and due-set belong to no version, as they outlive any one of them; the second part of their keys
+    Pointer, histories, due-set, budget and cached knowledge belong to no version, as they outlive any one of them; the second part of their keys
     is a word that `check_version` refuses as a version.
     """
 
@@ -58,6 +58,26 @@ class Keys:
         """String: dimensions of every vector of the version, set by its first write."""
         return f"{self.prefix}:{version}:dims"
 
+    def cached_knowledge(self, fingerprint: str) -> str:
+        """Blob: knowledge by the fingerprint of content and recipe, shared between versions."""
+        return f"{self.prefix}:kc:{fingerprint}"
+
+    def content_pointer(self, version: str, content: str) -> str:
+        """String: the fingerprint of the knowledge that this version made of some content."""
+        return f"{self.prefix}:{version}:kp:{content}"
+
+    def sharing_pointer(self, version: str, sharing: str) -> str:
+        """String: the fingerprint of the knowledge that near-duplicates of this version share."""
+        return f"{self.prefix}:{version}:ks:{sharing}"
+
+    def budget(self) -> str:
+        """Hash: tokens spent in the hour that runs."""
+        return f"{self.prefix}:budget"
+
+    def budget_held(self) -> str:
+        """Hash: tokens set aside for calls under way, by reservation."""
+        return f"{self.prefix}:budget-held"
+
     def history(self, user_id: str) -> str:
         """Sorted set: the newest events of one user by event time."""
         return f"{self.prefix}:h:{user_id}"
@@ -75,7 +95,7 @@ class Keys:
         return f"{self.prefix}:refreshed"
 
 
-_RESERVED = frozenset({"h", "active", "due", "leased", "refreshed"})
+_RESERVED = frozenset({"h", "kc", "active", "due", "leased", "refreshed", "budget", "budget-held"})
 
 
 def check_version(version: str) -> str:

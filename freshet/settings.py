@@ -63,8 +63,15 @@ class Settings:
     llm: str = _setting("", "Base URL of an OpenAI-compatible endpoint; empty: the stack of `freshet up`", url=True)
     llm_backend: str = _setting("openai", "How the endpoint is spoken to; see `models/llm.py`")
     llm_model: str = _setting("", "Model name at the endpoint; empty: the first one it serves")
-    llm_concurrency: int = _setting(8, "LLM calls under way at once, per worker", least=1, most=1024)
+    llm_concurrency: int = _setting(
+        16, "Most LLM calls under way at once, per worker; fewer while the endpoint is busy", least=1, most=1024
+    )
     llm_timeout_s: float = _setting(120.0, "Seconds before one LLM call counts as failed", least=1)
+    llm_tokens_per_hour: int = _setting(
+        0, "LLM tokens all workers together may spend an hour, then new items wait; 0: no limit", least=0
+    )
+    knowledge_cache_ttl_s: int = _setting(90 * 86_400, "Seconds cached knowledge lives without being used", least=60)
+    share_knowledge: bool = _setting(True, "Variants of one product in size or colour share one distillation")
     registry: str = _setting("", "Schema registry URL; empty: Avro single-object encoding", url=True)
     registry_auto_register: bool = _setting(True, "Register schemas that the registry lacks; false in production")
     version: str = _setting("v1", "Feature version the worker writes")

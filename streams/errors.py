@@ -53,6 +53,8 @@ class Reason(StrEnum):
     """The Kafka key is not the id inside the value, or is not UTF-8, or is absent where it is the only id."""
     INVALID_KNOWLEDGE = "invalid_knowledge"
     """The model's answer stayed invalid after its retries."""
+    QUARANTINED_OUTPUT = "quarantined_output"
+    """The model's answer obeys, echoes or links where it should describe: nobody shall read it as knowledge."""
     LLM_REJECTED = "llm_rejected"
     """The LLM endpoint refuses this very request (too long, unsupported)."""
 
@@ -107,6 +109,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 _DEFAULT_REASONS: dict[str, Reason] = {
+    "processors.distill.QuarantinedKnowledge": Reason.QUARANTINED_OUTPUT,
     "processors.distill.InvalidKnowledge": Reason.INVALID_KNOWLEDGE,
     "models.llm.LLMRejected": Reason.LLM_REJECTED,
     "freshet.blob.BlobError": Reason.BAD_PAYLOAD,

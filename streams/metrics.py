@@ -61,6 +61,16 @@ class Metrics:
         )
         self.llm_tokens = Counter("freshet_llm_tokens", "LLM tokens, by direction: in, out.", ["direction"], registry=r)
         self.llm_calls = Counter("freshet_llm_calls", "LLM calls behind published knowledge.", registry=r)
+        self.knowledge = Counter(
+            "freshet_knowledge", "Knowledge published, by origin: fresh, cache, shared.", ["origin"], registry=r
+        )
+        self.llm_limit = Gauge("freshet_llm_limit_calls", "LLM calls the endpoint is trusted with now.", registry=r)
+        self.llm_budget_spent = Gauge(
+            "freshet_llm_budget_spent_tokens", "LLM tokens all workers have spent in the hour that runs.", registry=r
+        )
+        self.llm_deferrals = Counter(
+            "freshet_llm_deferrals", "LLM calls put off because the hour's token budget is spent.", registry=r
+        )
         self.sink_writes = Counter(
             "freshet_sink_writes",
             "Redis writes by kind and answer: written, older, same.",

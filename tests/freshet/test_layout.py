@@ -31,7 +31,9 @@ def test_no_two_things_share_a_key(things: list[tuple[int, str, str]]) -> None:
     assert len(named) == len(SHARED) + len(expected) + 3 * len(used)
 
 
-@pytest.mark.parametrize("version", ["", "a:b", "v 1", "v*", "h", "active", "due", "leased", "refreshed", "ü"])
+@pytest.mark.parametrize(
+    "version", ["", "a:b", "v 1", "v*", "h", "kc", "budget", "active", "due", "leased", "refreshed", "ü"]
+)
 def test_a_version_that_would_break_keys_is_refused(version: str) -> None:
     """Catches a version named like a key that belongs to no version, or with a pattern in it."""
     with pytest.raises(ValueError, match="version"):
@@ -51,5 +53,6 @@ def test_every_key_is_documented() -> None:
     for method in [name for name in vars(Keys) if not name.startswith("_") and name != "prefix"]:
         one = getattr(Keys("<p>"[1]), method)
         names = {"version": "<v>", "item_id": "<item>", "user_id": "<user>"}
+        names |= {name: f"<{name}>" for name in ("fingerprint", "content", "sharing")}
         arguments = [names[name] for name in re.findall(r"\w+", str(one.__func__.__code__.co_varnames[1:]))]
         assert f"`{one(*arguments)}`".replace("`p:", "`<p>:") in page
