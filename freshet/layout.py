@@ -18,8 +18,8 @@ def check_name(name: str, what: str) -> str:
 class Keys:
     """The keys under one prefix.
 
-    Pointer, histories, due-set, budget and cached knowledge belong to no version, as they outlive any one of them; the second part of their keys
-    is a word that `check_version` refuses as a version.
+    Pointer, histories, due-set, budget and cached knowledge belong to no version, as they outlive any one of them; the
+    second part of their keys is a word that `check_version` refuses as a version.
     """
 
     __slots__ = ("prefix",)
