@@ -1,8 +1,8 @@
 """The guard: reads every answer of a model and says why it must not become knowledge.
 
 Owns the judgement of an answer's text, in code; the phrases are files in `phrases/`, for a person to read and edit.
-Must not call a model, nor mend an answer: what is suspect is kept for a person, with its reason. The `reasoning` field is
-not judged, since it is never published: a model may say there that a listing tries to command it, and answer well.
+Must not call a model, nor mend an answer: what is suspect is kept for a person, with its reason. The `reasoning` field
+is not judged, since it is never published: a model may say there that a listing commands it, and answer well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROMPT_WORDS, PROMPT_IDEOGRAMS = 6, 12
 MOST_REPEATS = 5
 """A word may follow itself so often: "Boom, Boom, Boom, Boom!!" is a song."""
 _MOST_CHARACTERS = 4_000
-_BLOB = re.compile(r"[A-Za-z0-9+/_-]{28,}={0,2}")
+_BLOB = re.compile(r"[A-Za-z0-9+/]{28,}={0,2}")
 _NUMERALS = re.compile(r"\b(?:[0-9a-f]{2}[ :]?){24,}\b|(?:\\x[0-9a-f]{2}){4,}|\b(?:[01]{8}\s?){4,}\b|(?:&#\d+;){3,}")
 _DOMAIN = re.compile(
     r"\b(?:[a-z0-9-]{1,63}\.){1,4}"
@@ -80,7 +80,7 @@ def _kind(looked_at: Unmasked, plain: str, own: str, item: Item) -> str:
 
 @cache
 def phrases(name: str) -> re.Pattern[str]:
-    """The patterns of `phrases/NAME.txt` as one; `@PART = pattern` names a part, a line in quotes is meant word by word."""
+    """The patterns of `phrases/NAME.txt` as one; `@PART = pattern` names a part, a line in quotes is a phrase."""
     parts: dict[str, str] = {}
     patterns: list[str] = []
     for line in (files("processors") / "phrases" / f"{name}.txt").read_text(encoding="utf-8").splitlines():
