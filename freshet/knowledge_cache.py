@@ -52,9 +52,10 @@ class KnowledgeCache:
         pointers = [self._keys.content_pointer(version, content)]
         if sharing:
             pointers.append(self._keys.sharing_pointer(version, sharing))
-        own, *ways = self._redis.mget([self._keys.cached_knowledge(fingerprint), *pointers])  # type: ignore[misc]
+        first: Any = self._redis.mget([self._keys.cached_knowledge(fingerprint), *pointers])
+        own, *ways = first
         by_content, by_sharing = _text(ways[0]), _text(ways[1]) if sharing else ""
-        rows = {fingerprint: own}
+        rows: dict[str, bytes | None] = {fingerprint: own}
         if other := [one for one in dict.fromkeys((by_content, by_sharing)) if one and one not in rows]:
             found: Any = self._redis.mget([self._keys.cached_knowledge(one) for one in other])
             rows |= dict(zip(other, found, strict=True))

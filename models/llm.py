@@ -25,6 +25,14 @@ class LLMUnavailable(Exception):
         self.retry_after_s = retry_after_s
 
 
+class LLMBusy(LLMUnavailable):
+    """The endpoint answers that it has too much to do (408, 429, 503, 529): fewer calls at once would help."""
+
+
+class LLMTimeout(LLMBusy):
+    """No answer in time; what the call cost so far is not known."""
+
+
 class LLMRejected(Exception):
     """The endpoint refuses this very request (too long, an unsupported schema); repeating it is of no use."""
 
@@ -137,7 +145,7 @@ class OpenAIClient:
         """See `LanguageModel.complete`."""
         started = time.monotonic()
         body = {
-            "model": await self._served_model(),
+            "model": await self.served_model(),
             "messages": [{"role": message.role, "content": message.content} for message in messages],
             "max_tokens": max_tokens,
             "temperature": temperature,
@@ -158,7 +166,11 @@ class OpenAIClient:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise LLMUnavailable(f"the endpoint's answer is no chat completion: {answer!r:.200}") from error
 
-    async def _served_model(self) -> str:
+    async def served_model(self) -> str:
+        """The model's name; asks the endpoint where none is configured. Raises as `complete` does.
+
+        Whoever compares fingerprints before the first call asks for it first: the name is part of them.
+        """
         if not self._model:
             answer = await self._ask("GET", "models", None)
             try:
@@ -171,12 +183,16 @@ class OpenAIClient:
         try:
             response = await self._client.request(method, path, json=body)
         except httpx.TransportError as error:
-            raise LLMUnavailable(f"{self._client.base_url}: {type(error).__name__} {error}".rstrip()) from error
+            slow = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout)
+            raise (LLMTimeout if slow else LLMUnavailable)(
+                f"{self._client.base_url}: {type(error).__name__} {error}".rstrip()
+            ) from error
         code = response.status_code
         if code in (401, 403, 404):
             raise LLMForbidden(f"{response.request.url} answers {code}: {response.text[:300]}")
         if code in (408, 429) or code >= 500:
-            raise LLMUnavailable(f"{response.request.url} answers {code}", _retry_after(response))
+            kind = LLMBusy if code in (408, 429, 503, 529) else LLMUnavailable
+            raise kind(f"{response.request.url} answers {code}", _retry_after(response))
         if code >= 400:
             raise LLMRejected(f"{code}: {response.text[:300]}")
         try:
@@ -208,7 +224,13 @@ def _openai(endpoint: Endpoint) -> LanguageModel:
     )
 
 
-BACKENDS: dict[str, Callable[[Endpoint], LanguageModel]] = {"openai": _openai}
+def _vllm(endpoint: Endpoint) -> LanguageModel:
+    from models.vllm_engine import VllmEngine
+
+    return VllmEngine(endpoint.model, timeout_s=endpoint.timeout_s, max_num_seqs=endpoint.max_connections)
+
+
+BACKENDS: dict[str, Callable[[Endpoint], LanguageModel]] = {"openai": _openai, "vllm": _vllm}
 """LLM back ends by the name `FRESHET_LLM_BACKEND` takes; a new one is one file and one line here."""
 
 
