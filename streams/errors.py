@@ -105,6 +105,7 @@ FAMILIES: dict[str, Family] = {
     "schemas.registry.RegistryRejected": Family.FATAL,
     "freshet.writer.DimensionMismatch": Family.FATAL,
     "models.llm.LLMForbidden": Family.FATAL,
+    "models.vllm_engine.EngineError": Family.FATAL,
     "streams.errors.FatalError": Family.FATAL,
 }
 

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("streams.cli.worker:worker", "Run lanes: all of them, or those named."),
     "topics": ("streams.cli.topics:topics", "Create or list the topics."),
     "send": ("streams.cli.send:send", "Send items or events from a file to Kafka."),
+    "distill": ("streams.cli.distill:distill", "Distil a file of items into a file of knowledge."),
     "features": ("streams.cli.features:features", "Show what a ranker would get."),
     "train": ("streams.cli.train:train", "Train the user reasoner on a log of events."),
     "models": ("streams.cli.models:models", "Prepare the model weights."),

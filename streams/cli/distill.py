@@ -1,0 +1,232 @@
+"""`freshet distill`: a file of items into a file of knowledge, to be stopped and gone on with at will.
+
+Owns the command's options, its progress bar and what it prints. The loop is `streams.offline`'s. Must not import a
+Kafka or Redis client: the command also runs in vLLM's own environment, which has neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from freshet.settings import SettingError, Settings
+from models.llm import BACKENDS, Endpoint, LanguageModel, LLMForbidden, OpenAIClient, connect
+from models.llm_limits import AdaptiveLimit, LimitedModel
+from models.vllm_engine import EngineError
+from processors.distill import Distiller
+from schemas.records import Item
+from streams.backoff import Backoff
+from streams.embedded.state import resolve
+from streams.files import FileError, read_items
+from streams.metrics import Metrics
+from streams.offline import LONGEST_PAUSE_S, NAME, KnowledgeFile, OfflineRun, Tally, chosen, told
+
+_in = click.Path(exists=True, dir_okay=False, path_type=Path)
+_out = click.Path(dir_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for."""
+
+    items: Path
+    out: Path
+    limit: int | None
+    seed: int
+    concurrency: int
+
+
+@click.command()
+@click.option("--items", required=True, type=_in, help="Parquet or JSON lines: the catalogue to distil.")
+@click.option("--out", required=True, type=_out, help="JSON lines, or .parquet; goes on where it stands.")
+@click.option("--llm", help="Base URL of an OpenAI-compatible endpoint; default: FRESHET_LLM or `freshet up`.")
+@click.option(
+    "--engine", metavar="WEIGHTS", help="Instead: vLLM in this process, on a folder of weights or a hub name."
+)
+@click.option("--limit", type=click.IntRange(1), help="Only so many items, drawn with --seed.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Which items --limit draws.")
+@click.option("--concurrency", type=click.IntRange(1, 1024), help="Items under way; default: FRESHET_LLM_CONCURRENCY.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON at the end, no progress bar.")
+def distill(
+    items: Path,
+    out: Path,
+    llm: str | None,
+    engine: str | None,
+    limit: int | None,
+    seed: int,
+    concurrency: int | None,
+    as_json: bool,
+) -> None:
+    """Distil ITEMS into OUT with a language model.
+
+    Columns of ITEMS: as `freshet send items`. OUT gets a line as each item is ready; the same command again does only
+    what is missing, changed or failed (OUT.failed.jsonl says why). While the endpoint is away it waits.
+    """
+    settings = _settings(llm, engine, concurrency)
+    options = Options(items, out, limit, seed, settings.llm_concurrency)
+    # What Backoff logs stands in the bar.
+    logging.getLogger("streams.backoff").addHandler(logging.NullHandler())
+    signal.signal(signal.SIGTERM, _interrupt)  # so that `kill` ends as Ctrl-C does
+    try:
+        tally, file = _run(settings, options, quiet=as_json)
+    except (FileError, EngineError, LLMForbidden) as error:
+        raise click.ClickException(str(error)) from error
+    _show(tally, file, options, as_json)
+    if not tally.complete:
+        sys.exit(130)
+    if tally.failed and not tally.made + tally.there:
+        sys.exit(1)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _settings(llm: str | None, engine: str | None, concurrency: int | None) -> Settings:
+    """With a model to ask; raises `SettingError` where none is named."""
+    if llm and engine:
+        raise click.UsageError("--llm and --engine exclude each other")
+    chosen_engine: dict[str, Any] = {"llm_backend": "vllm", "llm_model": engine} if engine else {}
+    settings = Settings.load(llm=llm, llm_concurrency=concurrency, **chosen_engine)
+    if settings.llm_backend not in BACKENDS:
+        raise SettingError("llm_backend", settings.llm_backend, f"one of {', '.join(BACKENDS)}")
+    if settings.llm_backend == "vllm":
+        if not settings.llm_model:
+            raise SettingError("llm_model", "", "a folder of weights or a hub name, as the back end is vllm")
+        return settings
+    try:
+        return resolve(settings, "llm")
+    except SettingError:
+        raise click.UsageError(
+            "no language model to ask: give --llm URL, set FRESHET_LLM, start the stack with `freshet up`, or let "
+            "--engine WEIGHTS compute in this process"
+        ) from None
+
+
+def _run(settings: Settings, options: Options, *, quiet: bool) -> tuple[Tally, KnowledgeFile]:
+    items = chosen(read_items(options.items, default_time=_now_ms()), options.limit, options.seed)
+    file = KnowledgeFile(options.out)
+    try:
+        with _Bar(len(items), quiet=quiet) as bar:
+            tally = Tally(items=len(items))
+            with suppress(KeyboardInterrupt):  # the tally says how far it came
+                asyncio.run(_distil(items, file, settings, bar, tally))
+        if tally.complete:
+            file.finish()
+    finally:
+        file.close()
+    return tally, file
+
+
+async def _distil(items: list[Item], file: KnowledgeFile, settings: Settings, bar: _Bar, tally: Tally) -> None:
+    llm = connect(
+        settings.llm_backend,
+        Endpoint(settings.llm, settings.llm_model, settings.llm_timeout_s, 2 * settings.llm_concurrency),
+    )
+    try:
+        await _named(llm, bar)
+        distiller = Distiller(_limited(llm, settings), _now_ms)
+        run = OfflineRun(
+            items, file, distiller, distiller.fingerprint, bar, _now_ms, tally, concurrency=settings.llm_concurrency
+        )
+        await run.run()
+    finally:
+        await llm.aclose()
+
+
+def _limited(llm: LanguageModel, settings: Settings) -> LanguageModel:
+    """An endpoint may say that it is busy, and gets less; the engine queues by itself."""
+    if settings.llm_backend == "vllm":
+        return llm
+    return LimitedModel(llm, AdaptiveLimit(settings.llm_concurrency))
+
+
+async def _named(llm: LanguageModel, bar: _Bar) -> None:
+    """Wait until the endpoint says which model it serves: its name is part of what tells done from to do."""
+    if isinstance(llm, OpenAIClient):
+        backoff = Backoff(NAME, Metrics(), most_s=LONGEST_PAUSE_S)
+        await backoff.persevere(lambda: told(llm.served_model, bar))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class _Bar:
+    """The progress of a run, as `streams.offline.Watcher`; without a terminal only the waits are told, in lines."""
+
+    def __init__(self, total: int, *, quiet: bool) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._console = Console(stderr=True)
+        self._progress = Progress(*columns, console=self._console, disable=quiet, transient=True)
+        self._task = self._progress.add_task("Distilling", total=total)
+        self._cause = ""
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._progress.stop()
+
+    def item(self, tally: Tally) -> None:
+        """See `Watcher.item`."""
+        tried = tally.items - tally.left
+        failed = f", {tally.failed} failed" if tally.failed else ""
+        self._progress.update(self._task, completed=tried, description=f"Distilling{failed}")
+
+    def waiting(self, cause: str) -> None:
+        """See `Watcher.waiting`."""
+        if bool(cause) == bool(self._cause):
+            return
+        self._cause = cause
+        text = f"Waiting for the language model ({cause[:100]})" if cause else "Distilling"
+        self._progress.update(self._task, description=text)
+        if self._progress.disable or not self._console.is_terminal:
+            click.echo(text if cause else "The language model is back", err=True)
+
+
+def _show(tally: Tally, file: KnowledgeFile, options: Options, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_answer(tally, file)))
+        return
+    click.echo(f"{tally.items:,} items: {tally.there:,} were there, {tally.made:,} distilled, {tally.failed:,} failed")
+    if tally.made or tally.failed:
+        click.echo(f"origin    {tally.fresh:,} fresh, {tally.cache:,} from the cache, {tally.shared:,} shared")
+        click.echo(
+            f"cost      {tally.calls:,} calls, {tally.tokens_in:,} tokens in, {tally.tokens_out:,} out; "
+            f"{tally.per_second:.2f} items/s"
+        )
+    if tally.failed:
+        click.echo(f"failed    {file.failures.path} says why, with the model's answers; the same command tries again")
+    if not tally.complete:
+        click.echo(f"stopped   {tally.left:,} items are left; the same command goes on in {file.lines.path}")
+        return
+    click.echo(f"knowledge {options.out}")
+    click.echo(
+        f"next: freshet evaluate knowledge --items {options.items} --catalogue FILE scores it where gold is known"
+    )
+
+
+def _answer(tally: Tally, file: KnowledgeFile) -> dict[str, Any]:
+    return {
+        **asdict(tally),
+        "left": tally.left,
+        "seconds": round(tally.seconds, 3),
+        "items_per_s": round(tally.per_second, 3),
+        "out": str(file.out),
+        "failures": str(file.failures.path),
+    }
