@@ -1,27 +1,26 @@
-"""A file of knowledge: JSON lines that grow one record at a time and survive a crash, or the same as parquet.
+"""Files of knowledge: JSON lines that runs go on with, what failed beside them, and the same records as parquet.
 
-Owns the lines' form, the repair of a torn last line and the parquet columns. Must not know where a record comes from.
+Owns which line of an item counts, when a failure is mended, and the parquet columns. Must not know where a record
+comes from.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import itertools
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.records import Claim, ItemKnowledge, Provenance
+from schemas.records import Claim, Item, ItemKnowledge, Provenance
+from streams.errors import reason
 from streams.files import FileError
+from streams.json_lines import Lines, LinesError, read_lines
 
-_CHUNK = 1 << 16
 _ROW_GROUP = 5_000
 _TEXTS = pa.list_(pa.string())
 _CLAIM = pa.struct(
@@ -72,107 +71,11 @@ KNOWLEDGE_SCHEMA = pa.schema(
 
 
 class KnowledgeFileError(FileError):
-    """A file does not hold what is wanted of it; the message names the file and the line."""
-
-
-class Lines:
-    """JSON objects, one a line, appended and handed to the system as they come.
-
-    Opening repairs what a crash left: a last line without its end is cut off. Raises `KnowledgeFileError` where another
-    process has the file open, or it cannot be written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = self._open()
-        _cut_torn_line(self._file)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the file. May be called twice."""
-        self._file.close()
-
-    def read(self) -> Iterator[dict[str, Any]]:
-        """Every whole line, in order; raises `KnowledgeFileError` for one that is no JSON object."""
-        return read_lines(self.path)
-
-    def append(self, document: Mapping[str, Any]) -> None:
-        """Add one line; after a kill of this process it is there."""
-        self._file.write(_line(document))
-        self._file.flush()
-
-    def rewrite(self, documents: Iterable[Mapping[str, Any]]) -> None:
-        """Put `documents` in the place of all lines, at once: a reader sees the old file or the new one."""
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            file.writelines(_line(document) for document in documents)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
-        self._file.close()
-        self._file = self._open()
-
-    def _open(self) -> BinaryIO:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = self.path.open("a+b")
-        except OSError as error:
-            raise KnowledgeFileError(f"{self.path}: cannot be written ({error})") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise KnowledgeFileError(f"{self.path}: another process is writing it") from None
-        return file
-
-
-def _line(document: Mapping[str, Any]) -> bytes:
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace") + b"\n"  # half a surrogate pair, as models leave it
-
-
-def _cut_torn_line(file: BinaryIO) -> None:
-    """Truncate after the last line feed."""
-    end = file.seek(0, os.SEEK_END)
-    at = end
-    while at > 0:
-        size = min(_CHUNK, at)
-        file.seek(at - size)
-        newline = file.read(size).rfind(b"\n")
-        if newline >= 0:
-            at = at - size + newline + 1
-            break
-        at -= size
-    if at < end:
-        file.truncate(at)
-    file.seek(0, os.SEEK_END)
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Every line of a JSON lines file as a dictionary; raises `KnowledgeFileError` with the line's number."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    document = json.loads(line)
-                except ValueError as error:
-                    raise KnowledgeFileError(f"{path}: line {number} is not JSON ({error})") from error
-                if not isinstance(document, dict):
-                    raise KnowledgeFileError(f"{path}: line {number} is no JSON object")
-                yield document
-    except OSError as error:
-        raise KnowledgeFileError(f"{path}: not readable ({error})") from error
+    """A file does not hold knowledge of items; the message names it and the record."""
 
 
 def read_knowledge(path: Path) -> Iterator[ItemKnowledge]:
-    """Knowledge records of a `.parquet` or JSON lines file, in order; raises `KnowledgeFileError`."""
+    """Knowledge records of a `.parquet` or JSON lines file, in order; raises `FileError`."""
     documents = _parquet_rows(path) if path.suffix == ".parquet" else read_lines(path)
     for number, document in enumerate(documents, 1):
         yield parse_knowledge(document, f"{path}: record {number}")
@@ -216,3 +119,92 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         raise KnowledgeFileError(f"{path}: not readable as parquet ({error})") from error
     for batch in table.to_batches():
         yield from batch.to_pylist()
+
+
+class KnowledgeFile:
+    """The result of all runs into one `out`, and beside it what failed.
+
+    `out` grows line by line. For `OUT.parquet` that is `OUT.jsonl`, of which the parquet file is made at the end of a
+    run; it must stay for the next run to go on.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._made: set[str] = set()
+        parquet = out.suffix == ".parquet"
+        path = out.with_suffix(".jsonl") if parquet else out
+        begins = parquet and out.exists() and not path.exists()
+        self.lines = Lines(path)
+        try:
+            self.failures = Lines(out.with_name(f"{out.name}.failed.jsonl"))
+        except LinesError:
+            self.lines.close()
+            raise
+        if begins:  # only the parquet file was kept
+            for record in read_knowledge(out):
+                self.lines.append(dataclasses.asdict(record))
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.lines.close()
+        self.failures.close()
+
+    def fingerprints(self) -> dict[str, str]:
+        """Each item's, of its last record."""
+        return {_of(line, "item_id"): _of(line, "fingerprint") for line in self.lines.read()}
+
+    def known(self, item_ids: Iterable[str]) -> Iterator[ItemKnowledge]:
+        """The last records of some items, in no order."""
+        wanted = set(item_ids)
+        last = {_of(line, "item_id"): line for line in self.lines.read() if line.get("item_id") in wanted}
+        return (parse_knowledge(line, f"{self.lines.path}: item {item_id}") for item_id, line in last.items())
+
+    def add(self, knowledge: ItemKnowledge) -> None:
+        """Keep a record."""
+        self._made.add(knowledge.item_id)
+        self.lines.append(dataclasses.asdict(knowledge))
+
+    def add_failure(self, item: Item, fingerprint: str, error: Exception) -> None:
+        """Keep why an item failed, with the model's raw answer where there is one."""
+        self.failures.append(
+            {
+                "item_id": item.item_id,
+                "fingerprint": fingerprint,
+                "reason": str(reason(error)),
+                "message": str(error),
+                "answer": str(getattr(error, "answer", "")),
+            }
+        )
+
+    def finish(self) -> None:
+        """Drop lines that later ones took the place of, and failures that were mended; write the parquet file."""
+        done = self.fingerprints()
+        _keep_last(self.lines, lambda line: True)
+        _keep_last(
+            self.failures,
+            lambda line: line["item_id"] not in self._made and done.get(line["item_id"]) != line.get("fingerprint"),
+        )
+        if self.out != self.lines.path:
+            write_parquet(self.out, read_knowledge(self.lines.path))
+
+
+def _of(line: Mapping[str, Any], name: str) -> str:
+    value = line.get(name)
+    if not isinstance(value, str):
+        raise KnowledgeFileError(f"a line without {name}: is this a file of `freshet distill`?")
+    return value
+
+
+def _keep_last(lines: Lines, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Leave each item's last line, if it is wanted."""
+    last: dict[str, int] = {}
+    count = 0
+    for number, line in enumerate(lines.read()):
+        count += 1
+        item_id = _of(line, "item_id")
+        last.pop(item_id, None)
+        if wanted(line):
+            last[item_id] = number
+    if len(last) < count:
+        kept = set(last.values())
+        lines.rewrite(line for number, line in enumerate(lines.read()) if number in kept)

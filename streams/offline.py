@@ -11,34 +11,21 @@ import dataclasses
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
+from processors.sharing import sharing_key
+from processors.thrifty import FreshDistiller, ThriftyDistiller
 from processors.validate import check_item
 from schemas.records import Item, ItemKnowledge
 from streams.backoff import Backoff
-from streams.errors import Family, family, reason
-from streams.knowledge_file import (
-    KnowledgeFileError,
-    Lines,
-    parse_knowledge,
-    read_knowledge,
-    write_parquet,
-)
+from streams.errors import Family, family
+from streams.knowledge_file import KnowledgeFile
 from streams.metrics import Metrics
 
 NAME = "distill"
 LONGEST_PAUSE_S = 30.0
 T = TypeVar("T")
-
-
-class Distils(Protocol):
-    """What makes the knowledge: a `processors.distill.Distiller`, or one that saves calls."""
-
-    async def distill(self, item: Item, *, source_partition: int = -1, source_offset: int = -1) -> ItemKnowledge:
-        """See `processors.distill.Distiller.distill`."""
-        ...
 
 
 class Watcher(Protocol):
@@ -99,95 +86,6 @@ class Tally:
         self.tokens_out += cost.tokens_out
 
 
-class KnowledgeFile:
-    """The result of all runs into one `out`, and beside it what failed.
-
-    `out` grows line by line. For `OUT.parquet` that is `OUT.jsonl`, of which the parquet file is made at the end of a
-    run; it must stay for the next run to go on.
-    """
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self._made: set[str] = set()
-        parquet = out.suffix == ".parquet"
-        path = out.with_suffix(".jsonl") if parquet else out
-        begins = parquet and out.exists() and not path.exists()
-        self.lines = Lines(path)
-        try:
-            self.failures = Lines(out.with_name(f"{out.name}.failed.jsonl"))
-        except KnowledgeFileError:
-            self.lines.close()
-            raise
-        if begins:  # only the parquet file was kept
-            for record in read_knowledge(out):
-                self.lines.append(dataclasses.asdict(record))
-
-    def close(self) -> None:
-        """Let go of the files."""
-        self.lines.close()
-        self.failures.close()
-
-    def fingerprints(self) -> dict[str, str]:
-        """Each item's, of its last record."""
-        return {_of(line, "item_id"): _of(line, "fingerprint") for line in self.lines.read()}
-
-    def known(self, item_ids: Iterable[str]) -> Iterator[ItemKnowledge]:
-        """The last records of some items, in no order."""
-        wanted = set(item_ids)
-        last = {_of(line, "item_id"): line for line in self.lines.read() if line.get("item_id") in wanted}
-        return (parse_knowledge(line, f"{self.lines.path}: item {item_id}") for item_id, line in last.items())
-
-    def add(self, knowledge: ItemKnowledge) -> None:
-        """Keep a record."""
-        self._made.add(knowledge.item_id)
-        self.lines.append(dataclasses.asdict(knowledge))
-
-    def add_failure(self, item: Item, fingerprint: str, error: Exception) -> None:
-        """Keep why an item failed, with the model's raw answer where there is one."""
-        self.failures.append(
-            {
-                "item_id": item.item_id,
-                "fingerprint": fingerprint,
-                "reason": str(reason(error)),
-                "message": str(error),
-                "answer": str(getattr(error, "answer", "")),
-            }
-        )
-
-    def finish(self) -> None:
-        """Drop lines that later ones took the place of, and failures that were mended; write the parquet file."""
-        done = self.fingerprints()
-        _keep_last(self.lines, lambda line: True)
-        _keep_last(
-            self.failures,
-            lambda line: line["item_id"] not in self._made and done.get(line["item_id"]) != line.get("fingerprint"),
-        )
-        if self.out != self.lines.path:
-            write_parquet(self.out, read_knowledge(self.lines.path))
-
-
-def _of(line: Mapping[str, Any], name: str) -> str:
-    value = line.get(name)
-    if not isinstance(value, str):
-        raise KnowledgeFileError(f"a line without {name}: is this a file of `freshet distill`?")
-    return value
-
-
-def _keep_last(lines: Lines, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
-    """Leave each item's last line, if it is wanted."""
-    last: dict[str, int] = {}
-    count = 0
-    for number, line in enumerate(lines.read()):
-        count += 1
-        item_id = _of(line, "item_id")
-        last.pop(item_id, None)
-        if wanted(line):
-            last[item_id] = number
-    if len(last) < count:
-        kept = set(last.values())
-        lines.rewrite(line for number, line in enumerate(lines.read()) if number in kept)
-
-
 def chosen(items: Iterable[Item], limit: int | None = None, seed: int = 0) -> list[Item]:
     """Each item once, its last row counting, in the file's order; `limit` of them drawn with `seed`."""
     by_id = {item.item_id: item for item in items}
@@ -198,36 +96,70 @@ def chosen(items: Iterable[Item], limit: int | None = None, seed: int = 0) -> li
     return [found[place] for place in sorted(places)]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """What `MemoryCache` found, and how."""
+
+    knowledge: ItemKnowledge
+    how: str
+
+
+class MemoryCache:
+    """A `processors.thrifty.Cache` for one run: what the file holds of this recipe, found again without a call."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, ItemKnowledge] = {}
+        self._shared: dict[str, ItemKnowledge] = {}
+
+    def find(self, version: str, content: str, fingerprint: str, sharing: str = "") -> Row | None:
+        """By fingerprint, else by sharing key; what another recipe once made of the content is not known here."""
+        if (known := self._rows.get(fingerprint)) is not None:
+            return Row(known, "fingerprint")
+        known = self._shared.get(sharing) if sharing else None
+        return None if known is None else Row(known, "sharing")
+
+    def put(self, records: Iterable[ItemKnowledge], sharing: Mapping[str, str] | None = None) -> None:
+        """Keep records; the first of near-duplicates is what they share, never what was shared itself."""
+        for one in records:
+            self._rows[one.fingerprint] = one
+            if (key := (sharing or {}).get(one.item_id)) and not one.provenance.shared_from:
+                self._shared.setdefault(key, one)
+
+
 class OfflineRun:
     """One run over `items` into `file`; `tally` is right at any time, also after a run was cut off.
 
-    `fingerprint` is the identity of the knowledge that `distiller` makes of an item: an item whose last record bears it
-    needs nothing.
+    An item whose last record bears the fingerprint that `distiller` gives it needs nothing. The rest costs a call only
+    where neither its content nor, with `sharing`, a near-duplicate is known.
     """
 
     def __init__(
         self,
         items: Sequence[Item],
         file: KnowledgeFile,
-        distiller: Distils,
-        fingerprint: Callable[[Item], str],
+        distiller: FreshDistiller,
         watcher: Watcher,
         clock: Callable[[], int],
         tally: Tally | None = None,
         *,
         concurrency: int,
+        version: str = "",
+        sharing: bool = True,
     ) -> None:
         self._file = file
-        self._distiller = distiller
-        self._fingerprint = fingerprint
         self._watcher = watcher
         self._clock = clock
         self._concurrency = concurrency
+        self._cache = MemoryCache()
+        self._distiller = ThriftyDistiller(distiller, self._cache, version, clock, sharing=sharing)
+        self._sharing = sharing
         self._backoff = Backoff(NAME, Metrics(), most_s=LONGEST_PAUSE_S)
         there = file.fingerprints()
-        self._to_do = [item for item in items if there.get(item.item_id) != fingerprint(item)]
+        wanted = {item.item_id: distiller.fingerprint(item) for item in items}
+        self._done = {item.item_id: item for item in items if there.get(item.item_id) == wanted[item.item_id]}
+        self._to_do = [item for item in items if item.item_id not in self._done]
         self.tally = tally or Tally()
-        self.tally.items, self.tally.there = len(items), len(items) - len(self._to_do)
+        self.tally.items, self.tally.there = len(items), len(self._done)
 
     async def run(self) -> Tally:
         """Distil what is left. Waits for an endpoint that is away; raises what no retry mends, and cancellation.
@@ -235,6 +167,8 @@ class OfflineRun:
         Whatever ends it, what was made is in the file.
         """
         began = time.monotonic()
+        if self._to_do:
+            self._recall()
         queue = iter(self._to_do)
         self._watcher.item(self.tally)
 
@@ -255,6 +189,12 @@ class OfflineRun:
         self.tally.complete = True
         return self.tally
 
+    def _recall(self) -> None:
+        """Put what earlier runs made into the cache, for new items of the same content."""
+        for known in self._file.known(self._done):
+            key = sharing_key(self._done[known.item_id]) if self._sharing else ""
+            self._cache.put([known], {known.item_id: key})
+
     async def _one(self, item: Item) -> None:
         try:
             # The same contract as in the stream; a catalogue's times may lie ahead, as nothing is ordered by them.
@@ -263,11 +203,12 @@ class OfflineRun:
         except Exception as error:
             if family(error) is not Family.POISON:
                 raise
-            self._file.add_failure(item, self._fingerprint(item), error)
+            self._file.add_failure(item, self._distiller.fingerprint(item), error)
             self.tally.failed += 1
         else:
             self._file.add(knowledge)
             self.tally.add(knowledge)
+            await self._distiller.remember(item, knowledge)
 
     async def _ask(self, item: Item) -> ItemKnowledge:
         return await told(lambda: self._distiller.distill(item), self._watcher)

@@ -31,8 +31,9 @@ from schemas.records import Item
 from streams.backoff import Backoff
 from streams.embedded.state import resolve
 from streams.files import FileError, read_items
+from streams.knowledge_file import KnowledgeFile
 from streams.metrics import Metrics
-from streams.offline import LONGEST_PAUSE_S, NAME, KnowledgeFile, OfflineRun, Tally, chosen, told
+from streams.offline import LONGEST_PAUSE_S, NAME, OfflineRun, Tally, chosen, told
 
 _in = click.Path(exists=True, dir_okay=False, path_type=Path)
 _out = click.Path(dir_okay=False, path_type=Path)
@@ -140,7 +141,15 @@ async def _distil(items: list[Item], file: KnowledgeFile, settings: Settings, ba
         await _named(llm, bar)
         distiller = Distiller(_limited(llm, settings), _now_ms)
         run = OfflineRun(
-            items, file, distiller, distiller.fingerprint, bar, _now_ms, tally, concurrency=settings.llm_concurrency
+            items,
+            file,
+            distiller,
+            bar,
+            _now_ms,
+            tally,
+            concurrency=settings.llm_concurrency,
+            version=settings.version,
+            sharing=settings.share_knowledge,
         )
         await run.run()
     finally:
