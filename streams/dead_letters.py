@@ -20,6 +20,8 @@ from streams.topics import Topics
 
 # Enough of a message to act on; a validator's message can quote a whole item.
 _MESSAGE_CHARS = 1_000
+OUTPUT_BYTES = 64 * 1024
+"""So much of a model's raw answer is kept; nobody reads more of a loop, and the letter must fit the topic."""
 
 
 class DeadLetterProducer:
@@ -45,10 +47,12 @@ class DeadLetterProducer:
         error: BaseException | None = None,
         attempt: int = 1,
         schema_id: str = "",
+        output: str = "",
     ) -> Future[Delivery]:
         """Send `record` to its topic's dead letters; acknowledge it only after the future has ended well.
 
-        `stage` is the lane and the step, such as `item-text/decode`. Raises `TooManyDeadLetters` (fatal) where this
+        `stage` is the lane and the step, such as `item-text/decode`; `output` is a model's raw answer (default: the
+        error's own `answer`), kept up to `OUTPUT_BYTES`. Raises `TooManyDeadLetters` (fatal) where this
         would be more than `run_limit` in a row on one partition; `RegistryUnavailable` (transient) where a configured
         registry does not answer.
         """
@@ -68,6 +72,7 @@ class DeadLetterProducer:
             message="" if error is None else str(error)[:_MESSAGE_CHARS],
             schema_id=schema_id or str(getattr(error, "schema_id", "") or ""),
             failed_time=self._clock(),
+            output=_capped(output or str(getattr(error, "answer", "") or "")),
         )
         topic = Topics.dead_letters(record.topic)
         future = self._producer.send(topic, record.key, self._codec.encode(letter, topic=topic))
@@ -91,3 +96,8 @@ class DeadLetterProducer:
                 f"{record.offset}; look at {Topics.dead_letters(record.topic)}, then raise FRESHET_DEAD_LETTER_RUN or "
                 "fix the producer"
             )
+
+
+def _capped(output: str) -> str:
+    """The beginning of `output` as UTF-8 that any reader decodes: whole characters, no lone surrogates."""
+    return output.encode(errors="replace")[:OUTPUT_BYTES].decode(errors="ignore")

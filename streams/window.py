@@ -117,16 +117,23 @@ class BatchWindow:
 class SlidingWindow:
     """Up to `size` records at once, each its own task; two of one key run one after the other, in order.
 
-    A slow record holds back only its own key. `turn` is the semaphore a work takes around its costly part, so that
-    records that wait for their key do not use up the turns of others.
+    A slow record holds back only its own key. Work that has to wait for a neighbour calls `park`: up to `parking`
+    records, and those behind them under one key, wait beside the window, so that others can pass.
     """
 
     def __init__(
-        self, work: Callable[[SourceRecord], Awaitable[None]], finish: Finish, fail: Fail, *, size: int
+        self,
+        work: Callable[[SourceRecord], Awaitable[None]],
+        finish: Finish,
+        fail: Fail,
+        *,
+        size: int,
+        parking: int = 0,
     ) -> None:
         self._work, self._finish, self._fail = work, finish, fail
-        self._size = size
+        self._size, self._parking = size, parking
         self._tasks: set[asyncio.Task[None]] = set()
+        self._parked: set[asyncio.Task[None]] = set()
         self._last: dict[bytes, asyncio.Task[None]] = {}
         self._room = asyncio.Event()
         self._room.set()
@@ -141,8 +148,14 @@ class SlidingWindow:
         if record.key is not None:
             self._last[record.key] = task
         task.add_done_callback(lambda done, key=record.key: self._ended(done, key))  # type: ignore[misc]
-        if len(self._tasks) >= self._size:
-            self._room.clear()
+        self._set_room()
+
+    def park(self) -> None:
+        """Called by work on a record that will wait long: from now on it takes no place, if there is room to park."""
+        task = asyncio.current_task()
+        if task in self._tasks and len(self._parked) < self._parking:
+            self._parked.add(task)
+            self._set_room()
 
     async def drain(self, timeout_s: float) -> bool:
         if self._tasks:
@@ -154,6 +167,8 @@ class SlidingWindow:
 
     async def _run(self, ticket: Ticket, record: SourceRecord, before: asyncio.Task[None] | None) -> None:
         if before is not None:
+            if before in self._parked:
+                self.park()
             await asyncio.wait([before])
         try:
             await self._work(record)
@@ -164,10 +179,16 @@ class SlidingWindow:
 
     def _ended(self, task: asyncio.Task[None], key: bytes | None) -> None:
         self._tasks.discard(task)
+        self._parked.discard(task)
         if key is not None and self._last.get(key) is task:
             del self._last[key]
-        if len(self._tasks) < self._size:
+        self._set_room()
+
+    def _set_room(self) -> None:
+        if len(self._tasks) - len(self._parked) < self._size:
             self._room.set()
+        else:
+            self._room.clear()
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:

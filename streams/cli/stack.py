@@ -147,11 +147,16 @@ def status(as_json: bool) -> None:
     settings = Settings.load()
     services = [_checked(service) for service in _known(settings)]
     healthy = {service["name"]: bool(service["healthy"]) for service in services}
+    lag = _lags(settings) if healthy.get("kafka") else {}
     answer = {
         "home": str(settings.home),
         "services": services,
         "active_version": _active_version(settings) if healthy.get("redis") else None,
-        "lag": _lags(settings) if healthy.get("kafka") else {},
+        "lag": lag,
+        "distill": {
+            "backlog": next((behind for group, behind in lag.items() if group.endswith("freshet-item-distill")), None),
+            "budget": _budget(settings) if healthy.get("redis") else None,
+        },
     }
     if as_json:
         click.echo(json.dumps(answer, indent=2))
@@ -200,6 +205,21 @@ def _active_version(settings: Settings) -> str | None:
         return Versions(client, settings.key_prefix).active()
 
 
+def _budget(settings: Settings) -> dict[str, int | float] | None:
+    """The hour's tokens as the workers left them; None where neither they nor these settings know of a limit."""
+    import redis
+
+    from freshet.token_budget import budget_state
+
+    with redis.Redis.from_url(resolve(settings).redis, socket_timeout=2) as client:
+        try:
+            state = budget_state(client, settings.key_prefix)
+        except redis.RedisError:
+            return None
+    limit = state.limit or settings.llm_tokens_per_hour
+    return {**asdict(state), "limit": limit} if limit else None
+
+
 def _lags(settings: Settings) -> dict[str, int]:
     """Records behind, for each lane of this deployment that reads Kafka."""
     from streams.lag import GroupLag
@@ -226,6 +246,16 @@ def _show_status(answer: dict[str, Any]) -> None:
     console.print(f"Active version: {version or 'none yet; a worker activates the first'}")
     for group, lag in answer["lag"].items():
         console.print(f"  {group}: {lag:,} records behind", highlight=False)
+    distill = answer["distill"]
+    if (backlog := distill["backlog"]) is not None:
+        console.print(f"Items waiting for the LLM: {backlog:,}", highlight=False)
+    if budget := distill["budget"]:
+        left = "spent, new items wait" if budget["spent"] >= budget["limit"] else f"{budget['held']:,} held by calls"
+        console.print(
+            f"LLM tokens this hour: {budget['spent']:,} of {budget['limit']:,} ({left}; "
+            f"starts anew in {budget['resets_in_s'] / 60:.0f} min)",
+            highlight=False,
+        )
 
 
 def _table(services: Any, *, health: dict[str, bool] | None = None, spin: bool = False) -> Table:

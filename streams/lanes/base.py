@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from models.llm import LanguageModel
     from processors.distill import Distiller
     from processors.embed import ItemEmbedder
+    from processors.thrifty import ThriftyDistiller
     from schemas.codec import Codec
     from streams.dead_letters import DeadLetterProducer
     from streams.producer import Producer
@@ -145,11 +146,41 @@ class Context:
         return connect(s.llm_backend, Endpoint(s.llm, s.llm_model, s.llm_timeout_s, 2 * s.llm_concurrency))
 
     @cached_property
+    def limited_llm(self) -> LanguageModel:
+        """The language model with as many calls as its endpoint bears, and no more tokens an hour than told."""
+        from models.llm_limits import AdaptiveLimit, BudgetedModel, LimitedModel
+
+        s, metrics, llm = self.settings, self.metrics, self.llm
+        if s.llm_tokens_per_hour:
+            from freshet.token_budget import TokenBudget
+
+            # A call that takes longer than its time-out is a dead worker's.
+            lease_s = s.llm_timeout_s + 60
+            budget = TokenBudget(self.redis, s.key_prefix, limit=s.llm_tokens_per_hour, lease_s=lease_s)
+            llm = BudgetedModel(
+                llm,
+                budget,
+                deferred=metrics.llm_deferrals.inc,
+                spent=lambda state: metrics.llm_budget_spent.set(state.spent),
+            )
+        return LimitedModel(llm, AdaptiveLimit(s.llm_concurrency, changed=metrics.llm_limit.set))
+
+    @cached_property
     def distiller(self) -> Distiller:
-        """Items to knowledge."""
+        """Items to knowledge, each by calls of its own."""
         from processors.distill import Distiller
 
-        return Distiller(self.llm, clock=self.clock)
+        return Distiller(self.limited_llm, clock=self.clock)
+
+    @cached_property
+    def thrifty(self) -> ThriftyDistiller:
+        """Items to knowledge, by calls only where neither the cache nor a near-duplicate has it."""
+        from freshet.knowledge_cache import KnowledgeCache
+        from processors.thrifty import ThriftyDistiller
+
+        s = self.settings
+        cache = KnowledgeCache(self.redis, s.key_prefix, ttl_s=s.knowledge_cache_ttl_s)
+        return ThriftyDistiller(self.distiller, cache, s.version, self.clock, sharing=s.share_knowledge)
 
     @property
     def checkpoint_dir(self) -> Path:

@@ -1,38 +1,64 @@
 """The lane item-distill: what a language model knows about each item, and the vector that comes of it.
 
-Owns decode → check → distil → publish knowledge → encode → publish features, many items at once and each key in order.
-Must not know prompts. While the LLM is away the lane waits in its group and reads no further.
+Owns decode → check → distil → encode → publish knowledge → publish features, many items at once and each key in order.
+Must not know prompts, nor how calls are spared or limited. While the LLM is away or its budget spent, items that need
+it wait in their place and those that do not pass.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from processors.distill import Distiller
-from schemas.records import Item, ItemKnowledge
+from models.llm import LLMUnavailable
+from schemas.records import Item, ItemFeatures, ItemKnowledge
 from streams.backoff import Backoff
 from streams.errors import Family, family
 from streams.faust_lane import FaustLane
 from streams.lanes.base import Context
 from streams.lanes.item_text import Deleted, read_item, tombstone
+from streams.micro_batch import MicroBatcher
 from streams.publish import Letter, Outgoing, Output, Publisher
 from streams.source import SourceRecord
-from streams.window import SlidingWindow
+from streams.window import Fail, Finish, SlidingWindow
 
 NAME = "item-distill"
-# Records under way for each LLM turn: those beyond it wait for their key, for a turn, or for the broker.
-IN_FLIGHT_PER_TURN = 4
+# Records under way for each LLM call: enough that calls never lack one while others wait for their key, for an answer
+# to the same content, for the encoder or for the broker.
+IN_FLIGHT_PER_CALL = 3
+# Records that wait for the LLM beside the window, so that price changes behind them pass; a few kilobytes each.
+PARKING = 1_000
+_ENCODED_TOGETHER = 32
+
+
+class ItemDistiller(Protocol):
+    """Who knows about items: `processors.thrifty.ThriftyDistiller`."""
+
+    async def known(
+        self, item: Item, *, source_partition: int = -1, source_offset: int = -1
+    ) -> ItemKnowledge | None: ...
+
+    async def distill(self, item: Item, *, source_partition: int = -1, source_offset: int = -1) -> ItemKnowledge: ...
+
+    async def remember(self, item: Item, knowledge: ItemKnowledge) -> None: ...
 
 
 class ItemDistill:
-    """The lane's work on one record; all of its results are confirmed when `process` returns."""
+    """The lane's work on one record; all of its results are confirmed when `process` returns.
 
-    def __init__(self, context: Context, distiller: Distiller) -> None:
+    `park` is called when a record begins to wait for the LLM.
+    """
+
+    def __init__(self, context: Context, distiller: ItemDistiller) -> None:
+        self.park: Callable[[], None] = lambda: None
         self._context = context
         self._distiller = distiller
-        self._turns = asyncio.Semaphore(context.settings.llm_concurrency)
-        self._encoding = asyncio.Lock()
+        self._encoder: MicroBatcher[tuple[Item, ItemKnowledge], ItemFeatures] = MicroBatcher(
+            self._encode, size=_ENCODED_TOGETHER
+        )
         self._llm = Backoff(NAME, context.metrics, most_s=30.0)
+        self._redis = Backoff(NAME, context.metrics)
         self._kafka = Backoff(NAME, context.metrics)
         self._publisher = Publisher(context.producer, context.dead_letters(), self._kafka, NAME)
 
@@ -54,30 +80,46 @@ class ItemDistill:
         await self._publish(record, read, knowledge)
 
     async def _distil(self, record: SourceRecord, item: Item) -> ItemKnowledge:
-        async with self._turns:
-            knowledge = await self._llm.persevere(
-                lambda: self._distiller.distill(item, source_partition=record.partition, source_offset=record.offset)
-            )
+        """What is known passes whatever the LLM does; a backing-off LLM holds back only who needs it."""
+        place = {"source_partition": record.partition, "source_offset": record.offset}
+        knowledge = await self._redis.persevere(lambda: self._distiller.known(item, **place))
+        if knowledge is None:
+            knowledge = await self._llm.persevere(lambda: self._ask(item, place))
         metrics, cost = self._context.metrics, knowledge.provenance
+        metrics.knowledge.labels(origin=cost.origin).inc()
         metrics.llm_calls.inc(cost.calls)
         metrics.llm_tokens.labels(direction="in").inc(cost.tokens_in)
         metrics.llm_tokens.labels(direction="out").inc(cost.tokens_out)
         return knowledge
 
+    async def _ask(self, item: Item, place: dict[str, int]) -> ItemKnowledge:
+        try:
+            return await self._distiller.distill(item, **place)
+        except LLMUnavailable:
+            self.park()
+            raise
+
     async def _publish(self, record: SourceRecord, item: Item, knowledge: ItemKnowledge) -> None:
-        """Knowledge first: it is the truth, and vectors can be made from it again."""
+        """Knowledge first: it is the truth, and vectors can be made from it again; the cache only what Kafka has."""
         topics, key = self._context.topics, item.item_id.encode()
+        features = await self._encoder.submit((item, knowledge))
         value = self._context.codec.encode(knowledge, topics.item_knowledge)
         [first] = await self._publisher.publish([Output(record, topics.item_knowledge, key, value)])
         if isinstance(first, Letter):
             self._count(first)
             return
-        async with self._encoding:  # one batch in torch at a time: two would only share the cores
-            [features] = await asyncio.to_thread(self._context.embedder.knowledge, [(item, knowledge)])
+        try:
+            await self._redis.persevere(lambda: self._distiller.remember(item, knowledge))
+        except Exception as error:
+            await self._dead_letter(record, "remember", error)
+            return
         value = self._context.codec.encode(features, topics.item_features)
         output = Output(record, topics.item_features, key, value, event_time=item.event_time)
         [last] = await self._publisher.publish([output])
         self._count(last)
+
+    def _encode(self, pairs: Sequence[tuple[Item, ItemKnowledge]]) -> list[ItemFeatures]:
+        return self._context.embedder.knowledge(pairs)
 
     async def _delete(self, record: SourceRecord, item_id: str) -> None:
         topics = self._context.topics
@@ -99,11 +141,12 @@ class ItemDistill:
 
 def ItemDistillLane(context: Context) -> FaustLane:
     """The lane over Faust; loads the encoder before it reads."""
-    size = IN_FLIGHT_PER_TURN * context.settings.llm_concurrency
-    return FaustLane(
-        NAME,
-        context,
-        context.topics.items,
-        lambda finish, fail: SlidingWindow(ItemDistill(context, context.distiller).process, finish, fail, size=size),
-        prepare=lambda: context.embedder,
-    )
+
+    def window(finish: Finish, fail: Fail) -> SlidingWindow:
+        work = ItemDistill(context, context.thrifty)
+        size = IN_FLIGHT_PER_CALL * context.settings.llm_concurrency
+        made = SlidingWindow(work.process, finish, fail, size=size, parking=PARKING)
+        work.park = made.park
+        return made
+
+    return FaustLane(NAME, context, context.topics.items, window, prepare=lambda: context.embedder)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from freshet.blob import BlobError
+from freshet.knowledge_cache import KnowledgeCache
 from freshet.writer import Deletion, FeatureWriter, WriteResult
 from processors.validate import ContractViolation, check_deletion
 from schemas.codec import Codec, DecodeError
@@ -56,6 +57,8 @@ class SinkHandler:
     def __init__(self, context: Context) -> None:
         settings, topics = context.settings, context.topics
         writer = FeatureWriter(context.redis, settings.key_prefix, ttl_s=settings.feature_ttl_s)
+        self._writer = writer
+        self._cache = KnowledgeCache(context.redis, settings.key_prefix, ttl_s=settings.knowledge_cache_ttl_s)
         self._context = context
         self._codec: Codec = context.codec
         self._version = settings.version
@@ -66,10 +69,29 @@ class SinkHandler:
                 "knowledge",
                 ItemKnowledge,
                 _item_id,
-                lambda records: writer.put_knowledge(self._version, records),
+                self._put_knowledge,
                 writer.delete_knowledge,
             ),
         }
+
+    def _put_knowledge(self, records: Sequence[ItemKnowledge]) -> list[WriteResult]:
+        """Knowledge for its readers and for the distilling lane's cache: reading the topic again makes both anew.
+
+        All versions share the topic, and each record goes to the version it was made for.
+        """
+        results = [WriteResult.SAME] * len(records)
+        by_version: dict[str, list[int]] = {}
+        for place, one in enumerate(records):
+            by_version.setdefault(one.version or self._version, []).append(place)
+        for version, places in by_version.items():
+            try:
+                written = self._writer.put_knowledge(version, [records[place] for place in places])
+            except BlobError as error:
+                raise BlobError(str(error), places[error.index]) from error
+            for place, result in zip(places, written, strict=True):
+                results[place] = result
+        self._cache.put(records)
+        return results
 
     def write(self, batch: Batch) -> Sequence[Rejected]:
         """Write the batch's records and deletions; answers the records that can never be written."""
@@ -104,9 +126,8 @@ class SinkHandler:
         """`record`, if it is its key's and of this version."""
         if key != kind.id(record).encode():
             raise ContractViolation("key_mismatch", f"the record's key is {key!r}, its id {kind.id(record)!r}")
-        version = getattr(record, "version", self._version)
-        if version != self._version:
-            raise WrongVersion(f"a record of version {version!r} in a topic of version {self._version!r}")
+        if not isinstance(record, ItemKnowledge) and record.version != self._version:
+            raise WrongVersion(f"a record of version {record.version!r} in a topic of version {self._version!r}")
         return record
 
     def _put(self, kind: Kind[Any], records: dict[int, Any], rejected: list[Rejected]) -> list[WriteResult]:

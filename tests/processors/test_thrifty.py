@@ -166,7 +166,7 @@ async def test_sharing_can_be_switched_off(cache: FakeCache) -> None:
 
 
 async def test_many_at_once_ask_once(cache: FakeCache) -> None:
-    """Catches a feed that brings one item ten times, or ten variants, and ten calls for it; also before Kafka confirms."""
+    """Catches ten calls for an item or its variants that a feed brings at once; also before Kafka confirms."""
     distiller = FakeDistiller()
     distiller.gate = asyncio.Event()
     one = thrifty(distiller, cache)

@@ -55,3 +55,23 @@ async def test_many_that_fail_at_once_are_one_failure() -> None:
     await asyncio.sleep(0.02)
     away = False
     await asyncio.wait_for(asyncio.gather(*tasks), 2)
+
+
+async def test_who_says_when_to_come_back_is_left_alone_until_then() -> None:
+    """Catches an endpoint that asked for a pause and is asked every 0.2 s; and an hour's pause nobody can end."""
+
+    class Busy(DeliveryFailed):
+        retry_after_s = 0.3
+
+    times: list[float] = []
+
+    async def operation() -> None:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) == 1:
+            raise Busy("later")
+
+    await Backoff("lane", Metrics(), least_s=0.01).persevere(operation)
+    assert times[1] - times[0] > 0.2
+    times.clear()
+    await Backoff("lane", Metrics(), least_s=0.01, most_s=0.02).persevere(operation)
+    assert times[1] - times[0] < 0.2

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from processors.distill import InvalidKnowledge
 from processors.validate import ContractViolation
 from schemas.codec import Codec, DecodeError
 from schemas.records import DeadLetter, Header
-from streams.dead_letters import DeadLetterProducer
+from streams.dead_letters import OUTPUT_BYTES, DeadLetterProducer
 from streams.errors import Reason, TooManyDeadLetters
 from streams.metrics import Metrics
 from streams.source import SourceRecord
@@ -60,3 +61,14 @@ def test_long_messages_are_cut() -> None:
     letters.send(record(), Reason.EMPTY_TITLE, "x/y", error=ContractViolation("empty_title", "x" * 10**6))
     [value] = broker.values("items.dlq")
     assert len(value or b"") < 2_000
+
+
+@pytest.mark.parametrize("raw", ["{", "绿" * 10**5, "x" * 10**6, "lone \ud800 surrogate"])
+def test_a_models_raw_answer_is_kept_within_bounds(raw: str) -> None:
+    """Catches an answer nobody can look at afterwards, one that no reader decodes, or one that outgrows the topic."""
+    broker, letters = make()
+    letters.send(record(), Reason.INVALID_KNOWLEDGE, "x/y", error=InvalidKnowledge("no", raw)).result(0)
+    [value] = broker.values("items.dlq")
+    output = CODEC.decode(DeadLetter, value or b"").output
+    assert output.startswith(raw[:1])
+    assert OUTPUT_BYTES - 4 < len(output.encode()) <= OUTPUT_BYTES or len(output) == len(raw)

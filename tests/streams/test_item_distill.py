@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+import redis
 
 from freshet.settings import Settings
 from models.llm import LLMForbidden, LLMRejected, LLMUnavailable
+from models.llm_limits import BudgetSpent
 from processors.distill import InvalidKnowledge
 from schemas.codec import Codec
 from schemas.records import DeadLetter, Item, ItemFeatures, ItemKnowledge, ItemTier, Provenance
@@ -17,7 +20,7 @@ from streams.intake import Intake
 from streams.lanes.base import Context
 from streams.lanes.item_distill import ItemDistill
 from streams.source import SourceRecord
-from streams.window import SlidingWindow
+from streams.window import Fail, Finish, SlidingWindow
 from tests.fakes import NOW_MS, FakeClock
 from tests.fakes_broker import FakeBroker, FakeProducer
 from tests.fakes_encoder import FakeEncoder
@@ -34,6 +37,20 @@ class FakeDistiller:
         self.most_under_way = 0
         self.asked: list[str] = []
         self.behave: Callable[[Item], object] = lambda item: None
+        self.cached: dict[str, ItemKnowledge] = {}
+        self.redis_away = 0
+
+    async def known(self, item: Item, *, source_partition: int = -1, source_offset: int = -1) -> ItemKnowledge | None:
+        if self.redis_away:
+            self.redis_away -= 1
+            raise redis.ConnectionError("away")
+        return self.cached.get(item.title)
+
+    async def remember(self, item: Item, knowledge: ItemKnowledge) -> None:
+        if self.redis_away:
+            self.redis_away -= 1
+            raise redis.ConnectionError("away")
+        self.cached[item.title] = replace(knowledge, provenance=Provenance(origin="cache"))
 
     async def distill(self, item: Item, *, source_partition: int = -1, source_offset: int = -1) -> ItemKnowledge:
         self.asked.append(item.title)
@@ -76,13 +93,14 @@ def context(broker: FakeBroker) -> Context:
 class Lane:
     """The lane's core behind an intake, as `FaustLane` drives it."""
 
-    def __init__(self, context: Context, distiller: FakeDistiller, size: int = 8) -> None:
-        self.core = ItemDistill(context, distiller)  # type: ignore[arg-type]
-        self.intake = Intake(
-            "item-distill",
-            context.metrics,
-            lambda finish, fail: SlidingWindow(self.core.process, finish, fail, size=size),
-        )
+    def __init__(self, context: Context, distiller: FakeDistiller, size: int = 8, parking: int = 0) -> None:
+        def window(finish: Finish, fail: Fail) -> SlidingWindow:
+            core = ItemDistill(context, distiller)
+            made = SlidingWindow(core.process, finish, fail, size=size, parking=parking)
+            core.park = made.park
+            return made
+
+        self.intake = Intake("item-distill", context.metrics, window)
         self.intake.open(1)
 
     async def feed(self, records: list[SourceRecord]) -> None:
@@ -115,8 +133,8 @@ async def test_knowledge_then_its_vector_are_published_before_the_acknowledgemen
     producer.hold()
     lane = Lane(context, FakeDistiller())
     await lane.feed(source(broker, item("a")))
+    await wait_until(lambda: len(broker.logs[KNOWLEDGE]) == 1)
     await asyncio.sleep(0.1)
-    assert len(broker.logs[KNOWLEDGE]) == 1
     assert len(broker.logs[FEATURES]) == 0
     assert lane.position() is None
     producer.confirm()
@@ -141,13 +159,71 @@ async def test_a_slow_item_holds_back_acknowledgements_not_work(context: Context
     assert lane.position() == 7
 
 
-async def test_no_more_llm_calls_than_told(context: Context, broker: FakeBroker) -> None:
-    """Catches an endpoint flooded by the window's size."""
+async def test_known_knowledge_passes_an_llm_that_is_away(context: Context, broker: FakeBroker) -> None:
+    """Catches price changes that wait, with their vectors back on the text tier, for a model they do not need."""
+    distiller, away = FakeDistiller(), True
+
+    def behave(one: Item) -> object:
+        return BudgetSpent("this hour's", 0.05) if away else None
+
+    lane = Lane(context, distiller, size=2, parking=10)
+    distiller.cached["known"] = ItemKnowledge("k", NOW_MS, NOW_MS, "f", "known", provenance=Provenance(origin="cache"))
+    distiller.behave = behave
+    await lane.feed(source(broker, *[item(f"new{n}", f"new {n}") for n in range(4)]))
+    await lane.feed(source(broker, *[item(f"known{n}", "known") for n in range(4)]))
+    await wait_until(lambda: len(broker.logs[FEATURES]) == 4)
+    assert lane.position() is None
+    away = False
+    await lane.end()
+    assert lane.position() == 8
+    assert broker.logs[LETTERS] == []
+    made = context.metrics.knowledge
+    assert {origin: made.labels(origin=origin)._value.get() for origin in ("fresh", "cache", "shared")} == {
+        "fresh": 4,
+        "cache": 4,
+        "shared": 0,
+    }
+
+
+async def test_without_the_cache_nothing_goes_on_and_nothing_is_lost(context: Context, broker: FakeBroker) -> None:
+    """Catches a Redis outage that distils what is known, dead-letters, or acknowledges what was not remembered."""
+    distiller = FakeDistiller()
+    distiller.redis_away = 2
+    lane = Lane(context, distiller)
+    await lane.feed(source(broker, item("a")))
+    await wait_until(lambda: "Oat drink" in distiller.cached)
+    distiller.redis_away = 1
+    await lane.feed(source(broker, item("b", "Tea")))
+    await lane.end()
+    assert lane.position() == 2
+    assert distiller.asked == ["Oat drink", "Tea"]
+    assert broker.logs[LETTERS] == []
+
+
+async def test_knowledge_is_remembered_only_after_kafka_has_it(context: Context, broker: FakeBroker) -> None:
+    """Catches a cache that knows what the log does not: a rebuild would lose it."""
+    producer = context.producer
+    assert isinstance(producer, FakeProducer)
+    producer.hold()
     distiller = FakeDistiller()
     lane = Lane(context, distiller)
-    await lane.feed(source(broker, *[item(f"i{n}") for n in range(8)]))
+    await lane.feed(source(broker, item("a")))
+    await wait_until(lambda: len(broker.logs[KNOWLEDGE]) == 1)
+    assert distiller.cached == {}
+    producer.confirm()
     await lane.end()
-    assert distiller.most_under_way == 2
+    assert list(distiller.cached) == ["Oat drink"]
+
+
+async def test_vectors_are_made_together(context: Context, broker: FakeBroker) -> None:
+    """Catches one encoder call an item, which halves what two cores encode."""
+    lane = Lane(context, FakeDistiller(), size=32)
+    await lane.feed(source(broker, *[item(f"i{n}") for n in range(32)]))
+    await lane.end()
+    encoder = context.encoder
+    assert isinstance(encoder, FakeEncoder)
+    assert len(encoder.calls) < 16
+    assert sum(map(len, encoder.calls)) == 32
 
 
 async def test_two_updates_of_one_item_come_out_in_order(context: Context, broker: FakeBroker) -> None:
@@ -202,6 +278,7 @@ async def test_an_answer_that_stays_invalid_is_a_dead_letter(context: Context, b
         (b"a", "invalid_knowledge", "item-distill/distill"),
         (b"b", "llm_rejected", "item-distill/distill"),
     }
+    assert {one.output for one in letters} == {"{", ""}
     assert list(broker.latest(KNOWLEDGE)) == [b"c"]
     assert lane.position() == 3
 

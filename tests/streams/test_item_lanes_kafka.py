@@ -16,9 +16,9 @@ from tests.streams.lane_tools import make_topics, read_all, send_all, until
 NOW = 1_700_000_000_000
 
 
-async def test_items_deletions_and_poison_end_where_they_should(kafka: str, topic_prefix: str) -> None:
+async def test_items_deletions_and_poison_end_where_they_should(kafka: str, valkey: str, topic_prefix: str) -> None:
     """Catches what only the whole lane can lose: a deletion overtaken, a tier missing, a bad record that stops it."""
-    settings = Settings.load({}, kafka=kafka, topic_prefix=topic_prefix)
+    settings = Settings.load({}, kafka=kafka, redis=valkey, topic_prefix=topic_prefix)
     topics = await asyncio.to_thread(make_topics, settings)
     codec = Codec()
     good = [Item(f"i{n}", NOW + n, f"Thing {n}") for n in range(60)]

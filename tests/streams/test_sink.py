@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import redis
 
+from freshet.knowledge_cache import KnowledgeCache
 from freshet.reader import FeatureReader
 from freshet.settings import Settings
 from freshet.versions import Versions
@@ -32,8 +33,8 @@ def user(user_id="u", time=NOW, fill=1.0, version="v1") -> UserFeatures:
     return UserFeatures(user_id, version, 2, time, time + 5, DIMS, vector(fill), vector(-fill), behaviors, "r", 3)
 
 
-def knowledge(item_id="i", time=NOW, summary="a thing") -> ItemKnowledge:
-    return ItemKnowledge(item_id, time, time + 5, "f" * 64, summary, (Claim("attribute", "size", "big"),))
+def knowledge(item_id="i", time=NOW, summary="a thing", **more) -> ItemKnowledge:
+    return ItemKnowledge(item_id, time, time + 5, "f" * 64, summary, (Claim("attribute", "size", "big"),), **more)
 
 
 class Flow:
@@ -139,3 +140,22 @@ async def test_what_cannot_be_stored_is_a_dead_letter_and_its_batch_is_kept(flow
         (b"d", "key_mismatch", "sink/decode"),
         (b"e", "bad_payload", "sink/write"),
     ]
+
+
+async def test_knowledge_fills_the_cache_and_goes_to_its_own_version(flow):
+    # Catches an emptied Redis that pays for the catalogue again, and a shadow version's knowledge lost or mixed in.
+    flow.send(flow.topics.item_knowledge, "i", knowledge(version="v1", content_fingerprint="c1"))
+    flow.send(flow.topics.item_knowledge, "j", knowledge("j", summary="new", version="v2", content_fingerprint="c2"))
+    flow.send(flow.topics.item_knowledge, "k", knowledge("k", summary="of before there were versions"))
+    await flow.lane.start()
+    await until(flow.done, "the commit")
+    cache = KnowledgeCache(flow.client)
+    for version, content, item_id in (("v1", "c1", "i"), ("v2", "c2", "j")):
+        # Their made-up fingerprints are alike: the row is the last one's, the pointers are each version's own.
+        assert cache.find(version, content, "other") is not None, item_id
+    assert cache.find("v1", "c2", "other") is None
+    assert flow.reader.knowledge("i").document["summary"] == "a thing"
+    assert flow.reader.knowledge("j") is None
+    assert flow.client.exists("f:v2:k:j")
+    assert flow.reader.knowledge("k").document["summary"] == "of before there were versions"
+    assert flow.letters(flow.topics.item_knowledge) == []

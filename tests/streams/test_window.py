@@ -172,3 +172,50 @@ async def test_a_sliding_window_is_bounded_and_slides() -> None:
     await asyncio.sleep(0.02)
     assert log.finished == [1, 2]
     await window.clear()
+
+
+async def test_parked_records_let_others_pass_and_have_a_limit_too() -> None:
+    """Catches price changes stuck behind items that wait for an LLM; and a whole topic read into memory meanwhile."""
+    log, go = Log(), asyncio.Event()
+
+    async def work(record: SourceRecord) -> None:
+        if record.key is not None:
+            window.park()
+            await go.wait()
+
+    window = SlidingWindow(work, log.finish, log.errors.append, size=2, parking=3)
+    for offset in range(3):
+        window.add(*log.entry(offset, b"%d" % offset))
+        await asyncio.sleep(0.01)
+        await asyncio.wait_for(window.space(), 1)
+    window.add(*log.entry(3))
+    await asyncio.sleep(0.01)
+    assert log.finished == [3]
+    for offset in (4, 5):
+        window.add(*log.entry(offset, b"%d" % offset))
+    await asyncio.sleep(0.01)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(window.space(), 0.05)
+    go.set()
+    assert await window.drain(1)
+    await asyncio.wait_for(window.space(), 1)
+    assert sorted(log.finished) == list(range(6))
+
+
+async def test_who_waits_behind_a_parked_key_parks_as_well() -> None:
+    """Catches a window full of updates to one item that waits."""
+    log, go = Log(), asyncio.Event()
+
+    async def work(record: SourceRecord) -> None:
+        if record.key == b"a":
+            window.park()
+            await go.wait()
+
+    window = SlidingWindow(work, log.finish, log.errors.append, size=2, parking=10)
+    for offset in range(5):
+        window.add(*log.entry(offset, b"a"))
+        await asyncio.sleep(0.01)
+        await asyncio.wait_for(window.space(), 1)
+    go.set()
+    assert await window.drain(1)
+    assert log.finished == list(range(5))
