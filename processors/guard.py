@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import Any
 
 from processors.disguise import Unmasked, fold, unmask, visible
-from processors.listing import LINKS, TOKENS, encoded
+from processors.listing import LINKS, MAX_FIELD, MAX_TITLE, TOKENS, clean, encoded
 from schemas.records import Item
 
 UNJUDGED = frozenset({"reasoning"})
@@ -35,6 +35,7 @@ _WORD = re.compile(r"[^\W_]+")
 _SPELLED = re.compile(r"\b(?:[a-z][ .\-_*]){4,}[a-z]\b")
 _IDEOGRAM = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _LOOP = re.compile(r"(.{3,40}?)\1{5,}")
+_RUN = re.compile(r"(\w)\1{39,}")
 
 
 def inspect(item: Item, prompt: str, document: Mapping[str, Any]) -> str:
@@ -122,7 +123,7 @@ def _strings(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _foreign_domain(plain: str, item: Item) -> bool:
     """Whether a domain is named that is not the product's own name, as in "Booking.com gift card"."""
-    names = fold(f"{item.title[:_MOST_CHARACTERS]} {item.brand[:_MOST_CHARACTERS]}")
+    names = fold(f"{clean(item.title, MAX_TITLE)} {clean(item.brand, MAX_FIELD)}")  # links are no names
     return any(match.group() not in names for match in _DOMAIN.finditer(plain))
 
 
@@ -131,7 +132,7 @@ def _repeats(plain: str, own: str) -> bool:
     longest = max((sum(1 for _ in run) for _, run in groupby(words)), default=0)
     if longest > MOST_REPEATS or (len(words) >= 16 and len(set(words)) * 5 <= len(words)):
         return True
-    return any(loop.group() not in own and not loop.group().isspace() for loop in _LOOP.finditer(plain))
+    return bool(_RUN.search(plain)) or any(loop.group() not in own for loop in _LOOP.finditer(plain))
 
 
 def _echoes(together: str, prompt: str, own: str) -> bool:
