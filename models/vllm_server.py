@@ -28,9 +28,9 @@ def vllm_command(
     port: int,
     *,
     host: str = HOST,
-    max_model_len: int = 2048,
+    max_model_len: int = 4096,
     max_num_seqs: int = 16,
-    kv_cache_gb: int = 1,
+    kv_cache_gb: int = 2,
     served_name: str = "",
     cpus: Collection[int] = (),
 ) -> ServerCommand:

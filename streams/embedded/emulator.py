@@ -27,6 +27,7 @@ class KafkaEmulator:
     """Speaks enough of Kafka's protocol for one worker of the demo; the same shape as `KafkaServer`."""
 
     name = "kafka"
+    hung_after_s: float | None = None
     about = "noida-db, an emulator of Kafka: demo only, not durable"
 
     def __init__(self, folder: Path, *, port: int | None = None) -> None:

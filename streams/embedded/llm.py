@@ -16,6 +16,9 @@ from streams.embedded.process import HOST, ChildProcess, free_port
 
 # Cold: the imports alone read 1.5 GB from disk; two busy cores make it minutes.
 START_TIMEOUT_S = 600.0
+# On two busy cores an answer to /health may take seconds; a minute without one never came back by itself.
+HUNG_AFTER_S = 60.0
+HEALTH_TIMEOUT_S = 10.0
 
 
 def http_ok(url: str, timeout_s: float = 2.0) -> bool:
@@ -32,6 +35,7 @@ class LlmServer:
 
     name = "llm"
     about = "vLLM on CPU"
+    hung_after_s: float | None = HUNG_AFTER_S
 
     def __init__(self, python: Path, model_dir: Path, *, folder: Path, port: int | None = None) -> None:
         self._python = python
@@ -58,8 +62,8 @@ class LlmServer:
         return self.address
 
     def healthy(self) -> bool:
-        """True when the server says that it is ready."""
-        return bool(self._ready_url) and http_ok(self._ready_url)
+        """True when the server says that it is ready; a dead engine behind a live front end is a 503."""
+        return bool(self._ready_url) and http_ok(self._ready_url, HEALTH_TIMEOUT_S)
 
     def stop(self) -> None:
         """End the server and its engine process. May be called twice."""

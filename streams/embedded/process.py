@@ -130,9 +130,9 @@ class ChildProcess:
 
     def stop(self) -> None:
         """End the command and all it started: SIGTERM, `grace_s`, SIGKILL. May be called twice."""
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
+        lifeline, self._lifeline = self._lifeline, -1  # two threads may stop it at once
+        if lifeline >= 0:
+            os.close(lifeline)
         if self._guard is not None:
             try:
                 self._guard.wait(self._grace_s + 10.0)

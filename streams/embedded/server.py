@@ -14,7 +14,12 @@ from streams.embedded.process import ChildProcess
 
 
 class DataServer(ABC):
-    """A child process with data. Without `folder` the data goes with the server."""
+    """A child process with data. Without `folder` the data goes with the server.
+
+    It is never taken for hung: ending a data server that is only slow (it recovers its log) makes things worse.
+    """
+
+    hung_after_s: float | None = None
 
     def __init__(self, folder: Path | None, prefix: str) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix=prefix) if folder is None else None

@@ -35,16 +35,21 @@ from streams.embedded.valkey import ValkeyServer
 POLL_S = 0.5
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 STEADY_S = 60.0  # a service that died sooner after its start counts as a failed restart
+CHECK_S = 5.0  # between two questions to a service that is watched for hanging
 TRIES = 5  # failed restarts in a row before a service is given up
 
 
 class Service(Protocol):
-    """One server process. `name` is the setting that its address answers; `start` may be called again after a death."""
+    """One server process. `name` is the setting that its address answers; `start` may be called again after a death.
+
+    A live process that has not been `healthy` for `hung_after_s` is ended and started again; None: it is left alone.
+    """
 
     name: str
     about: str
     port: int
     child: ChildProcess | None
+    hung_after_s: float | None
 
     @property
     def address(self) -> str: ...
@@ -223,23 +228,35 @@ class Stack:
             else:
                 began = time.monotonic()
                 self._set(member, "ready")
-                code = self._watch(member.service)
+                what = self._watch(member.service)
                 if self._stopping.is_set():
                     return
                 member.restarts += 1
                 failures = 0 if time.monotonic() - began >= STEADY_S else failures + 1
-                self._set(member, "restarting", f"ended with code {code}")
+                self._set(member, "restarting", what)
             if not member.first.is_set() or failures >= TRIES:
                 self._set(member, "failed", member.error)
                 return
             self._stopping.wait(min(FIRST_PAUSE_S * 2**failures, LONGEST_PAUSE_S))
 
-    def _watch(self, service: Service) -> int | None:
-        """The exit code of a service that died; None when the stack is to stop."""
+    def _watch(self, service: Service) -> str:
+        """How a service died or hung; it has ended when this returns, unless the stack is to stop.
+
+        A process may live and serve no more: vLLM's front end survives its engine, and answers 503.
+        """
         assert service.child is not None
+        well = asked = time.monotonic()
         while service.child.running and not self._stopping.wait(POLL_S):
-            pass
-        return service.child.returncode()
+            now = time.monotonic()
+            if service.hung_after_s is None or now - asked < min(CHECK_S, service.hung_after_s):
+                continue
+            if service.healthy():
+                well = now
+            elif now - well >= service.hung_after_s and not self._stopping.is_set():
+                service.stop()
+                return f"was alive, but not healthy for {now - well:.0f} s"
+            asked = time.monotonic()
+        return f"ended with code {service.child.returncode()}"
 
     def _set(self, member: _Member, status: ServiceStatus, error: str = "") -> None:
         member.status, member.error = status, error

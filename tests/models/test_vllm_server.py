@@ -10,6 +10,7 @@ def test_the_server_listens_on_loopback_under_the_folders_name() -> None:
     command = vllm_command(Path("/env/bin/python"), Path("/models/Qwen"), 8123)
     options = dict(zip(command.argv[3::2], command.argv[4::2], strict=False))
     assert options["--host"] == "127.0.0.1"
+    assert options["--max-model-len"] == "4096", "a catalogue's attributes, examples and an item do not fit 2048"
     assert options["--served-model-name"] == "Qwen"
     assert command.ready_url == "http://127.0.0.1:8123/health"
     assert command.env["HF_HUB_OFFLINE"] == "1"

@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from freshet.settings import SettingError, Settings
+from freshet.token_budget import TokenBudget
+from streams.embedded.llm import http_ok
 from streams.embedded.process import HOST, ChildProcess, ServiceError, answers, free_port
 from streams.embedded.stack import Stack
 from streams.embedded.state import StackLock, StackState, read_state, resolve, running, state_file
@@ -29,6 +32,7 @@ class Toy:
         self.name, self.about = name, f"toy {name}"
         self.port = free_port()
         self.child: ChildProcess | None = None
+        self.hung_after_s: float | None = None
         self._log, self._code = folder / f"{name}.log", code
 
     @property
@@ -80,6 +84,61 @@ def test_a_dead_service_is_started_again_on_its_address(settings: Settings, tmp_
         assert (second.address, second.pid != first.pid) == (first.address, True)
         assert toy.healthy()
     assert gone(second.pid)
+
+
+SICK = """
+import http.server, pathlib, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(503 if pathlib.Path(sys.argv[0]).exists() else 200)
+        self.end_headers()
+    def log_message(self, *args): pass
+http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+class Patient(Toy):
+    """A service with a health page: 503 while the file `sick` exists."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sick = folder / "sick"
+        super().__init__(folder, code=SICK.replace("sys.argv[0]", repr(str(self.sick))))
+        self.hung_after_s = 1.0
+
+    def healthy(self) -> bool:
+        return http_ok(f"http://{HOST}:{self.port}/health", 0.5)
+
+
+@pytest.mark.parametrize("how", ["stopped", "503"])
+def test_a_service_that_lives_and_serves_no_more_is_started_again(settings: Settings, tmp_path: Path, how: str) -> None:
+    """Catches a hung server, or a front end whose engine has died, that keeps the item lane waiting for ever."""
+    toy = Patient(tmp_path)
+    with Stack(settings, services=[toy]) as stack:
+        stack.wait("llm", 20)
+        first = shown(settings.home).services[0]
+        time.sleep(2.0)
+        assert shown(settings.home).services[0].restarts == 0, "a well service is left alone"
+        if how == "stopped":
+            os.kill(first.pid, signal.SIGSTOP)
+        else:
+            toy.sick.touch()
+        until(lambda: shown(settings.home).services[0].restarts == 1)
+        assert gone(first.pid)
+        toy.sick.unlink(missing_ok=True)
+        until(lambda: shown(settings.home).services[0].status == "ready")
+        assert toy.healthy()
+        assert shown(settings.home).services[0].address == first.address
+
+
+def test_an_unhealthy_service_without_a_limit_is_left_alone(settings: Settings, tmp_path: Path) -> None:
+    """Catches a broker that recovers its log and is killed for it."""
+    toy = Patient(tmp_path)
+    toy.hung_after_s = None
+    with Stack(settings, services=[toy]) as stack:
+        stack.wait("llm", 20)
+        toy.sick.touch()
+        time.sleep(3.0)
+        assert shown(settings.home).services[0].restarts == 0
 
 
 def test_a_service_that_cannot_start_ends_the_others_and_shows_its_log(settings: Settings, tmp_path: Path) -> None:
@@ -162,6 +221,16 @@ def test_up_status_down_leave_no_orphan(freshet: Callable[..., subprocess.Comple
     assert {s["name"]: s["healthy"] for s in status["services"]} == {"redis": True, "kafka": True}
     assert status["active_version"] is None
     assert set(status["lag"].values()) == {0}
+    assert status["distill"] == {"backlog": 0, "budget": None}
+    with redis.Redis.from_url(next(s["address"] for s in status["services"] if s["name"] == "redis")) as client:
+        budget = TokenBudget(client, limit=1_000)
+        budget.settle(budget.reserve(400), 300)
+    shown_budget = json.loads(freshet("status", "--json").stdout)["distill"]["budget"]
+    assert (shown_budget["spent"], shown_budget["limit"], shown_budget["held"]) == (300, 1_000, 0)
+    assert 0 < shown_budget["resets_in_s"] <= 3_600
+    text = freshet("status").stdout
+    assert "LLM tokens this hour: 300 of 1,000" in text
+    assert "Items waiting for the LLM: 0" in text
     assert freshet("up", "--no-llm").stdout.startswith("The stack is already running")
     down = freshet("down")
     assert down.returncode == 0, down.stderr
