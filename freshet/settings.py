@@ -72,6 +72,10 @@ class Settings:
     )
     knowledge_cache_ttl_s: int = _setting(90 * 86_400, "Seconds cached knowledge lives without being used", least=60)
     share_knowledge: bool = _setting(True, "Variants of one product in size or colour share one distillation")
+    profile: str = _setting("cpu", "Who is asked about an item: a team (cpu, full) or agents with commas between")
+    catalogue: str = _setting("", "File of wanted attributes per category (parquet, CSV, JSON); empty: open analysis")
+    examples: str = _setting("", "File of items with annotated attributes, as worked examples of that catalogue")
+    examples_shown: int = _setting(3, "Worked examples in a prompt, the nearest to its item", least=0, most=32)
     registry: str = _setting("", "Schema registry URL; empty: Avro single-object encoding", url=True)
     registry_auto_register: bool = _setting(True, "Register schemas that the registry lacks; false in production")
     version: str = _setting("v1", "Feature version the worker writes")
@@ -84,6 +88,7 @@ class Settings:
         "~/.cache/freshet", "Folder for weights, Kafka jars, checkpoints and the embedded stack"
     )
     encoder: str = _setting("", "Folder of the text encoder; empty: the one of `freshet models prepare`")
+    encoder_backend: str = _setting("auto", "What computes it: auto, torch (CUDA where there is one) or openvino")
     reasoner: str = _setting("block-diffusion", "Who infers (`models/reasoner.py`); `cooccurrence` needs no checkpoint")
     checkpoint: str = _setting("", "Reasoner checkpoint folder; empty: home/reasoner; absent: co-occurrence fallback")
     torch_threads: int = _setting(

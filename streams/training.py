@@ -14,10 +14,9 @@ import pyarrow as pa
 
 from freshet.settings import Settings
 from models import checkpoint
-from models.encoder import MiniLmEncoder
+from models.encoder import prepared_encoder
 from models.reasoner_training import Progress, TrainingConfig, TrainingError, train_reasoner
 from models.sequences import EventColumns
-from models.weights import encoder_dir
 from processors.embed_catalogue import embed_catalogue
 from schemas.records import Item
 
@@ -41,7 +40,7 @@ def train_on(
         events["user_id"].to_pylist(), events["item_id"].to_pylist(), events["event_time"].to_numpy().astype(np.int64)
     )
     chosen = _chosen(columns, items, config)
-    encoder = MiniLmEncoder(Path(settings.encoder) if settings.encoder else encoder_dir(settings.home))
+    encoder = prepared_encoder(settings)
     catalogue, aligner = embed_catalogue(chosen, encoder, settings.dims, report=encoded)
     train_reasoner(
         columns,

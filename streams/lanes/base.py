@@ -108,10 +108,9 @@ class Context:
     @cached_property
     def encoder(self) -> TextEncoder:
         """The text encoder; its weights must have been prepared (`freshet models prepare`)."""
-        from models.encoder import MiniLmEncoder
-        from models.weights import encoder_dir
+        from models.encoder import prepared_encoder
 
-        return MiniLmEncoder(Path(self.settings.encoder) if self.settings.encoder else encoder_dir(self.settings.home))
+        return prepared_encoder(self.settings)
 
     @cached_property
     def aligner(self) -> LinearAligner:
