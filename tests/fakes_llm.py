@@ -88,9 +88,9 @@ class FakeLlm:
 
 
 class FakeLlmServer:
-    """The same answers over HTTP; `.url` is the base URL, `.served` counts whole answers."""
+    """The same answers over HTTP; `.url` is the base URL, `.served` counts whole answers. Port 0: a free one."""
 
-    def __init__(self, trouble: Trouble | None = None) -> None:
+    def __init__(self, trouble: Trouble | None = None, *, port: int = 0) -> None:
         self.trouble = trouble or Trouble()
         self.served = 0
         self._lock = threading.Lock()
@@ -126,7 +126,7 @@ class FakeLlmServer:
             def handle_error(self, request: Any, client_address: Any) -> None:
                 """A client that hung up is what some tests are about."""
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def _answer(self, body: Mapping[str, Any], send: Any) -> None:
