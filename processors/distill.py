@@ -1,34 +1,91 @@
-"""Distil one item: ask the agents, check their answers, edit them into knowledge.
+"""Distil one item: ask the agents of a team, check their answers, edit them into knowledge.
 
-Owns the calls' order, the retry of an invalid answer, the fingerprint and the provenance. Must not know Kafka; a cache,
-a critic and a token budget wrap `Distiller` or join `AGENTS`.
+Owns the calls' order, the fingerprint and the provenance. Must not know Kafka or Redis; a cache and a token budget wrap
+`Distiller` and its model (`processors/thrifty.py`, `models/llm_limits.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from models.llm import Completion, LanguageModel
-from processors.agents import Agent, agents
-from processors.editor import edit
-from processors.listing import digest, used_fields
-from schemas.records import Item, ItemKnowledge, Provenance
+from models.encoder import TextEncoder
+from models.llm import LanguageModel
+from processors import agents, editor
+from processors.agents import ATTRIBUTE_ANALYST, CATEGORY_PICKER, CRITIC, NEED_ANALYST, Agent
+from processors.answering import (
+    MORE_ROOM,
+    SEED,
+    TEMPERATURE,
+    Answer,
+    InvalidKnowledge,
+    QuarantinedKnowledge,
+    answer,
+)
+from processors.attribute_catalogue import AttributeCatalogue, Category
+from processors.categories import CategoryFinder
+from processors.examples import ExampleBank, own_examples
+from processors.listing import content_fingerprint, digest, used_fields
+from schemas.records import Claim, Item, ItemKnowledge, Provenance
 
-MORE_ROOM = 2
-"""An answer cut off or invalid is asked for once more, with this many times the tokens."""
-_TEMPERATURE, _SEED = 0.0, 0
-_JSON_TYPES: dict[str, type] = {"object": dict, "array": list, "string": str, "boolean": bool}
+__all__ = ["Distiller", "InvalidKnowledge", "QuarantinedKnowledge", "Recipe"]
 
 
-class InvalidKnowledge(Exception):
-    """The model's answer stayed invalid after its retry; `answer` is the last one, raw."""
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How knowledge is made: everything but the model and the item that decides an answer.
 
-    def __init__(self, message: str, answer: str) -> None:
-        super().__init__(f"{message}; the answer begins {answer[:200]!r}")
-        self.answer = answer
+    `profile` names a team or its agents; with a `catalogue` the attribute analyst answers exactly its attributes.
+    `bank` are worked examples, of which the `examples` nearest to an item are shown; `encoder` finds them, and the
+    candidates for an item's category where it names none of the catalogue's.
+    """
+
+    profile: str = "cpu"
+    catalogue: AttributeCatalogue | None = None
+    bank: ExampleBank = field(default_factory=own_examples)
+    examples: int = 3
+    encoder: TextEncoder | None = None
+
+    def __post_init__(self) -> None:
+        agents.team(self.profile)
+
+    @property
+    def team(self) -> tuple[str, ...]:
+        """The agents, in their order."""
+        return agents.team(self.profile)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of prompts, schemas, decoding, catalogue and examples."""
+        prompts = [self._identity(name) for name in (*self.team, CATEGORY_PICKER)]
+        catalogue = self.catalogue.fingerprint if self.catalogue else ""
+        return digest(prompts, catalogue, self.bank.fingerprint, self.examples, TEMPERATURE, SEED, MORE_ROOM)
+
+    def _identity(self, name: str) -> str:
+        if name == ATTRIBUTE_ANALYST and self.catalogue is not None:
+            return digest([agents.catalogue_analyst(one).fingerprint for one in self.catalogue.categories])
+        return (agents.category_picker(()) if name == CATEGORY_PICKER else agents.agent(name)).fingerprint
+
+
+@dataclass(slots=True)
+class _Draft:
+    """What is known of an item so far."""
+
+    item: Item
+    category: Category | None = None
+    summary: str = ""
+    facts: list[Claim] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    needs: list[Claim] = field(default_factory=list)
+    answers: dict[str, Answer] = field(default_factory=dict)
+    asked: dict[str, Agent] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def claims(self) -> list[Claim]:
+        return [*self.facts, *self.needs]
 
 
 class Distiller:
@@ -42,105 +99,133 @@ class Distiller:
         llm: LanguageModel,
         clock: Callable[[], int],
         *,
-        team: Sequence[Agent] | None = None,
+        recipe: Recipe | None = None,
         model_revision: str = "",
+        version: str = "",
     ) -> None:
         self._llm = llm
         self._clock = clock
-        self._team = list(agents() if team is None else team)
+        self._recipe = recipe or Recipe()
+        self._made_of = self._recipe.fingerprint
         self._model_revision = model_revision
+        self._version = version
+        self._finder: CategoryFinder | None = None
+        if self._recipe.catalogue is not None and self._recipe.encoder is not None:
+            self._finder = CategoryFinder(self._recipe.catalogue, self._recipe.encoder)
 
     def fingerprint(self, item: Item) -> str:
         """Identity of the knowledge this distiller makes of `item`: the same one, the same knowledge.
 
-        Over the fields that prompts show (not the price), prompts, schemas, model and decoding parameters.
+        Over the fields that prompts show (not the price), the recipe, and the model.
         """
-        team = [agent.fingerprint for agent in self._team]
-        return digest(used_fields(item), team, self._llm.name, self._model_revision, _TEMPERATURE, _SEED, MORE_ROOM)
+        return digest(used_fields(item), self._made_of, self._llm.name, self._model_revision)
 
     async def distill(self, item: Item, *, source_partition: int = -1, source_offset: int = -1) -> ItemKnowledge:
-        """Knowledge of one item; the agents are asked side by side.
+        """Knowledge of one item; analysts are asked side by side, the critic after them.
 
         Raises `InvalidKnowledge` (this item's fault, after its retries), `LLMUnavailable` (try again later),
         `LLMRejected` (this request is bad). The first error ends the other calls.
         """
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = {agent.name: group.create_task(self._answer(agent, item)) for agent in self._team}
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None  # one error ends the others: the first says what happened
-        answers = {name: task.result() for name, task in tasks.items()}
-        summary, claims = edit(item, {name: document for name, (document, _) in answers.items()})
-        calls = [call for _, made in answers.values() for call in made]
+        draft = _Draft(item)
+        started = asyncio.get_running_loop().time()
+        waiting: list[Coroutine[Any, Any, None]] = []
+        for name in self._recipe.team:
+            if name == CRITIC:
+                await _together(draft, waiting)
+                waiting = []
+                await self._criticise(draft)
+            else:
+                waiting.append(self._attributes(draft) if name == ATTRIBUTE_ANALYST else self._needs(draft))
+        await _together(draft, waiting)
+        draft.seconds = asyncio.get_running_loop().time() - started
+        return self._knowledge(draft, source_partition, source_offset)
+
+    async def _attributes(self, draft: _Draft) -> None:
+        draft.category = await self._category(draft)
+        if self._recipe.catalogue is None:
+            said = await self._ask(draft, agents.agent(ATTRIBUTE_ANALYST))
+            draft.summary = editor.summary(said.document)
+            draft.facts = editor.attribute_claims(draft.item, said.document)
+        elif draft.category is not None:
+            said = await self._ask(draft, agents.catalogue_analyst(draft.category), draft.category.name)
+            choose = self._nearest_value if self._recipe.encoder is not None else None
+            draft.facts, draft.absent = await asyncio.to_thread(
+                editor.catalogue_claims, draft.item, draft.category, said.document, choose
+            )
+
+    async def _category(self, draft: _Draft) -> Category | None:
+        """Its own, else the one a model picks among the nearest; None without a catalogue, or where none fits."""
+        catalogue = self._recipe.catalogue
+        if catalogue is None:
+            return None
+        if (named := catalogue.find(draft.item.category)) is not None or self._finder is None:
+            return named
+        candidates = await asyncio.to_thread(self._finder.candidates, draft.item)
+        said = await self._ask(draft, agents.category_picker([category.name for category in candidates]))
+        return next((one for one in candidates if one.name == said.document["category"]), None)
+
+    async def _needs(self, draft: _Draft) -> None:
+        said = await self._ask(draft, agents.agent(NEED_ANALYST))
+        draft.needs = editor.need_claims(said.document)
+
+    async def _criticise(self, draft: _Draft) -> None:
+        if not (claims := draft.claims):
+            return
+        said = await self._ask(draft, agents.agent(CRITIC), question=agents.numbered(claims))
+        kept = editor.surviving(claims, said.document)
+        if draft.category is not None:
+            draft.absent += [claim.name for claim in draft.facts if claim not in kept]
+        draft.facts = [claim for claim in kept if not claim.inferred]
+        draft.needs = [claim for claim in kept if claim.inferred]
+
+    async def _ask(self, draft: _Draft, agent: Agent, category: str = "", question: str = "") -> Answer:
+        bank, count = self._recipe.bank, self._recipe.examples
+        examples = await asyncio.to_thread(bank.nearest, draft.item, agent.name, count, category)
+        said = await answer(self._llm, agent, draft.item, examples, question)
+        draft.answers[agent.name], draft.asked[agent.name] = said, agent
+        return said
+
+    def _nearest_value(self, value: str, options: tuple[str, ...]) -> str | None:
+        assert self._recipe.encoder is not None
+        vectors = self._recipe.encoder.encode([value, *options])
+        return options[int((vectors[1:] @ vectors[0]).argmax())]
+
+    def _knowledge(self, draft: _Draft, partition: int, offset: int) -> ItemKnowledge:
+        item, calls = draft.item, [call for said in draft.answers.values() for call in said.calls]
+        shown = dict.fromkeys(example for said in draft.answers.values() for example in said.examples)
         return ItemKnowledge(
             item_id=item.item_id,
             event_time=item.event_time,
             computed_time=self._clock(),
             fingerprint=self.fingerprint(item),
-            summary=summary,
-            claims=claims,
+            summary=draft.summary,
+            claims=tuple(draft.claims),
+            category=draft.category.path if draft.category else (),
+            absent=tuple(draft.absent),
+            content_fingerprint=content_fingerprint(item),
+            version=self._version,
             provenance=Provenance(
-                agents=tuple(answers),
-                prompt_fingerprints={agent.name: agent.fingerprint for agent in self._team},
-                model=calls[0].model,
+                agents=tuple(draft.asked),
+                prompt_fingerprints={name: agent.fingerprint for name, agent in draft.asked.items()},
+                model=calls[0].model if calls else self._llm.name,
                 model_revision=self._model_revision,
                 tokens_in=sum(call.tokens_in for call in calls),
                 tokens_out=sum(call.tokens_out for call in calls),
                 calls=len(calls),
-                latency_seconds=max(call.latency_seconds for call in calls),
+                latency_seconds=draft.seconds,
+                profile=self._recipe.profile,
+                examples=tuple(shown),
             ),
-            source_partition=source_partition,
-            source_offset=source_offset,
+            source_partition=partition,
+            source_offset=offset,
         )
 
-    async def _answer(self, agent: Agent, item: Item) -> tuple[Mapping[str, Any], list[Completion]]:
-        calls: list[Completion] = []
-        for room in (1, MORE_ROOM):
-            call = await self._llm.complete(
-                agent.messages(item),
-                schema=agent.schema,
-                schema_name=agent.name,
-                max_tokens=agent.max_tokens * room,
-                temperature=_TEMPERATURE,
-                seed=_SEED,
-            )
-            calls.append(call)
-            problem, document = _parse(call, agent.schema)
-            if document is not None:
-                return document, calls
-        raise InvalidKnowledge(f"{agent.name}: {problem}", calls[-1].text)
 
-
-def _parse(call: Completion, schema: Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None]:
-    if call.finish_reason == "length":
-        return "the answer was cut off", None
+async def _together(draft: _Draft, asking: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Await all; the first error cancels the others and is raised as it is."""
     try:
-        document = json.loads(call.text)
-    except ValueError as error:
-        return f"not JSON ({error})", None
-    problem = mismatch(document, schema)
-    return problem, None if problem else document
-
-
-def mismatch(value: Any, schema: Mapping[str, Any], path: str = "answer") -> str:
-    """Why `value` is not of `schema` ("" where it is): type, required, properties and items, as our schemas use them.
-
-    Lengths are the decoder's business: an answer a little too long is no reason to throw it away.
-    """
-    if not isinstance(value, _JSON_TYPES[schema["type"]]):
-        return f"{path} is not of type {schema['type']}"
-    if isinstance(value, dict):
-        for name in schema.get("required", ()):
-            if name not in value:
-                return f"{path}.{name} is missing"
-        inner = ((f"{path}.{name}", part, schema["properties"].get(name)) for name, part in value.items())
-    elif isinstance(value, list):
-        inner = ((f"{path}[{number}]", part, schema["items"]) for number, part in enumerate(value))
-    else:
-        return ""
-    for name, part, expected in inner:
-        if expected is None:
-            return f"{name} is not in the schema"
-        if problem := mismatch(part, expected, name):
-            return problem
-    return ""
+        async with asyncio.TaskGroup() as group:
+            for one in asking:
+                group.create_task(one)
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None

@@ -81,7 +81,7 @@ FAMILIES: dict[str, Family] = {
     # Poison: the record's own fault.
     "schemas.codec.DecodeError": Family.POISON,
     "processors.validate.ContractViolation": Family.POISON,
-    "processors.distill.InvalidKnowledge": Family.POISON,
+    "processors.answering.InvalidKnowledge": Family.POISON,
     "models.llm.LLMRejected": Family.POISON,
     "freshet.blob.BlobError": Family.POISON,  # a vector whose bytes are not what its `dims` says
     "streams.errors.RecordTooLarge": Family.POISON,
@@ -110,8 +110,8 @@ FAMILIES: dict[str, Family] = {
 }
 
 _DEFAULT_REASONS: dict[str, Reason] = {
-    "processors.distill.QuarantinedKnowledge": Reason.QUARANTINED_OUTPUT,
-    "processors.distill.InvalidKnowledge": Reason.INVALID_KNOWLEDGE,
+    "processors.answering.QuarantinedKnowledge": Reason.QUARANTINED_OUTPUT,
+    "processors.answering.InvalidKnowledge": Reason.INVALID_KNOWLEDGE,
     "models.llm.LLMRejected": Reason.LLM_REJECTED,
     "freshet.blob.BlobError": Reason.BAD_PAYLOAD,
 }

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
@@ -37,13 +38,15 @@ class FileError(ValueError):
 
 
 def read_table(path: Path) -> pa.Table:
-    """Read a parquet (`.parquet`) or JSON lines (anything else) file whole; raises `FileError`."""
+    """Read a parquet (`.parquet`), CSV (`.csv`) or JSON lines (anything else) file whole; raises `FileError`."""
     try:
         if path.suffix == ".parquet":
             return pq.read_table(path)
+        if path.suffix == ".csv":
+            return pyarrow.csv.read_csv(path, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True))
         return pyarrow.json.read_json(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise FileError(f"{path}: not readable as parquet or JSON lines ({error})") from error
+        raise FileError(f"{path}: not readable as parquet, CSV or JSON lines ({error})") from error
 
 
 def read_events(path: Path) -> pa.Table:

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "distill": ("streams.cli.distill:distill", "Distil a file of items into a file of knowledge."),
     "features": ("streams.cli.features:features", "Show what a ranker would get."),
     "train": ("streams.cli.train:train", "Train the user reasoner on a log of events."),
+    "evaluate": ("streams.cli.evaluate:evaluation", "Measure quality against held-out truth."),
     "models": ("streams.cli.models:models", "Prepare the model weights."),
 }
 """Name to (`module:command`, the line shown in the list of commands)."""

@@ -1,0 +1,48 @@
+"""Finds an item's category in the attribute catalogue: its own where it names one, else retrieve, then discriminate.
+
+Owns the candidates. The model picks among them, by an agent that the caller asks. Must not call a model itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import cached_property
+
+import numpy as np
+
+from models.encoder import TextEncoder, Vectors
+from processors.attribute_catalogue import AttributeCatalogue, Category
+from processors.knowledge_text import item_text
+from schemas.records import Item
+
+CANDIDATES = 5
+"""Retrieved for the model to choose from: among the 5 nearest of 40 categories the right one is rarely missing."""
+
+
+class CategoryFinder:
+    """Categories by the encoder's nearness of an item's text to their names and attributes."""
+
+    def __init__(self, catalogue: AttributeCatalogue, encoder: TextEncoder) -> None:
+        self.catalogue = catalogue
+        self._encoder = encoder
+        self._lock = threading.Lock()
+
+    def named(self, item: Item) -> Category | None:
+        """The category that the item names itself."""
+        return self.catalogue.find(item.category)
+
+    def candidates(self, item: Item) -> list[Category]:
+        """The nearest categories, best first. Blocks while it encodes: call it from a thread."""
+        with self._lock:
+            vectors = self._vectors
+        near = vectors @ self._encoder.encode([item_text(item)])[0]  # (categories,)
+        best = np.argsort(-near, kind="stable")[:CANDIDATES]
+        return [self.catalogue.categories[row] for row in best]
+
+    @cached_property
+    def _vectors(self) -> Vectors:
+        texts = [
+            f"{category.name}: {', '.join(attribute.name for attribute in category.attributes)}"
+            for category in self.catalogue.categories
+        ]
+        return self._encoder.encode(texts)

@@ -1,0 +1,143 @@
+"""Worked examples: listings with the answers they should get, and the choice of those nearest to an item.
+
+Owns the bank and the choice. Must not know prompts, nor read files other than the bank that comes with the package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from models.encoder import TextEncoder, Vectors
+from processors.attribute_catalogue import AttributeCatalogue
+from processors.knowledge_text import item_text
+from processors.listing import clean, digest, used_fields
+from processors.quotes import Source
+from schemas.records import Item
+
+CATALOGUE_ANALYST = "catalogue_analyst"
+SHOWN_DESCRIPTION = 300
+"""Characters of an example's description: an example teaches a form, and every token of it is paid for per item."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Example:
+    """A listing and, by agent, the answer it should get; `category` is the catalogue's, "" without one."""
+
+    example_id: str
+    item: Item
+    answers: Mapping[str, Mapping[str, Any]]
+    category: str = ""
+
+
+class ExampleBank:
+    """Examples, and those nearest to an item by the encoder's vectors (the first ones where there is no encoder)."""
+
+    def __init__(self, examples: Iterable[Example], encoder: TextEncoder | None = None) -> None:
+        self.examples: tuple[Example, ...] = tuple(examples)
+        self._encoder = encoder
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of all that the bank may show."""
+        shown = [(one.example_id, used_fields(one.item), one.answers, one.category) for one in self.examples]
+        return digest(shown, self._encoder.revision if self._encoder else "")
+
+    def nearest(self, item: Item, agent: str, count: int, category: str = "") -> list[Example]:
+        """Up to `count` examples of `agent` (of `category`), the nearest last; never one with the item's own title.
+
+        Blocks while it encodes: call it from a thread.
+        """
+        own = _title(item)
+        rows = [
+            row
+            for row, one in enumerate(self.examples)
+            if agent in one.answers
+            and one.category == category
+            and one.item.item_id != item.item_id
+            and _title(one.item) != own
+        ]
+        if not rows or count <= 0:
+            return []
+        if self._encoder is None or len(rows) <= 1:
+            return [self.examples[row] for row in rows[:count]]
+        with self._lock:
+            vectors = self._vectors
+        near = vectors[rows] @ self._encoder.encode([_text(item)])[0]  # (rows,)
+        best = np.argsort(-near, kind="stable")[:count]
+        return [self.examples[rows[place]] for place in reversed(best)]
+
+    @cached_property
+    def _vectors(self) -> Vectors:
+        assert self._encoder is not None
+        return self._encoder.encode([_text(one.item) for one in self.examples])
+
+
+def own_examples(encoder: TextEncoder | None = None) -> ExampleBank:
+    """The bank that comes with the package: listings of many kinds of shop, written for it."""
+    rows = json.loads((files("processors") / "prompts" / "examples.json").read_text(encoding="utf-8"))
+    return ExampleBank((_own(number, row) for number, row in enumerate(rows)), encoder)
+
+
+def annotated_examples(
+    items: Sequence[Item],
+    gold: Sequence[Mapping[str, Sequence[str]]],
+    catalogue: AttributeCatalogue,
+    encoder: TextEncoder | None = None,
+) -> ExampleBank:
+    """A bank from items whose attributes people have noted: `gold` names the accepted forms of each, none = absent.
+
+    An example shows the first form that stands in what is shown of its description. Items of no known category are
+    left out.
+    """
+    return ExampleBank(
+        (one for pair in zip(items, gold, strict=True) if (one := _annotated(*pair, catalogue))), encoder
+    )
+
+
+def _annotated(item: Item, gold: Mapping[str, Sequence[str]], catalogue: AttributeCatalogue) -> Example | None:
+    category = catalogue.find(item.category)
+    if category is None:
+        return None
+    shown = dataclasses.replace(item, attributes={}, description=clean(item.description, SHOWN_DESCRIPTION))
+    source = Source.of(shown.title, shown.brand, shown.description)
+    answer = {
+        attribute.name: form
+        for attribute in category.attributes
+        if (form := next((form for form in gold.get(attribute.name, ()) if source.find(form)), ""))
+    }
+    return Example(item.item_id, shown, {CATALOGUE_ANALYST: answer}, category.name)
+
+
+def _own(number: int, row: Mapping[str, Any]) -> Example:
+    listing = row["item"]
+    item = Item(
+        item_id=f"example-{number}",
+        event_time=0,
+        title=listing["title"],
+        description=listing.get("description", ""),
+        brand=listing.get("brand", ""),
+        category=tuple(part.strip() for part in listing.get("category", "").split(">") if part.strip()),
+        attributes=listing.get("attributes", {}),
+    )
+    return Example(item.item_id, item, {name: answer for name, answer in row.items() if name != "item"})
+
+
+def _text(item: Item) -> str:
+    """Without category and attributes: an example may lack what an item has."""
+    return item_text(dataclasses.replace(item, attributes={}, category=()))
+
+
+def _title(item: Item) -> str:
+    return " ".join(item.title.split()).casefold()
