@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from models.llm import LLMUnavailable
+from processors.centroids import CategoryCentroids, flagged
 from schemas.records import Item, ItemFeatures, ItemKnowledge
 from streams.backoff import Backoff
 from streams.errors import Family, family
@@ -57,6 +58,7 @@ class ItemDistill:
         self._encoder: MicroBatcher[tuple[Item, ItemKnowledge], ItemFeatures] = MicroBatcher(
             self._encode, size=_ENCODED_TOGETHER
         )
+        self._centroids = CategoryCentroids()
         self._llm = Backoff(NAME, context.metrics, most_s=30.0)
         self._redis = Backoff(NAME, context.metrics)
         self._kafka = Backoff(NAME, context.metrics)
@@ -103,6 +105,7 @@ class ItemDistill:
         """Knowledge first: it is the truth, and vectors can be made from it again; the cache only what Kafka has."""
         topics, key = self._context.topics, item.item_id.encode()
         features = await self._encoder.submit((item, knowledge))
+        knowledge = flagged(self._centroids, item, knowledge, features)
         value = self._context.codec.encode(knowledge, topics.item_knowledge)
         [first] = await self._publisher.publish([Output(record, topics.item_knowledge, key, value)])
         if isinstance(first, Letter):

@@ -215,6 +215,18 @@ async def test_knowledge_is_remembered_only_after_kafka_has_it(context: Context,
     assert list(distiller.cached) == ["Oat drink"]
 
 
+async def test_a_vector_far_from_its_category_flags_its_knowledge(context: Context, broker: FakeBroker) -> None:
+    """Catches a flag that is made and not published: nobody would look at the odd one out."""
+    usual = [Item(f"i{n}", NOW_MS, f"green oat drink {n}", category=("drinks",)) for n in range(40)]
+    odd = Item("odd", NOW_MS, "chainsaw lubricant hydraulic spare", category=("drinks",))
+    lane = Lane(context, FakeDistiller(), size=1)
+    await lane.feed(source(broker, *usual, odd))
+    await lane.end()
+    published = {key: CODEC.decode(ItemKnowledge, value or b"") for key, value in broker.latest(KNOWLEDGE).items()}
+    assert [key for key, one in published.items() if one.flags] == [b"odd"]
+    assert published[b"odd"].flags == ("far_from_category",)
+
+
 async def test_vectors_are_made_together(context: Context, broker: FakeBroker) -> None:
     """Catches one encoder call an item, which halves what two cores encode."""
     lane = Lane(context, FakeDistiller(), size=32)
