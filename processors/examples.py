@@ -29,19 +29,33 @@ SHOWN_DESCRIPTION = 300
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Example:
-    """A listing and, by agent, the answer it should get; `category` is the catalogue's, "" without one."""
+    """A listing and, by agent, the answer it should get; `category` is the catalogue's, "" without one.
+
+    `product` is what several offers may be of, "" where nobody knows.
+    """
 
     example_id: str
     item: Item
     answers: Mapping[str, Mapping[str, Any]]
     category: str = ""
+    product: str = ""
 
 
 class ExampleBank:
-    """Examples, and those nearest to an item by the encoder's vectors (the first ones where there is no encoder)."""
+    """Examples, and those nearest to an item by the encoder's vectors (the first ones where there is no encoder).
 
-    def __init__(self, examples: Iterable[Example], encoder: TextEncoder | None = None) -> None:
+    `products` names the product of an item, by item id, where it is known: its other offers are no examples for it.
+    """
+
+    def __init__(
+        self,
+        examples: Iterable[Example],
+        encoder: TextEncoder | None = None,
+        *,
+        products: Mapping[str, str] | None = None,
+    ) -> None:
         self.examples: tuple[Example, ...] = tuple(examples)
+        self._products = products or {}
         self._encoder = encoder
         self._lock = threading.Lock()
 
@@ -55,11 +69,11 @@ class ExampleBank:
         return digest(shown, self._encoder.revision if self._encoder else "")
 
     def nearest(self, item: Item, agent: str, count: int, category: str = "") -> list[Example]:
-        """Up to `count` examples of `agent` (of `category`), the nearest last; never one with the item's own title.
+        """Up to `count` examples of `agent` (of `category`), the nearest last; never one of its own product or title.
 
         Blocks while it encodes: call it from a thread.
         """
-        own = _title(item)
+        own, product = _title(item), self._products.get(item.item_id, "")
         rows = [
             row
             for row, one in enumerate(self.examples)
@@ -67,6 +81,7 @@ class ExampleBank:
             and one.category == category
             and one.item.item_id != item.item_id
             and _title(one.item) != own
+            and not (product and one.product == product)
         ]
         if not rows or count <= 0:
             return []
@@ -95,18 +110,23 @@ def annotated_examples(
     gold: Sequence[Mapping[str, Sequence[str]]],
     catalogue: AttributeCatalogue,
     encoder: TextEncoder | None = None,
+    *,
+    products: Sequence[str] = (),
 ) -> ExampleBank:
     """A bank from items whose attributes people have noted: `gold` names the accepted forms of each, none = absent.
 
     An example shows the first form that stands in what is shown of its description. Items of no known category are
-    left out.
+    left out. `products` names what each is an offer of.
     """
-    return ExampleBank(
-        (one for pair in zip(items, gold, strict=True) if (one := _annotated(*pair, catalogue))), encoder
-    )
+    named = products or [""] * len(items)
+    found = (_annotated(*row, catalogue) for row in zip(items, gold, named, strict=True))
+    by_item = {item.item_id: product for item, product in zip(items, named, strict=True)}
+    return ExampleBank((example for example in found if example is not None), encoder, products=by_item)
 
 
-def _annotated(item: Item, gold: Mapping[str, Sequence[str]], catalogue: AttributeCatalogue) -> Example | None:
+def _annotated(
+    item: Item, gold: Mapping[str, Sequence[str]], product: str, catalogue: AttributeCatalogue
+) -> Example | None:
     category = catalogue.find(item.category)
     if category is None:
         return None
@@ -117,7 +137,7 @@ def _annotated(item: Item, gold: Mapping[str, Sequence[str]], catalogue: Attribu
         for attribute in category.attributes
         if (form := next((form for form in gold.get(attribute.name, ()) if source.find(form)), ""))
     }
-    return Example(item.item_id, shown, {CATALOGUE_ANALYST: answer}, category.name)
+    return Example(item.item_id, shown, {CATALOGUE_ANALYST: answer}, category.name, product)
 
 
 def _own(number: int, row: Mapping[str, Any]) -> Example:

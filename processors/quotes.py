@@ -21,8 +21,8 @@ _ALIKE = {
 }
 # A number takes its unit along: 256 of 256MB, 21 of 21". Longer words were only glued to it.
 _UNIT = re.compile(r"[A-Za-z]{1,4}(?![A-Za-z0-9])")
-_MEASURE = re.compile(r"(?<![\w.-])\d{1,4}(?:[-. ]\d{1,3})?(?:/\d{1,3})?$|[x×/-]\s?\d{1,3}(?:\.\d+)?$")
-_UNIT_SIGN = re.compile(r"\s?[\"'%°]|[″′”’]")
+_MEASURE = re.compile(r"(?<![\w.-])\d{1,4}(?:[-. ]\d{1,3})?(?:/\d{1,3})?$|[x×/]\s?\d{1,3}(?:\.\d+)?$")
+_UNIT_SIGN = re.compile(r"[\"'%°″′”’]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def _squeeze(text: str, keep: str = "") -> tuple[str, tuple[int, ...]]:
             continue
         alike = _ALIKE.get(character, character)
         for folded in unicodedata.normalize("NFKC", alike).casefold():
-            if not folded.isspace():
+            if not folded.isspace() or folded in keep:
                 kept.append(folded)
                 places.append(place)
     return "".join(kept), tuple(places)

@@ -6,7 +6,7 @@ Owns how an attribute catalogue and worked examples are read. Must not know what
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ from processors.agents import UnknownTeam
 from processors.attribute_catalogue import AttributeCatalogue, CatalogueError
 from processors.distill import Recipe
 from processors.examples import ExampleBank, annotated_examples, own_examples
-from schemas.records import Item
-from streams.annotated import read_annotated
+from streams.annotated import Annotated, read_annotated
 from streams.files import FileError, read_table
 
 
@@ -34,15 +33,16 @@ def make_recipe(
     *,
     profile: str,
     catalogue: AttributeCatalogue | None = None,
-    examples: Iterable[tuple[Item, Mapping[str, Sequence[str]]]] = (),
+    examples: Sequence[Annotated] = (),
     shown: int = 3,
 ) -> Recipe:
     """The recipe of `profile`; `examples` are annotated items beside the bank of the package."""
     bank = own_examples(encoder)
-    pairs = list(examples)
-    if catalogue is not None and pairs:
-        noted = annotated_examples([item for item, _ in pairs], [gold for _, gold in pairs], catalogue, encoder)
-        bank = ExampleBank((*bank.examples, *noted.examples), encoder)
+    if catalogue is not None and examples:
+        items, products = [row.item for row in examples], [row.product for row in examples]
+        noted = annotated_examples(items, [row.gold for row in examples], catalogue, products=products)
+        by_item = dict(zip((item.item_id for item in items), products, strict=True))
+        bank = ExampleBank((*bank.examples, *noted.examples), encoder, products=by_item)
     return Recipe(profile, catalogue, bank, shown, encoder)
 
 
@@ -61,7 +61,7 @@ def recipe_of(settings: Settings, encoder: TextEncoder | None) -> Recipe:
             encoder,
             profile=settings.profile,
             catalogue=catalogue,
-            examples=[(row.item, row.gold) for row in annotated],
+            examples=annotated,
             shown=settings.examples_shown,
         )
     except UnknownTeam as error:

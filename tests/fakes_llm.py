@@ -35,6 +35,10 @@ def answer(messages: Sequence[Message], schema: Mapping[str, Any]) -> dict[str, 
     def make(part: Mapping[str, Any], name: str) -> Any:
         if part["type"] == "object":
             return {key: make(value, key) for key, value in part["properties"].items()}
+        if "enum" in part:
+            return part["enum"][0]
+        if part["type"] == "integer":
+            return 0
         if part["type"] == "array":
             return [make(part["items"], f"{name} {number}") for number in range(part.get("minItems", 1))]
         if name == "quote":

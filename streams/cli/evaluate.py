@@ -46,7 +46,10 @@ def evaluation() -> None:
 @click.option("--items", required=True, type=_in, help="Items with gold attributes: {attribute: [accepted forms]}.")
 @click.option("--catalogue", "catalogue_file", required=True, type=_in, help="Attributes per category.")
 @click.option(
-    "--examples", "examples_file", type=_in, help="Annotated items to show; default: --items outside the sample."
+    "--examples",
+    "examples_file",
+    type=_in,
+    help="Annotated items to show; default: other products of --items, outside the sample where --limit leaves any.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Only so many items, drawn with --seed.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Which items --limit draws.")
@@ -98,6 +101,8 @@ def _run(options: Options, *, quiet: bool) -> Score:
     rows, rest = split(read_annotated(options.items), options.limit, options.seed)
     if options.examples_file is not None:
         rest = without_products(read_annotated(options.examples_file), rows)
+    elif not rest:  # everything is asked about: each item sees examples of other products
+        rest = rows
     return asyncio.run(_score(settings, catalogue, rows, rest, options, quiet))
 
 
@@ -133,7 +138,7 @@ def _extractor(
         MiniLmEncoder(Path(settings.encoder) if settings.encoder else encoder_dir(settings.home)),
         profile=options.profile,
         catalogue=catalogue,
-        examples=[(row.item, row.gold) for row in rest],
+        examples=rest,
         shown=0 if options.who == NO_EXAMPLES else options.shown,
     )
     return Distiller(client, wall_clock, recipe=recipe)

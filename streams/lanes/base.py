@@ -168,8 +168,10 @@ class Context:
     def distiller(self) -> Distiller:
         """Items to knowledge, each by calls of its own."""
         from processors.distill import Distiller
+        from streams.recipes import recipe_of
 
-        return Distiller(self.limited_llm, clock=self.clock)
+        recipe = recipe_of(self.settings, self.encoder)
+        return Distiller(self.limited_llm, clock=self.clock, recipe=recipe, version=self.settings.version)
 
     @cached_property
     def thrifty(self) -> ThriftyDistiller:

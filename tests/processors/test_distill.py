@@ -1,73 +1,133 @@
-"""Distilling one item: calls, retries, fingerprint, provenance."""
+"""Distilling one item: who is asked, in which order, and what the record says of it."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from models.llm import LLMUnavailable
-from processors.agents import agents
-from processors.distill import MORE_ROOM, Distiller, InvalidKnowledge, mismatch
+from models.llm import Completion, LLMUnavailable, Message
+from processors import agents
+from processors.agents import NO_CATEGORY
+from processors.attribute_catalogue import AttributeCatalogue
+from processors.distill import Distiller, Recipe
+from processors.examples import Example, ExampleBank
 from schemas.records import Item
 from tests.fakes import FakeClock
-from tests.fakes_llm import FakeLlm
+from tests.fakes_encoder import FakeEncoder
+from tests.fakes_llm import MODEL, FakeLlm
 
 ITEM = Item("i1", 5, "SHMP KIDS 2IN1", brand="Acme", category=("drug", "hair"), attributes={"size": "12 OZ"}, price=3.5)
+CATALOGUE = AttributeCatalogue.from_rows(
+    [
+        {"category": "Hair", "attribute": "Brand"},
+        {"category": "Hair", "attribute": "Size"},
+        {"category": "Hair", "attribute": "Color"},
+        {"category": "Garden", "attribute": "Height"},
+    ]
+)
+
+
+class ScriptedLlm(FakeLlm):
+    """Answers agents by name from `script`, the others as `FakeLlm` does."""
+
+    def __init__(self, **script: dict[str, Any]) -> None:
+        super().__init__()
+        self.script = script
+
+    async def complete(self, messages: Sequence[Message], *, schema_name: str, **asked: Any) -> Completion:
+        if schema_name not in self.script:
+            return await super().complete(messages, schema_name=schema_name, **asked)
+        self.calls.append((schema_name, messages, asked["max_tokens"]))
+        return Completion(json.dumps(self.script[schema_name]), 100, 50, 0.01, MODEL, "stop")
+
+    @property
+    def asked(self) -> list[str]:
+        return [name for name, _, _ in self.calls]
 
 
 async def test_two_agents_are_asked_once_each_and_accounted_for() -> None:
     """Catches a lost agent, wrong provenance, or a quote that is not the item's."""
     llm = FakeLlm()
-    knowledge = await Distiller(llm, FakeClock(7)).distill(ITEM, source_partition=2, source_offset=9)
+    distiller = Distiller(llm, FakeClock(7), version="v3")
+    knowledge = await distiller.distill(ITEM, source_partition=2, source_offset=9)
     assert [name for name, _, _ in llm.calls] == ["attribute_analyst", "need_analyst"]
     assert (knowledge.item_id, knowledge.event_time, knowledge.computed_time) == ("i1", 5, 7)
     assert (knowledge.source_partition, knowledge.source_offset) == (2, 9)
-    provenance = knowledge.provenance
-    assert (provenance.calls, provenance.tokens_in, provenance.tokens_out, provenance.model) == (
-        2,
-        200,
-        100,
-        "fake-llm",
-    )
-    assert set(provenance.prompt_fingerprints) == set(provenance.agents) == {"attribute_analyst", "need_analyst"}
+    assert (knowledge.version, knowledge.fingerprint) == ("v3", distiller.fingerprint(ITEM))
+    cost = knowledge.provenance
+    assert (cost.calls, cost.tokens_in, cost.tokens_out, cost.model) == (2, 200, 100, "fake-llm")
+    assert set(cost.prompt_fingerprints) == set(cost.agents) == {"attribute_analyst", "need_analyst"}
+    assert (cost.profile, cost.origin) == ("cpu", "fresh")
+    assert len(cost.examples) == 3
     kinds = {claim.kind for claim in knowledge.claims}
     assert kinds == {"attribute", "audience", "occasion", "purpose", "complement"}
     assert all(claim.inferred == (claim.kind != "attribute") for claim in knowledge.claims)
     assert all(claim.quote == "SHMP" for claim in knowledge.claims if claim.kind == "attribute")
 
 
-async def test_stable_text_comes_first_and_the_item_last() -> None:
-    """Catches a prompt whose prefix changes by item: prefix caching would not pay."""
-    llm = FakeLlm()
-    distiller = Distiller(llm, FakeClock())
-    await distiller.distill(ITEM)
-    await distiller.distill(dataclasses.replace(ITEM, item_id="i2", title="other"))
-    first, _, second, _ = (messages for _, messages, _ in llm.calls)
-    assert first[:-1] == second[:-1]
-    assert first[-1] != second[-1]
+async def test_the_critic_is_asked_last_and_what_it_drops_is_gone() -> None:
+    """Catches a need that survives its critic."""
+    llm = ScriptedLlm(
+        need_analyst={
+            "reasoning": "r",
+            "audience": ["astronauts"],
+            "occasion": ["bath"],
+            "purpose": ["wash"],
+            "complement": [],
+        },
+        attribute_analyst={
+            "reasoning": "r",
+            "summary": "s",
+            "attributes": [{"name": "size", "value": "12 oz", "quote": "12 OZ"}],
+        },
+        critic={"reasoning": "no astronauts", "drop": [2]},
+    )
+    knowledge = await Distiller(llm, FakeClock(), recipe=Recipe("full")).distill(ITEM)
+    assert llm.asked == ["attribute_analyst", "need_analyst", "critic"]
+    assert "2. audience: astronauts" in llm.calls[-1][1][-1].content
+    assert [claim.value for claim in knowledge.claims] == ["12 oz", "bath", "wash"]
 
 
-@pytest.mark.parametrize("trouble", ["{", "no json", "[]", '{"reasoning": 1}', "null"])
-async def test_an_invalid_answer_is_asked_for_once_more_with_more_room(trouble: str) -> None:
-    """Catches dead letters for what a second call mends, and answers that leave the schema."""
-    llm = FakeLlm()
-    llm.errors.append(trouble)
-    knowledge = await Distiller(llm, FakeClock()).distill(ITEM)
-    assert knowledge.provenance.calls == 3
-    rooms = [room for name, _, room in llm.calls if name == "attribute_analyst"]
-    assert rooms[1] == MORE_ROOM * rooms[0]
+async def test_with_a_catalogue_exactly_its_attributes_are_answered() -> None:
+    """Catches an attribute that is neither stated nor called absent."""
+    llm = ScriptedLlm(catalogue_analyst={"Brand": "acme", "Size": "20 OZ"})
+    recipe = Recipe("attribute_analyst", CATALOGUE)
+    knowledge = await Distiller(llm, FakeClock(), recipe=recipe).distill(ITEM)
+    assert llm.asked == ["catalogue_analyst"]
+    assert knowledge.category == ("Hair",)
+    assert [(claim.name, claim.value, claim.quote) for claim in knowledge.claims] == [("Brand", "Acme", "Acme")]
+    assert knowledge.absent == ("Size", "Color")
 
 
-async def test_an_answer_that_stays_invalid_is_this_items_fault() -> None:
-    """Catches an endless retry."""
-    llm = FakeLlm()
-    llm.errors.extend(["no json"] * 4)
-    with pytest.raises(InvalidKnowledge, match="not JSON") as caught:
-        await Distiller(llm, FakeClock()).distill(ITEM)
-    assert caught.value.answer == "no json"
+async def test_a_category_nobody_names_is_picked_among_the_nearest() -> None:
+    """Catches an item that is asked for another category's attributes."""
+    item = dataclasses.replace(ITEM, category=("drugstore",))
+    llm = ScriptedLlm(category_picker={"reasoning": "shampoo", "category": "Hair"}, catalogue_analyst={"Brand": "Acme"})
+    recipe = Recipe("attribute_analyst", CATALOGUE, encoder=FakeEncoder())
+    knowledge = await Distiller(llm, FakeClock(), recipe=recipe).distill(item)
+    assert llm.asked == ["category_picker", "catalogue_analyst"]
+    assert knowledge.category == ("Hair",)
+    nowhere = ScriptedLlm(category_picker={"reasoning": "car", "category": NO_CATEGORY})
+    knowledge = await Distiller(nowhere, FakeClock(), recipe=recipe).distill(item)
+    assert (nowhere.asked, knowledge.category, knowledge.claims) == (["category_picker"], (), ())
+
+
+async def test_the_nearest_examples_of_the_category_are_shown_and_named() -> None:
+    """Catches examples of another category, and provenance that does not say what the model saw."""
+    shown = [
+        Example(name, Item(name, 1, title), {"catalogue_analyst": {}}, category)
+        for name, title, category in (("a", "shmp", "Hair"), ("b", "shmp kids", "Hair"), ("c", "shmp", "Garden"))
+    ]
+    llm = ScriptedLlm(catalogue_analyst={})
+    recipe = Recipe("attribute_analyst", CATALOGUE, ExampleBank(shown, FakeEncoder()), examples=1)
+    knowledge = await Distiller(llm, FakeClock(), recipe=recipe).distill(ITEM)
+    assert knowledge.provenance.examples == ("b",)
+    assert "shmp kids" in llm.calls[0][1][1].content
 
 
 async def test_a_model_that_is_away_is_not_the_items_fault() -> None:
@@ -80,42 +140,43 @@ async def test_a_model_that_is_away_is_not_the_items_fault() -> None:
 
 async def test_cancelling_a_distillation_cancels_its_calls() -> None:
     """Catches calls that go on spending tokens after their lane has gone."""
-    started = asyncio.Event()
-    ended = []
+    started, ended = asyncio.Semaphore(0), []
 
     class Slow(FakeLlm):
         async def complete(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
-            started.set()
+            started.release()
             try:
                 await asyncio.sleep(60)
             finally:
                 ended.append(True)
 
     task = asyncio.create_task(Distiller(Slow(), FakeClock()).distill(ITEM))  # type: ignore[abstract]
-    await started.wait()
+    for _ in range(2):
+        await started.acquire()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert len(ended) == 2
 
 
-def test_the_fingerprint_follows_what_the_answer_depends_on() -> None:
-    """Catches tokens spent on a new price, and stale knowledge after a new prompt or model."""
+def test_the_fingerprint_follows_what_the_answer_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches tokens spent on a new price, and stale knowledge after a new prompt, model, catalogue or team."""
     llm = FakeLlm()
+
+    def made(recipe: Recipe | None = None, **others: str) -> str:
+        return Distiller(llm, FakeClock(), recipe=recipe, **others).fingerprint(ITEM)
+
     base = Distiller(llm, FakeClock())
-    assert base.fingerprint(dataclasses.replace(ITEM, price=9.0, event_time=8)) == base.fingerprint(ITEM)
+    assert base.fingerprint(dataclasses.replace(ITEM, price=9.0, event_time=8)) == base.fingerprint(ITEM) == made()
     assert base.fingerprint(dataclasses.replace(ITEM, title="x")) != base.fingerprint(ITEM)
-    edited = [dataclasses.replace(agent, prompt=agent.prompt + "!") for agent in agents()]
-    assert Distiller(llm, FakeClock(), team=edited).fingerprint(ITEM) != base.fingerprint(ITEM)
-    assert Distiller(llm, FakeClock(), model_revision="r2").fingerprint(ITEM) != base.fingerprint(ITEM)
-
-
-def test_every_example_answers_its_schema_with_quotes_from_its_item() -> None:
-    """Catches an example that teaches the model to invent."""
-    for agent in agents():
-        assert agent.examples
-        for listing, answer in agent.examples:
-            document = json.loads(answer)
-            assert mismatch(document, agent.schema) == ""
-            for attribute in document.get("attributes", ()):
-                assert attribute["quote"] in listing
+    changed = [
+        made(model_revision="r2"),
+        made(Recipe("full")),
+        made(Recipe(catalogue=CATALOGUE)),
+        made(Recipe(examples=1)),
+        made(Recipe(bank=ExampleBank([]))),
+    ]
+    real = agents.agent
+    edited = {name: dataclasses.replace(real(name), prompt=real(name).prompt + "!") for name in agents.TEAMS["full"]}
+    monkeypatch.setattr(agents, "agent", edited.__getitem__)
+    assert len({*changed, made(), base.fingerprint(ITEM)}) == len(changed) + 2

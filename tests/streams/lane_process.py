@@ -42,10 +42,10 @@ def _text(schema: Mapping[str, Any]) -> str:
 
 
 def smallest(schema: Mapping[str, Any]) -> Any:
-    """The smallest value of a schema of objects, arrays, strings and booleans."""
+    """The smallest value of a schema of objects, arrays, strings, booleans and numbers."""
     if schema["type"] == "object":
         return {name: smallest(schema["properties"][name]) for name in schema.get("required", ())}
-    return {"array": [], "string": "words", "boolean": False}[schema["type"]]
+    return {"array": [], "string": "words", "boolean": False, "integer": 0}[schema["type"]]
 
 
 def main() -> None:
