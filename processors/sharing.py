@@ -52,7 +52,8 @@ _VARIANT_ATTRIBUTES = re.compile(
     re.IGNORECASE,
 )
 _LEAST_KEPT = 0.5
-"""Knowledge is shared only where at least so much of what was quoted stands in the other item's text as well."""
+"""Knowledge is shared only where at least so much of what was quoted stands in the other item's text as well; all of it
+where it answers a catalogue."""
 
 
 def sharing_key(item: Item) -> str:
@@ -83,7 +84,8 @@ def share(knowledge: ItemKnowledge, item: Item) -> ItemKnowledge | None:
     source = Source.of(item.title, item.brand, *item.category, *item.attributes.values(), item.description)
     quoted = [claim for claim in knowledge.claims if not claim.inferred]
     kept = [claim for claim in knowledge.claims if _holds(claim, source)]
-    if not kept or sum(not claim.inferred for claim in kept) < _LEAST_KEPT * len(quoted):
+    least = 1.0 if knowledge.category else _LEAST_KEPT  # a catalogue's attributes want an answer, not a gap
+    if not kept or sum(not claim.inferred for claim in kept) < least * len(quoted):
         return None
     return replace(knowledge, summary=_without_foreign(knowledge.summary, source), claims=tuple(kept), absent=())
 

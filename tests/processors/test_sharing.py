@@ -113,3 +113,10 @@ def test_too_little_is_not_shared_at_all() -> None:
     facts = fact("a", "wool"), fact("b", "winter"), fact("c", "Acme")
     assert share(knowledge(*facts, need("skiing")), SHIRT) is None
     assert share(knowledge(), SHIRT) is None
+
+
+def test_answers_to_a_catalogue_are_shared_whole_or_not_at_all() -> None:
+    """Catches a variant whose size, which the platform asked for, is neither answered nor called absent."""
+    answers = replace(knowledge(fact("type", "Oxford Shirt"), fact("colour", "Red")), category=("shirts",))
+    assert share(answers, SHIRT) is not None
+    assert share(answers, replace(SHIRT, title="Acme Oxford Shirt - Blue, M")) is None
