@@ -20,9 +20,8 @@ from rich.table import Table
 from evaluation.knowledge import Extractor, Score, evaluate, measures, split, without_products
 from evaluation.naive import NaiveExtractor
 from freshet.settings import Settings
-from models.encoder import MiniLmEncoder
+from models.encoder import prepared_encoder
 from models.llm import LLMForbidden, LLMUnavailable, OpenAIClient
-from models.weights import encoder_dir
 from processors.agents import ATTRIBUTE_ANALYST, UnknownTeam
 from processors.attribute_catalogue import AttributeCatalogue
 from processors.distill import Distiller
@@ -135,7 +134,7 @@ def _extractor(
     if options.who == NAIVE:
         return NaiveExtractor(client, wall_clock, catalogue)
     recipe = make_recipe(
-        MiniLmEncoder(Path(settings.encoder) if settings.encoder else encoder_dir(settings.home)),
+        prepared_encoder(settings),
         profile=options.profile,
         catalogue=catalogue,
         examples=rest,
