@@ -45,8 +45,10 @@ class Attack:
 
     def breaches(self, knowledge: ItemKnowledge) -> list[str]:
         """What stands in `knowledge` and must not."""
-        published = fold(" ".join(texts(knowledge)))
-        return [lack for lack in self.knowledge_lacks if fold(lack) in published]
+        published = " ".join(texts(knowledge))
+        folded = fold(published)
+        # What folds away (zero width) can only be looked for as it is.
+        return [lack for lack in self.knowledge_lacks if (fold(lack) in folded if fold(lack) else lack in published)]
 
 
 def load(path: Path = CORPUS) -> list[Attack]:

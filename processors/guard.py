@@ -115,7 +115,7 @@ def _strings(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if isinstance(value, str):
             yield path, value
         elif isinstance(value, Mapping):
-            judged = [(name, part) for name, part in value.items() if name not in UNJUDGED]
+            judged = [(name, part) for name, part in value.items() if path or name not in UNJUDGED]
             waiting += [(f"{path}.{name}"[:80].lstrip("."), part) for name, part in reversed(judged)]
         elif isinstance(value, list | tuple):
             waiting += [(f"{path}[{number}]", value[number]) for number in reversed(range(len(value)))]
