@@ -7,7 +7,9 @@ this module loads where there is none. A worker wants an endpoint instead, which
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,7 +65,7 @@ class VllmEngine:
         seed: int = 0,
     ) -> Completion:
         """See `LanguageModel.complete`; raises `EngineError` as well, where the engine cannot start or has died."""
-        engine = self._started()
+        engine = self.start()
         started = time.monotonic()
         prompt = {"prompt_token_ids": self._prompt_tokens(messages)}
         params = self._sampling(schema, max_tokens, temperature, seed)
@@ -92,9 +94,13 @@ class VllmEngine:
         if self._engine is not None:
             self._engine.shutdown()
             self._engine = None
+            gc.collect()  # it is in a cycle, and its destructor fails at the interpreter's end
 
-    def _started(self) -> Any:
-        """The engine. Loading takes a minute and holds up the loop, which has nothing else to do without it."""
+    def start(self) -> Any:
+        """The engine, loaded where it is not yet; raises `EngineError`.
+
+        Loading takes a minute and holds up the event loop, which has nothing else to do without a model.
+        """
         if self._engine is None:
             self._vllm = vllm = _import_vllm()
             arguments = vllm.AsyncEngineArgs(
@@ -157,6 +163,7 @@ class _Vllm:
 
 
 def _import_vllm() -> Any:
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output is for our answer
     try:
         return _Vllm()
     except ImportError as error:

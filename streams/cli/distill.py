@@ -23,10 +23,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from freshet.settings import SettingError, Settings
+from models.encoder import prepared_encoder
 from models.llm import BACKENDS, Endpoint, LanguageModel, LLMForbidden, OpenAIClient, connect
 from models.llm_limits import AdaptiveLimit, LimitedModel
-from models.vllm_engine import EngineError
-from processors.distill import Distiller
+from models.vllm_engine import EngineError, VllmEngine
+from models.weights import encoder_dir, prepared
+from processors.distill import Distiller, Recipe
 from schemas.records import Item
 from streams.backoff import Backoff
 from streams.embedded.state import resolve
@@ -34,6 +36,7 @@ from streams.files import FileError, read_items
 from streams.knowledge_file import KnowledgeFile
 from streams.metrics import Metrics
 from streams.offline import LONGEST_PAUSE_S, NAME, OfflineRun, Tally, chosen, told
+from streams.recipes import recipe_of
 
 _in = click.Path(exists=True, dir_okay=False, path_type=Path)
 _out = click.Path(dir_okay=False, path_type=Path)
@@ -53,6 +56,9 @@ class Options:
 @click.command()
 @click.option("--items", required=True, type=_in, help="Parquet or JSON lines: the catalogue to distil.")
 @click.option("--out", required=True, type=_out, help="JSON lines, or .parquet; goes on where it stands.")
+@click.option("--catalogue", type=_in, help="Wanted attributes per category; default: FRESHET_CATALOGUE, else open.")
+@click.option("--examples", type=_in, help="Annotated items, as worked examples; default: FRESHET_EXAMPLES.")
+@click.option("--profile", help="Team or agents that are asked; default: FRESHET_PROFILE.")
 @click.option("--llm", help="Base URL of an OpenAI-compatible endpoint; default: FRESHET_LLM or `freshet up`.")
 @click.option(
     "--engine", metavar="WEIGHTS", help="Instead: vLLM in this process, on a folder of weights or a hub name."
@@ -70,13 +76,14 @@ def distill(
     seed: int,
     concurrency: int | None,
     as_json: bool,
+    **recipe: Any,
 ) -> None:
     """Distil ITEMS into OUT with a language model.
 
     Columns of ITEMS: as `freshet send items`. OUT gets a line as each item is ready; the same command again does only
     what is missing, changed or failed (OUT.failed.jsonl says why). While the endpoint is away it waits.
     """
-    settings = _settings(llm, engine, concurrency)
+    settings = _settings(llm, engine, llm_concurrency=concurrency, **recipe)
     options = Options(items, out, limit, seed, settings.llm_concurrency)
     # What Backoff logs stands in the bar.
     logging.getLogger("streams.backoff").addHandler(logging.NullHandler())
@@ -96,12 +103,13 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _settings(llm: str | None, engine: str | None, concurrency: int | None) -> Settings:
+def _settings(llm: str | None, engine: str | None, **others: Any) -> Settings:
     """With a model to ask; raises `SettingError` where none is named."""
     if llm and engine:
         raise click.UsageError("--llm and --engine exclude each other")
     chosen_engine: dict[str, Any] = {"llm_backend": "vllm", "llm_model": engine} if engine else {}
-    settings = Settings.load(llm=llm, llm_concurrency=concurrency, **chosen_engine)
+    others = {name: str(value) if isinstance(value, Path) else value for name, value in others.items()}
+    settings = Settings.load(llm=llm, **others, **chosen_engine)
     if settings.llm_backend not in BACKENDS:
         raise SettingError("llm_backend", settings.llm_backend, f"one of {', '.join(BACKENDS)}")
     if settings.llm_backend == "vllm":
@@ -138,8 +146,9 @@ async def _distil(items: list[Item], file: KnowledgeFile, settings: Settings, ba
         Endpoint(settings.llm, settings.llm_model, settings.llm_timeout_s, 2 * settings.llm_concurrency),
     )
     try:
-        await _named(llm, bar)
-        distiller = Distiller(_limited(llm, settings), _now_ms)
+        await _ready(llm, bar)
+        recipe = await asyncio.to_thread(_recipe, settings)
+        distiller = Distiller(_limited(llm, settings), _now_ms, recipe=recipe, version=settings.version)
         run = OfflineRun(
             items,
             file,
@@ -156,6 +165,12 @@ async def _distil(items: list[Item], file: KnowledgeFile, settings: Settings, ba
         await llm.aclose()
 
 
+def _recipe(settings: Settings) -> Recipe:
+    """What the settings ask for; without a prepared encoder the first examples are shown, not the nearest."""
+    folder = Path(settings.encoder) if settings.encoder else encoder_dir(settings.home)
+    return recipe_of(settings, prepared_encoder(settings) if prepared(folder) or settings.encoder else None)
+
+
 def _limited(llm: LanguageModel, settings: Settings) -> LanguageModel:
     """An endpoint may say that it is busy, and gets less; the engine queues by itself."""
     if settings.llm_backend == "vllm":
@@ -163,8 +178,15 @@ def _limited(llm: LanguageModel, settings: Settings) -> LanguageModel:
     return LimitedModel(llm, AdaptiveLimit(settings.llm_concurrency))
 
 
-async def _named(llm: LanguageModel, bar: _Bar) -> None:
-    """Wait until the endpoint says which model it serves: its name is part of what tells done from to do."""
+async def _ready(llm: LanguageModel, bar: _Bar) -> None:
+    """Wait until the endpoint says which model it serves, as its name is part of what tells done from to do.
+
+    An engine loads now, so that its minute does not count as a slow first item.
+    """
+    if isinstance(llm, VllmEngine):
+        bar.say("Loading the weights")
+        llm.start()
+        bar.say("Distilling")
     if isinstance(llm, OpenAIClient):
         backoff = Backoff(NAME, Metrics(), most_s=LONGEST_PAUSE_S)
         await backoff.persevere(lambda: told(llm.served_model, bar))
@@ -203,9 +225,13 @@ class _Bar:
             return
         self._cause = cause
         text = f"Waiting for the language model ({cause[:100]})" if cause else "Distilling"
-        self._progress.update(self._task, description=text)
+        self.say(text)
         if self._progress.disable or not self._console.is_terminal:
             click.echo(text if cause else "The language model is back", err=True)
+
+    def say(self, text: str) -> None:
+        """Put `text` before the bar."""
+        self._progress.update(self._task, description=text)
 
 
 def _show(tally: Tally, file: KnowledgeFile, options: Options, as_json: bool) -> None:
