@@ -164,11 +164,11 @@ class Run:
         self._send_for(WARM_S)
         self._deployed.until(lambda: bool(self._watch.knowledge()), "the first knowledge", self._plan.timeout_s)
         self._send(max(1, round(BURST_S * self._plan.rate)))
-        before, sent_before = len(self._watch.knowledge()), self._sent
-        self._say(f"killing the endpoint after {before} of {self._sent} items have knowledge")
         self._endpoint.stop()
-        began = time.monotonic()
-        self._send_for(self._plan.seconds)
+        began, sent_before = time.monotonic(), self._sent
+        before = len(self._watch.knowledge())
+        self._say(f"killed the endpoint when {before} of {sent_before} items had knowledge")
+        self._send_for(self._plan.seconds - (time.monotonic() - began))
         away_s = time.monotonic() - began
         at_end = len(self._watch.knowledge())
         text = self._watch.text_tier()
