@@ -17,11 +17,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from models.llm import LLMRejected
+from models.llm import LLMRejected, LLMUnavailable
 from processors.answering import InvalidKnowledge
 from processors.attribute_catalogue import AttributeCatalogue
 from schemas.records import Item, ItemKnowledge
 from streams.annotated import Annotated
+
+TRIES, FIRST_PAUSE_S = 5, 1.0
+"""An item whose call finds the endpoint away is asked about again so often, after a pause that doubles."""
 
 
 class Extractor(Protocol):
@@ -120,14 +123,14 @@ async def evaluate(
 ) -> Score:
     """Ask `extractor` about all of `rows` and score it. An item that fails for good counts as answered with nothing.
 
-    Raises `LLMUnavailable` or `LLMForbidden`: an evaluation with answers missing would be none.
+    Raises `LLMUnavailable` (after `TRIES`) or `LLMForbidden`: an evaluation with answers missing would be none.
     """
     score, turns = Score(), asyncio.Semaphore(concurrency)
 
     async def one(row: Annotated) -> None:
         async with turns:
             try:
-                knowledge = await extractor.distill(row.item)
+                knowledge = await _patiently(extractor, row.item)
             except (InvalidKnowledge, LLMRejected):
                 knowledge = None
         score.add(row, catalogue, knowledge)
@@ -140,6 +143,15 @@ async def evaluate(
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return score
+
+
+async def _patiently(extractor: Extractor, item: Item) -> ItemKnowledge:
+    for attempt in range(TRIES - 1):
+        try:
+            return await extractor.distill(item)
+        except LLMUnavailable as error:
+            await asyncio.sleep(error.retry_after_s or FIRST_PAUSE_S * 2**attempt)
+    return await extractor.distill(item)
 
 
 def _share(part: int, whole: int) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.knowledge import Score, box, evaluate, measures, split, without_products
+from evaluation.knowledge import TRIES, Score, box, evaluate, measures, split, without_products
 from evaluation.naive import NaiveExtractor
 from models.llm import LLMUnavailable
 from processors.answering import InvalidKnowledge
@@ -76,11 +76,17 @@ def test_the_rest_shares_neither_product_nor_title_with_the_sample() -> None:
     assert [one.item.item_id for one in without_products(others, sample)] == ["d"]
 
 
-async def test_items_are_asked_about_and_scored() -> None:
-    """Catches an item that was never asked about, and an outage scored as wrong answers."""
+async def test_items_are_asked_about_and_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches an item that was never asked about, one slow answer that costs the run, and an outage scored as wrong."""
+    asked: list[str] = []
+
+    monkeypatch.setattr("evaluation.knowledge.FIRST_PAUSE_S", 0.0)
 
     class Extractor:
         async def distill(self, item: Item) -> ItemKnowledge:
+            asked.append(item.item_id)
+            if item.item_id == "slow" and asked.count("slow") < TRIES:
+                raise LLMUnavailable("busy")
             if item.item_id == "bad":
                 raise InvalidKnowledge("not JSON", "{")
             if item.item_id == "away":
@@ -88,11 +94,11 @@ async def test_items_are_asked_about_and_scored() -> None:
             return knowledge(Brand="Acme")
 
     seen: list[str] = []
-    rows = [row("a", Brand=["Acme"]), row("bad", Brand=["Acme"])]
+    rows = [row("slow", Brand=["Acme"]), row("bad", Brand=["Acme"])]
     score = await evaluate(
         Extractor(), rows, CATALOGUE, concurrency=2, done=lambda one, _: seen.append(one.item.item_id)
     )
-    assert sorted(seen) == ["a", "bad"]
+    assert sorted(seen) == ["bad", "slow"]
     assert (score.boxes["VC"], score.boxes["VN"], score.failed) == (1, 1, 1)
     with pytest.raises(LLMUnavailable):
         await evaluate(Extractor(), [row("away")], CATALOGUE, concurrency=1)

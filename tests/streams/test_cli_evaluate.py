@@ -20,18 +20,10 @@ KEYS = ["precision", "recall", "f1", "hallucination", "coverage", "tokens_per_it
 def files(tmp_path: Path) -> list[str]:
     catalogue = [{"category": "Tea", "attribute": name} for name in ("Brand", "Size")]
     (tmp_path / "catalogue.json").write_text(json.dumps(catalogue))
-    gold = {"Brand": ["Brand Acme"], "Size": []}
-    lines = [
-        {
-            "item_id": f"i{n}",
-            "title": f"Acme tea {n}",
-            "description": "Brand Acme tea",
-            "category": "Tea",
-            "attributes": gold,
-        }
-        for n in range(6)
-    ]
-    (tmp_path / "items.jsonl").write_text("\n".join(json.dumps({**x, "attributes": json.dumps(gold)}) for x in lines))
+    gold = json.dumps({"Brand": ["Brand Acme"], "Size": []})
+    each = {"description": "Brand Acme tea", "category": "Tea", "attributes": gold}
+    lines = [{"item_id": f"i{n}", "title": f"Acme tea {n}", **each} for n in range(6)]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return ["--items", str(tmp_path / "items.jsonl"), "--catalogue", str(tmp_path / "catalogue.json")]
 
 
@@ -64,8 +56,9 @@ def test_a_person_sees_each_category_and_what_to_do_next(files: list[str]) -> No
     assert "next:" in done.stdout
 
 
-def test_an_endpoint_that_is_away_is_an_error(files: list[str]) -> None:
+def test_an_endpoint_that_is_away_is_an_error(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a score of zero where nothing was asked."""
+    monkeypatch.setattr("evaluation.knowledge.FIRST_PAUSE_S", 0.0)
     done = CliRunner().invoke(main, ["evaluate", "knowledge", *files, "--llm", "http://127.0.0.1:9/v1"])
     assert done.exit_code == 1
     assert "127.0.0.1:9" in done.output
