@@ -69,6 +69,9 @@ class Recorder:
         self.tokens += answer.tokens_in + answer.tokens_out
         return answer
 
+    async def served_model(self) -> str:
+        return await self._llm.served_model()
+
     async def aclose(self) -> None:
         """Release the model's connections."""
         await self._llm.aclose()

@@ -66,7 +66,14 @@ class LanguageModel(Protocol):
 
     @property
     def name(self) -> str:
-        """Model name as configured; part of a knowledge record's fingerprint. Empty: whatever the endpoint serves."""
+        """Model name as configured; part of a knowledge record's fingerprint. Empty: not known yet, see `served_model`."""
+        ...
+
+    async def served_model(self) -> str:
+        """The model's name; asks the endpoint where none is configured, and `name` is it from then on.
+
+        Whoever compares fingerprints asks for it first. Raises as `complete` does.
+        """
         ...
 
     async def complete(
@@ -167,10 +174,7 @@ class OpenAIClient:
             raise LLMUnavailable(f"the endpoint's answer is no chat completion: {answer!r:.200}") from error
 
     async def served_model(self) -> str:
-        """The model's name; asks the endpoint where none is configured. Raises as `complete` does.
-
-        Whoever compares fingerprints before the first call asks for it first: the name is part of them.
-        """
+        """See `LanguageModel.served_model`."""
         if not self._model:
             answer = await self._ask("GET", "models", None)
             try:

@@ -155,6 +155,9 @@ class LimitedModel:
     def name(self) -> str:
         return self._llm.name
 
+    async def served_model(self) -> str:
+        return await self._llm.served_model()
+
     async def complete(
         self,
         messages: Sequence[Message],
@@ -211,6 +214,9 @@ class BudgetedModel:
     @property
     def name(self) -> str:
         return self._llm.name
+
+    async def served_model(self) -> str:
+        return await self._llm.served_model()
 
     async def complete(
         self,

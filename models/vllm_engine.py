@@ -54,6 +54,9 @@ class VllmEngine:
         path = Path(self._weights)
         return path.resolve().name if path.is_dir() else self._weights
 
+    async def served_model(self) -> str:
+        return self.name
+
     async def complete(
         self,
         messages: Sequence[Message],

@@ -120,6 +120,10 @@ class Distiller:
         """
         return digest(used_fields(item), self._made_of, self._llm.name, self._model_revision)
 
+    async def identify(self) -> None:
+        """Learn the model's name where the endpoint chooses it: it is part of fingerprints. Raises `LLMUnavailable`."""
+        await self._llm.served_model()
+
     async def distill(self, item: Item, *, source_partition: int = -1, source_offset: int = -1) -> ItemKnowledge:
         """Knowledge of one item; analysts are asked side by side, the critic after them.
 

@@ -48,6 +48,8 @@ class FreshDistiller(Protocol):
 
     def fingerprint(self, item: Item) -> str: ...
 
+    async def identify(self) -> None: ...
+
     async def distill(self, item: Item, *, source_partition: int = -1, source_offset: int = -1) -> ItemKnowledge: ...
 
 
@@ -105,6 +107,7 @@ class ThriftyDistiller:
 
     async def distill(self, item: Item, *, source_partition: int = -1, source_offset: int = -1) -> ItemKnowledge:
         """Knowledge of one item, the cheapest way; see `Distiller.distill` for what it raises."""
+        await self._distiller.identify()  # else the first item of a new version would not find the old one's answer
         asked = self._asked(item, source_partition, source_offset)
         while True:
             if (known := await self._known(asked)) is not None:

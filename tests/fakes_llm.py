@@ -87,6 +87,9 @@ class FakeLlm:
         reason = "length" if trouble == "{" else "stop"
         return Completion(text, 100, 50, 0.01, MODEL, reason)
 
+    async def served_model(self) -> str:
+        return self.name
+
     async def aclose(self) -> None:
         """Nothing to release."""
 

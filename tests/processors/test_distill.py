@@ -159,6 +159,24 @@ async def test_cancelling_a_distillation_cancels_its_calls() -> None:
     assert len(ended) == 2
 
 
+async def test_the_model_is_named_before_fingerprints_are_compared() -> None:
+    """Catches a restarted worker that distils again what a version of the same recipe has, until its first call."""
+
+    class Unnamed(FakeLlm):
+        name = ""
+
+        async def served_model(self) -> str:
+            self.name = "m"
+            return self.name
+
+    llm = Unnamed()
+    distiller = Distiller(llm, FakeClock())
+    before = distiller.fingerprint(ITEM)
+    await distiller.identify()
+    assert distiller.fingerprint(ITEM) != before
+    assert (await distiller.distill(ITEM)).fingerprint == distiller.fingerprint(ITEM)
+
+
 def test_the_fingerprint_follows_what_the_answer_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches tokens spent on a new price, and stale knowledge after a new prompt, model, catalogue or team."""
     llm = FakeLlm()

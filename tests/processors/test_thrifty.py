@@ -31,6 +31,9 @@ class FakeDistiller:
         self.troubles: deque[Exception] = deque()
         self.gate: asyncio.Event | None = None
 
+    async def identify(self) -> None:
+        """Its name is known."""
+
     def fingerprint(self, item: Item) -> str:
         return digest(content_fingerprint(item), self.recipe)
 

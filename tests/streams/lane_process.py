@@ -31,6 +31,9 @@ class SchemaLlm:
         await asyncio.sleep(self._delay_s)
         return Completion(_text(schema), 10, 5, self._delay_s, "schema", "stop")
 
+    async def served_model(self) -> str:
+        return self.name
+
     async def aclose(self) -> None:
         """Nothing is open."""
 

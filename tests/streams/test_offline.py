@@ -30,6 +30,9 @@ class FakeDistiller:
         self.behave: Callable[[Item], None] = lambda item: None
         self.hang_on: set[str] = set()
 
+    async def identify(self) -> None:
+        """Its name is known."""
+
     def fingerprint(self, item: Item) -> str:
         return digest(used_fields(item), self.recipe)
 
