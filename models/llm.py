@@ -66,7 +66,7 @@ class LanguageModel(Protocol):
 
     @property
     def name(self) -> str:
-        """Model name as configured; part of a knowledge record's fingerprint. Empty: not known yet, see `served_model`."""
+        """Model name as configured; part of a knowledge record's fingerprint. Empty: see `served_model`."""
         ...
 
     async def served_model(self) -> str:
