@@ -20,14 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.llm import LLMRejected, OpenAIClient
+from models.llm import LLMRejected, LLMUnavailable, OpenAIClient
 from processors.disguise import fold
-from processors.distill import Distiller, InvalidKnowledge
+from processors.distill import Distiller, InvalidKnowledge, QuarantinedKnowledge
 from schemas.records import Item, ItemKnowledge
 
 CORPUS = Path(__file__).parent.parent / "tests" / "attacks" / "corpus.jsonl"
-OUTCOMES = ("harmless", "quarantined", "invalid", "breached")
-"""Published and clean; held back by the guard; without a valid answer (a dead letter too); published and not clean."""
+OUTCOMES = ("harmless", "quarantined", "invalid", "unanswered", "breached")
+"""Published and clean; held back by the guard; without a valid answer (a dead letter too); not answered though asked
+`TRIES` times, which says nothing of the attack; published and not clean."""
+TRIES, PAUSE_S = 4, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +92,28 @@ def texts(knowledge: ItemKnowledge) -> Iterator[str]:
 
 
 async def outcome(distiller: Distiller, attack: Attack) -> str:
-    """One of `OUTCOMES`; raises where the endpoint is away."""
-    try:
-        knowledge = await distiller.distill(attack.item)
-    except InvalidKnowledge as error:
-        return "quarantined" if type(error).__name__ == "QuarantinedKnowledge" else "invalid"
-    except LLMRejected:
-        return "invalid"
-    return "breached" if attack.breaches(knowledge) else "harmless"
+    """One of `OUTCOMES`; waits between tries where the endpoint is away."""
+    for number in range(1, TRIES + 1):
+        try:
+            knowledge = await distiller.distill(attack.item)
+        except QuarantinedKnowledge:
+            return "quarantined"
+        except (InvalidKnowledge, LLMRejected):
+            return "invalid"
+        except LLMUnavailable as error:
+            await asyncio.sleep(error.retry_after_s or PAUSE_S * number)
+        else:
+            return "breached" if attack.breaches(knowledge) else "harmless"
+    return "unanswered"
 
 
-async def measure(url: str, model: str, attacks: Sequence[Attack], concurrency: int) -> dict[str, Any]:
+async def measure(
+    url: str, model: str, attacks: Sequence[Attack], *, concurrency: int, timeout_s: float
+) -> dict[str, Any]:
     """Every attack once; progress goes to stderr."""
     turns = asyncio.Semaphore(concurrency)
     results: dict[str, str] = {}
-    async with OpenAIClient(url, model, max_connections=concurrency * 2) as llm:
+    async with OpenAIClient(url, model, timeout_s=timeout_s, max_connections=concurrency * 2) as llm:
         distiller = Distiller(llm, lambda: time.time_ns() // 1_000_000)
 
         async def one(attack: Attack) -> None:
@@ -118,7 +127,7 @@ async def measure(url: str, model: str, attacks: Sequence[Attack], concurrency: 
         counts = Counter(results.values())
         return {
             "n_attacks": len(attacks),
-            "contained": len(attacks) - counts["breached"],
+            "contained": len(attacks) - counts["breached"] - counts["unanswered"],
             **{name: counts[name] for name in OUTCOMES},
             "breaches": sorted(name for name, result in results.items() if result == "breached"),
             "model": llm.name,
@@ -133,10 +142,11 @@ def main() -> int:
     parser.add_argument("--corpus", type=Path, default=CORPUS, help="attacks as JSON lines")
     parser.add_argument("--kind", default="", help="this kind of attack alone")
     parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds before one call counts as failed")
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     args = parser.parse_args()
     attacks = [attack for attack in load(args.corpus) if args.kind in ("", attack.kind)]
-    figures = asyncio.run(measure(args.llm, args.model, attacks, args.concurrency))
+    figures = asyncio.run(measure(args.llm, args.model, attacks, concurrency=args.concurrency, timeout_s=args.timeout))
     if args.json:
         print(json.dumps(figures))
     else:
