@@ -1,6 +1,6 @@
-"""Finds an item's category in the attribute catalogue: its own where it names one, else retrieve, then discriminate.
+"""Candidates for the category of an item that names none of the attribute catalogue's: the nearest by the encoder.
 
-Owns the candidates. The model picks among them, by an agent that the caller asks. Must not call a model itself.
+Owns the retrieval. Which of them it is, a model says, asked by the caller. Must not call a model itself.
 """
 
 from __future__ import annotations
@@ -26,10 +26,6 @@ class CategoryFinder:
         self.catalogue = catalogue
         self._encoder = encoder
         self._lock = threading.Lock()
-
-    def named(self, item: Item) -> Category | None:
-        """The category that the item names itself."""
-        return self.catalogue.find(item.category)
 
     def candidates(self, item: Item) -> list[Category]:
         """The nearest categories, best first. Blocks while it encodes: call it from a thread."""
