@@ -87,11 +87,13 @@ def distill(
     options = Options(items, out, limit, seed, settings.llm_concurrency)
     # What Backoff logs stands in the bar.
     logging.getLogger("streams.backoff").addHandler(logging.NullHandler())
-    signal.signal(signal.SIGTERM, _interrupt)  # so that `kill` ends as Ctrl-C does
+    before = signal.signal(signal.SIGTERM, _interrupt)  # so that `kill` ends as Ctrl-C does
     try:
         tally, file = _run(settings, options, quiet=as_json)
     except (FileError, EngineError, LLMForbidden) as error:
         raise click.ClickException(str(error)) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
     _show(tally, file, options, as_json)
     if not tally.complete:
         sys.exit(130)
@@ -100,7 +102,8 @@ def distill(
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    """As Ctrl-C: asyncio cancels what is under way; an exception out of a handler would hit whichever task runs."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def _settings(llm: str | None, engine: str | None, **others: Any) -> Settings:
