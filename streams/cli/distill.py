@@ -254,9 +254,7 @@ def _show(tally: Tally, file: KnowledgeFile, options: Options, as_json: bool) ->
         click.echo(f"stopped   {tally.left:,} items are left; the same command goes on in {file.lines.path}")
         return
     click.echo(f"knowledge {options.out}")
-    click.echo(
-        f"next: freshet evaluate knowledge --items {options.items} --catalogue FILE scores it where gold is known"
-    )
+    click.echo("next: freshet evaluate knowledge measures the same recipe where gold attributes are known")
 
 
 def _answer(tally: Tally, file: KnowledgeFile) -> dict[str, Any]:
