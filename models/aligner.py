@@ -120,7 +120,7 @@ def load_aligner(file: Path) -> Aligner:
     """The aligner in a safetensors file, of whatever kind; raises `FileNotFoundError` or `ValueError`."""
     from safetensors import safe_open
 
-    with safe_open(file, framework="numpy") as tensors:  # type: ignore[no-untyped-call]
+    with safe_open(file, framework="numpy") as tensors:
         kind = (tensors.metadata() or {}).get("kind", "linear")
     if kind not in KINDS:
         raise ValueError(f"{file} holds an aligner of kind {kind!r}, known are {', '.join(KINDS)}")
@@ -130,6 +130,6 @@ def load_aligner(file: Path) -> Aligner:
 def _read(file: Path) -> tuple[dict[str, Vectors], dict[str, Any]]:
     from safetensors import safe_open
 
-    with safe_open(file, framework="numpy") as tensors:  # type: ignore[no-untyped-call]
+    with safe_open(file, framework="numpy") as tensors:
         about = json.loads((tensors.metadata() or {}).get("about", "{}"))
         return {name: tensors.get_tensor(name) for name in tensors.keys()}, about  # noqa: SIM118 - no mapping

@@ -14,7 +14,7 @@ import numpy as np
 from models.aligner import LinearAligner, Vectors
 from models.cold import ColdConfig, ColdItems, cold_items, held_out
 from models.contrastive import HeadConfig, Progress, Texts, train_head
-from models.pairs import DAY_MS, Pairs, co_engaged
+from models.pairs import DAY_MS, NothingToLearn, Pairs, co_engaged
 from models.sequences import EventColumns, Log, code, split_time
 
 LEAST_COLD = 30
@@ -43,13 +43,13 @@ def train_aligner(
     """The aligner for `item_ids`, whose encoded texts are the rows of `texts`, and what validation said.
 
     Items first seen in the newest `validation_share` of the log are validated on (random held-out ones where there are
-    too few); the head is then fitted again to the whole log for as many steps as were best. Raises `ValueError`
-    where no event is about an item or no pair is frequent enough.
+    too few); the head is then fitted again to the whole log for as many steps as were best. Raises
+    `NothingToLearn` where no event is about an item or no pair is frequent enough.
     """
     place = {item_id: row for row, item_id in enumerate(item_ids)}
     log = code(events, [place.get(item_id, -1) for item_id in events.item_ids])
     if not len(log.items):
-        raise ValueError(f"none of {len(events.item_ids)} events is about one of the {len(item_ids)} items")
+        raise NothingToLearn(f"none of {len(events.item_ids)} events is about one of the {len(item_ids)} items")
     past, cold, kind = _validation(log, len(item_ids), config)
     pca = LinearAligner.fit_pca(texts.every(), config.head.dims)
     metrics: dict[str, Any] = {"validated_on": kind, "validation_items": len(cold.cold)}

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.aligner import LinearAligner, Vectors
-from models.pairs import Pairs
+from models.pairs import NothingToLearn, Pairs
 from models.sequences import Ints
 
 NEAREST = 50
@@ -106,11 +106,13 @@ def train_head(
     """Fit the head to the pairs of rows of `texts`.
 
     With `score` (higher is better) training stops after `patience` checks without a new best, and the best map wins,
-    PCA among them; without it the map after all steps is taken. Raises `ValueError` where no pair is frequent enough.
+    PCA among them; without it the map after all steps is taken. Raises `NothingToLearn` where no pair is frequent.
     """
     pairs = pairs.where(pairs.counts >= config.least_count)
     if not len(pairs):
-        raise ValueError(f"no two items were engaged with together {config.least_count} times: nothing to learn from")
+        raise NothingToLearn(
+            f"no two items were engaged with together {config.least_count} times: nothing to learn from"
+        )
     head = _Head(LinearAligner.fit_pca(texts.every(), config.dims))
     draw = _Draw(texts, pairs, config)
     optimiser = torch.optim.Adam([head.matrix], lr=config.learning_rate)

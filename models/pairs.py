@@ -16,6 +16,10 @@ from models.sequences import Ints, Log
 DAY_MS = 86_400_000
 
 
+class NothingToLearn(ValueError):
+    """The log holds no pairs to learn from; the message says what is missing."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
     """Counted pairs of rows, each once in either direction, sorted by `left` and then `right`.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from models.aligner import LinearAligner
+from models.aligner import Aligner
 from models.encoder import TextEncoder, Vectors
 from processors.knowledge_text import item_text, knowledge_text
 from schemas.records import Item, ItemFeatures, ItemKnowledge, ItemTier
@@ -22,7 +22,7 @@ class ItemEmbedder:
     `clock` gives milliseconds since the epoch. Blocks while it computes: call it from a thread.
     """
 
-    def __init__(self, encoder: TextEncoder, aligner: LinearAligner, version: str, clock: Callable[[], int]) -> None:
+    def __init__(self, encoder: TextEncoder, aligner: Aligner, version: str, clock: Callable[[], int]) -> None:
         self._encoder = encoder
         self._aligner = aligner
         self._version = version

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from models.aligner import LinearAligner
+from models.aligner import Aligner, LinearAligner
 from models.catalogue import Catalogue
 from models.encoder import TextEncoder
 from processors.knowledge_text import item_text
@@ -23,12 +23,13 @@ def embed_catalogue(
     encoder: TextEncoder,
     dims: int,
     *,
+    aligner: Aligner | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Catalogue, LinearAligner]:
-    """A catalogue of `items` in a fresh aligned space of `dims`, and that space's aligner.
+) -> tuple[Catalogue, Aligner]:
+    """A catalogue of `items` in an aligned space of `dims`, and that space's aligner.
 
-    The aligner is fitted to distinct texts: many products share one, and their number says nothing about meaning.
-    `report` hears of encoded and of all distinct texts.
+    Without an `aligner`, PCA is fitted to distinct texts: many products share one, and their number says nothing about
+    meaning. `report` hears of encoded and of all distinct texts.
     """
     if not items:
         raise ValueError("a catalogue needs at least one item")
@@ -40,7 +41,7 @@ def embed_catalogue(
         encoded.append(encoder.encode(distinct[begin : begin + TEXTS_AT_ONCE]))
     report(len(distinct), len(distinct))
     vectors = np.concatenate(encoded)
-    aligner = LinearAligner.fit_pca(vectors, dims)
+    aligner = aligner or LinearAligner.fit_pca(vectors, dims)
     aligned = aligner.align(vectors)
     place = {text: row for row, text in enumerate(distinct)}
     return Catalogue([item.item_id for item in items], aligned[[place[text] for text in texts]]), aligner

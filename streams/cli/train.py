@@ -18,8 +18,9 @@ from freshet.settings import Settings
 from models import checkpoint
 from models.reasoner_training import Progress as TrainingProgress
 from models.reasoner_training import TrainingConfig, TrainingError
+from streams.cli.train_aligner import aligner
 from streams.files import FileError, read_events, read_items
-from streams.training import train_on
+from streams.training import train_on, trained_aligner
 
 DEFAULTS = TrainingConfig()
 
@@ -29,10 +30,14 @@ def train() -> None:
     """Train the models Freshet runs."""
 
 
+train.add_command(aligner)
+
+
 @train.command()
 @click.option("--events", required=True, type=click.Path(path_type=Path), help="Parquet or JSON lines: the log.")
 @click.option("--items", required=True, type=click.Path(path_type=Path), help="Parquet or JSON lines: the catalogue.")
 @click.option("--out", type=click.Path(path_type=Path), help="Checkpoint folder; default: where the worker looks.")
+@click.option("--aligner", "aligner_file", type=click.Path(path_type=Path), help="Default: `freshet train aligner`'s.")
 @click.option("--steps", default=DEFAULTS.steps, show_default=True, type=click.IntRange(1), help="Training steps.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Stop after this long, if earlier.")
 @click.option("--max-items", default=DEFAULTS.max_items, show_default=True, type=click.IntRange(2))
@@ -43,6 +48,7 @@ def reasoner(
     events: Path,
     items: Path,
     out: Path | None,
+    aligner_file: Path | None,
     steps: int,
     minutes: float | None,
     max_items: int,
@@ -57,14 +63,22 @@ def reasoner(
     began = time.monotonic()
     with _bar(quiet=as_json) as bar:
         try:
-            _train(events, items, settings, config, folder, bar)
+            _train(events, items, settings, config, folder, aligner_file, bar)
         except (FileError, TrainingError, FileNotFoundError) as error:
             raise click.ClickException(str(error)) from error
     metrics = checkpoint.load(folder).metrics
     _show({"checkpoint": str(folder), "seconds": round(time.monotonic() - began, 1), **metrics}, as_json)
 
 
-def _train(events: Path, items: Path, settings: Settings, config: TrainingConfig, folder: Path, bar: Progress) -> None:
+def _train(
+    events: Path,
+    items: Path,
+    settings: Settings,
+    config: TrainingConfig,
+    folder: Path,
+    aligner_file: Path | None,
+    bar: Progress,
+) -> None:
     encoding = bar.add_task("encoding item texts", total=None)
     training = bar.add_task("training the reasoner", total=1.0, visible=False)
 
@@ -78,6 +92,7 @@ def _train(events: Path, items: Path, settings: Settings, config: TrainingConfig
         settings,
         config,
         folder,
+        aligner=trained_aligner(settings, aligner_file),
         encoded=lambda done, total: bar.update(encoding, completed=done, total=total),
         trained=told,
     )

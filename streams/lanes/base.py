@@ -20,7 +20,7 @@ from streams.topics import Topics
 if TYPE_CHECKING:
     import redis as redis_client
 
-    from models.aligner import LinearAligner
+    from models.aligner import Aligner
     from models.encoder import TextEncoder
     from models.llm import LanguageModel
     from processors.distill import Distiller
@@ -113,16 +113,15 @@ class Context:
         return prepared_encoder(self.settings)
 
     @cached_property
-    def aligner(self) -> LinearAligner:
-        """From the encoder's space to the stored one: the checkpoint's, else a fixed random projection."""
-        from models.aligner import LinearAligner
+    def aligner(self) -> Aligner:
+        """From the encoder's space to the stored one: the checkpoint's, else the trained one, else random."""
+        from models.aligner import LinearAligner, load_aligner
 
-        trained = self.checkpoint_dir / "aligner.safetensors"
-        aligner = (
-            LinearAligner.load(trained)
-            if trained.exists()
-            else LinearAligner.random(0, self.encoder.dims, self.settings.dims)
-        )
+        files = (self.checkpoint_dir / "aligner.safetensors", self.settings.home / "aligner.safetensors")
+        trained = next((file for file in files if file.exists()), None)
+        if trained is None:
+            return LinearAligner.random(0, self.encoder.dims, self.settings.dims)
+        aligner = load_aligner(trained)
         if aligner.dims != self.settings.dims:
             raise SettingError("dims", self.settings.dims, f"{aligner.dims}, the width of {trained}")
         return aligner

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from freshet.settings import SettingError
 from models import checkpoint
-from models.aligner import LinearAligner
+from models.aligner import load_aligner
 from models.checkpoint import ALIGNER, CONFIG, CheckpointError
 from models.cooccurrence import CooccurrenceReasoner
 from models.reasoner import FALLBACK, REASONERS, BehaviorReasoner, make_reasoner
@@ -51,7 +51,7 @@ class LiveReasoner:
         if dims != self._context.settings.dims:
             raise CheckpointError(f"{folder} is for {dims} dimensions, FRESHET_DIMS is {self._context.settings.dims}")
         aligner = folder / ALIGNER
-        if aligner.exists() and LinearAligner.load(aligner).revision != self._context.aligner.revision:
+        if aligner.exists() and load_aligner(aligner).revision != self._context.aligner.revision:
             # Items of this version stand in another space; the checkpoint's catalogue would mean nothing there.
             raise CheckpointError(
                 f"{folder} was trained in another vector space than version {self._context.settings.version} is "

@@ -1,0 +1,42 @@
+"""What the aligner is trained on: an item's listing and, where it has some, its knowledge, both encoded.
+
+Owns that each distinct text is encoded once, like lengths together. Reads and stores nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from models.contrastive import Texts
+from models.encoder import TextEncoder, Vectors
+from processors.knowledge_text import item_text, knowledge_text
+from schemas.records import Item, ItemKnowledge
+
+TEXTS_AT_ONCE = 512
+
+
+def encoded_texts(
+    items: Sequence[Item],
+    knowledge: Mapping[str, ItemKnowledge],
+    encoder: TextEncoder,
+    *,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Texts:
+    """Texts of `items`, row by row; `knowledge` by item id. `report` hears of encoded and of all distinct texts."""
+    listings = [item_text(item) for item in items]
+    there = np.array([item.item_id in knowledge for item in items], dtype=np.bool_)
+    told = [
+        knowledge_text(item, knowledge[item.item_id]) if item.item_id in knowledge else listing
+        for item, listing in zip(items, listings, strict=True)
+    ]
+    distinct = sorted({*listings, *told}, key=lambda text: (len(text), text))
+    encoded: list[Vectors] = []
+    for begin in range(0, len(distinct), TEXTS_AT_ONCE):
+        report(begin, len(distinct))
+        encoded.append(encoder.encode(distinct[begin : begin + TEXTS_AT_ONCE]))
+    report(len(distinct), len(distinct))
+    vectors = np.concatenate(encoded)
+    row = {text: number for number, text in enumerate(distinct)}
+    return Texts(vectors[[row[text] for text in listings]], vectors[[row[text] for text in told]], there)
