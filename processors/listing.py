@@ -32,7 +32,7 @@ TOKENS = tuple(
     for pattern in (
         rf"[{_OPEN}]\s?[{_BAR}][^<>\n]{{0,60}}?[{_BAR}]\s?[{_CLOSE}]",
         rf"[{_OPEN}]\s?[{_BAR}]|[{_BAR}]\s?[{_CLOSE}]",
-        rf"[{_OPEN}]{{1,2}}\s*/\s*{_OURS}\b[^<>\n]{{0,20}}?[{_CLOSE}]{{0,2}}",
+        rf"[{_OPEN}]{{1,2}}\s*/\s*{_OURS}[^<>\n]{{0,20}}?[{_CLOSE}]{{0,2}}",
         rf"[{_OPEN}«《]{{1,2}}\s*/?\s*(?:{_OURS}|{_ROLES}|sys|s|[be]os|start_of_\w+|end_of_\w+|think\w*|tool\w*|instructions?"
         rf"|prompt|admin)\s*[{_CLOSE}»》]{{1,2}}",
         r"<[/!?]?\s*[a-z_][^<>]{0,300}>|<!--|-->|<\s*/?\s*(?:script|iframe|img|svg|style|item)\b",
