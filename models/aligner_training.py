@@ -28,7 +28,7 @@ class AlignerConfig:
     head: HeadConfig = field(default_factory=HeadConfig)
     window_ms: int = DAY_MS
     reach: int = 40
-    validation_share: float = 0.2
+    validation_share: float = 0.35
     cold: ColdConfig = field(default_factory=lambda: ColdConfig(known=2_000, least_baskets=5))
 
 

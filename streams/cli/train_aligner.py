@@ -51,7 +51,7 @@ def aligner(
 ) -> None:
     """Train the aligner on EVENTS over ITEMS: items bought together come to stand close.
 
-    Validated on items first seen in the newest fifth of the log; where PCA is as good there, PCA is what is saved.
+    Validated on items first seen in the newest third of the log; where PCA is as good there, PCA is what is saved.
     """
     settings = Settings.load()
     file = out or settings.home / ALIGNER_FILE
