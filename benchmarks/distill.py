@@ -47,6 +47,9 @@ from streams.lanes.base import Context, wall_clock
 from streams.lanes.item_distill import NAME
 from streams.producer import delivered
 
+TIMEOUT_S = 900.0
+"""Longer than any call takes on a busy machine: a bare client does not ask again, and a lane would twice."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bench:
