@@ -260,9 +260,9 @@ class Stack:
 
     def _set(self, member: _Member, status: ServiceStatus, error: str = "") -> None:
         member.status, member.error = status, error
+        self._publish()  # first: who waited reads the file
         if status in ("ready", "failed"):
             member.first.set()
-        self._publish()
 
     def _publish(self) -> None:
         with self._changed:

@@ -19,7 +19,7 @@ from freshet.token_budget import TokenBudget
 from streams.embedded.llm import http_ok
 from streams.embedded.process import HOST, ChildProcess, ServiceError, answers, free_port
 from streams.embedded.stack import Stack
-from streams.embedded.state import StackLock, StackState, read_state, resolve, running, state_file
+from streams.embedded.state import ServiceState, StackLock, StackState, read_state, resolve, running, state_file
 from tests.streams.test_embedded_process import gone
 
 SERVE = "import http.server,sys; http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), None).serve_forever()"
@@ -72,12 +72,18 @@ def shown(home: Path) -> StackState:
     return state
 
 
+def pid_of(state: ServiceState) -> int:
+    """Its process, to be killed: 0 would be every process of this test run."""
+    assert state.pid > 0
+    return state.pid
+
+
 def test_a_dead_service_is_started_again_on_its_address(settings: Settings, tmp_path: Path) -> None:
     toy = Toy(tmp_path)
     with Stack(settings, services=[toy]) as stack:
         stack.wait("llm", 20)
         first = shown(settings.home).services[0]
-        os.kill(first.pid, signal.SIGKILL)
+        os.kill(pid_of(first), signal.SIGKILL)
         until(lambda: shown(settings.home).services[0].restarts == 1 and shown(settings.home).services[0].pid > 0)
         until(lambda: shown(settings.home).services[0].status == "ready")
         second = shown(settings.home).services[0]
@@ -119,7 +125,7 @@ def test_a_service_that_lives_and_serves_no_more_is_started_again(settings: Sett
         time.sleep(2.0)
         assert shown(settings.home).services[0].restarts == 0, "a well service is left alone"
         if how == "stopped":
-            os.kill(first.pid, signal.SIGSTOP)
+            os.kill(pid_of(first), signal.SIGSTOP)
         else:
             toy.sick.touch()
         until(lambda: shown(settings.home).services[0].restarts == 1)
