@@ -46,6 +46,7 @@ from streams.lanes import build_lane
 from streams.lanes.base import Context, wall_clock
 from streams.lanes.item_distill import NAME
 from streams.producer import delivered
+from streams.source import SourceRecord
 
 TIMEOUT_S = 900.0
 """Longer than any call takes on a busy machine: a bare client does not ask again, and a lane would twice."""
@@ -127,7 +128,8 @@ class LaneRun:
         """Ids of the items whose knowledge is in its topic."""
         topic = self.context.topics.item_knowledge
         config = {"bootstrap.servers": self.context.settings.kafka, "group.id": "bench", "enable.auto.commit": False}
-        consumer, found = Consumer(config), set()
+        consumer = Consumer(config)
+        found: set[str] = set()
         try:
             for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
                 place = TopicPartition(topic, partition)
@@ -135,8 +137,9 @@ class LaneRun:
                 consumer.assign([TopicPartition(topic, partition, position)])
                 while position < end:
                     for message in consumer.consume(500, timeout=0.2):
-                        position = message.offset() + 1
-                        found.add(message.key().decode())
+                        record = SourceRecord.of_message(message)
+                        position = record.offset + 1
+                        found.add((record.key or b"").decode())
         finally:
             consumer.close()
         return found
@@ -249,7 +252,7 @@ async def _served(url: str) -> str:
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.distill", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.distill", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--items", type=int, default=40, help="how many; each is distilled four times")
     parser.add_argument("--items-file", type=Path, help="draw them from this catalogue, not from Complete Journey")
     parser.add_argument("--llm", default="", help="base URL of a server that runs already and is asked by nobody else")

@@ -52,7 +52,7 @@ class Recorder:
         seed: int = 0,
     ) -> Completion:
         """See `LanguageModel.complete`."""
-        arguments = {
+        arguments: dict[str, Any] = {
             "schema": schema,
             "schema_name": schema_name,
             "max_tokens": max_tokens,
