@@ -22,8 +22,8 @@ class Backoff:
     """A pause shared by all the work of one lane: while a neighbour is away, nobody hammers it.
 
     The first failure waits about `least_s`; every further one without a success in between doubles that, up to
-    `most_s`; one that says when to come back (`retry_after_s`) waits at least so long, within `most_s`. A success ends
-    the pause for all.
+    `most_s`; one that says when to come back (`retry_after_s`) waits so long instead, within the same bounds. A success
+    ends the pause for all.
     """
 
     def __init__(self, lane: str, metrics: Metrics, *, least_s: float = 0.2, most_s: float = 15.0) -> None:
@@ -66,8 +66,8 @@ class Backoff:
         if not self._delay_s:
             log.warning("waiting for a neighbour", extra={"lane": self._lane, "cause": repr(error)})
             self._metrics.backing_off.labels(lane=self._lane).set(1)
-        asked_s = getattr(error, "retry_after_s", None) or 0.0
-        self._delay_s = min(self._most_s, max(self._least_s, 2 * self._delay_s, asked_s))
+        asked_s: float = getattr(error, "retry_after_s", None) or 2 * self._delay_s
+        self._delay_s = min(self._most_s, max(self._least_s, asked_s))
         self._until = now + self._delay_s * random.uniform(0.75, 1.25)
 
     def _succeeded(self) -> None:
