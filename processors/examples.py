@@ -25,6 +25,8 @@ from schemas.records import Item
 CATALOGUE_ANALYST = "catalogue_analyst"
 SHOWN_DESCRIPTION = 300
 """Characters of an example's description: an example teaches a form, and every token of it is paid for per item."""
+FEW = 32
+"""Of so few examples the chosen ones stand in the bank's order: prompts then share a longer cached prefix."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,9 +71,9 @@ class ExampleBank:
         return digest(shown, self._encoder.revision if self._encoder else "")
 
     def nearest(self, item: Item, agent: str, count: int, category: str = "") -> list[Example]:
-        """Up to `count` examples of `agent` (of `category`), the nearest last; never one of its own product or title.
+        """Up to `count` examples of `agent` (of `category`); never one of the item's own product or title.
 
-        Blocks while it encodes: call it from a thread.
+        The nearest comes last; of a bank of `FEW` they come in its order. Blocks while it encodes: call it from a thread.
         """
         own, product = _title(item), self._products.get(item.item_id, "")
         rows = [
@@ -91,7 +93,8 @@ class ExampleBank:
             vectors = self._vectors
         near = vectors[rows] @ self._encoder.encode([_text(item)])[0]  # (rows,)
         best = np.argsort(-near, kind="stable")[:count]
-        return [self.examples[rows[place]] for place in reversed(best)]
+        order = sorted(best) if len(rows) <= FEW else reversed(best)
+        return [self.examples[rows[place]] for place in order]
 
     @cached_property
     def _vectors(self) -> Vectors:

@@ -8,7 +8,7 @@ from processors.agents import ATTRIBUTE_ANALYST, NEED_ANALYST, agent
 from processors.answering import mismatch
 from processors.attribute_catalogue import AttributeCatalogue
 from processors.editor import attribute_claims
-from processors.examples import CATALOGUE_ANALYST, Example, ExampleBank, annotated_examples, own_examples
+from processors.examples import CATALOGUE_ANALYST, FEW, Example, ExampleBank, annotated_examples, own_examples
 from schemas.records import Item
 from tests.fakes_encoder import FakeEncoder
 
@@ -27,10 +27,18 @@ BANK = [
 ]
 
 
-def test_the_nearest_are_shown_the_nearest_last() -> None:
+def test_the_nearest_are_shown() -> None:
     """Catches a hammer that explains tea."""
     found = ExampleBank(BANK, FakeEncoder()).nearest(ITEM, NEED_ANALYST, 2)
     assert {one.example_id for one in found} == {"b", "c"}
+
+
+def test_a_small_bank_keeps_its_order_and_a_large_one_ends_with_the_nearest() -> None:
+    """Catches prompts that share no prefix, and a nearest example that stands furthest from its item."""
+    near = [example("x", "green tea bags box"), *BANK]
+    assert [one.example_id for one in ExampleBank(near, FakeEncoder()).nearest(ITEM, NEED_ANALYST, 2)] == ["x", "c"]
+    many = [*near, *(example(f"f{n}", f"filler {n}") for n in range(FEW))]
+    assert [one.example_id for one in ExampleBank(many, FakeEncoder()).nearest(ITEM, NEED_ANALYST, 2)] == ["c", "x"]
 
 
 def test_an_item_never_sees_itself_nor_its_title() -> None:
