@@ -73,7 +73,7 @@ class ExampleBank:
     def nearest(self, item: Item, agent: str, count: int, category: str = "") -> list[Example]:
         """Up to `count` examples of `agent` (of `category`); never one of the item's own product or title.
 
-        The nearest comes last; of a bank of `FEW` they come in its order. Blocks while it encodes: a thread should call.
+        The nearest comes last; of a bank of `FEW` they come in its order. Blocks while it encodes: call from a thread.
         """
         own, product = _title(item), self._products.get(item.item_id, "")
         rows = [
