@@ -50,7 +50,7 @@ def train_aligner(
     log = code(events, [place.get(item_id, -1) for item_id in events.item_ids])
     if not len(log.items):
         raise NothingToLearn(f"none of {len(events.item_ids)} events is about one of the {len(item_ids)} items")
-    past, cold, kind = _validation(log, len(item_ids), config)
+    past, cold, kind = validation(log, len(item_ids), config)
     pca = LinearAligner.fit_pca(texts.every(), config.head.dims)
     metrics: dict[str, Any] = {"validated_on": kind, "validation_items": len(cold.cold)}
     if not len(cold.cold):
@@ -71,8 +71,8 @@ def train_aligner(
     return whole.aligner, {**metrics, "found_by": "contrast", "steps": fit.step}
 
 
-def _validation(log: Log, rows: int, config: AlignerConfig) -> tuple[Log, ColdItems, str]:
-    """What to train on, what to validate on, and what that is called."""
+def validation(log: Log, rows: int, config: AlignerConfig) -> tuple[Log, ColdItems, str]:
+    """What to train on, what to validate on, and what that is called: the newest items, or random ones held out."""
     split = split_time(log, config.validation_share) // DAY_MS * DAY_MS
     cold = cold_items(log, rows, split, config.cold)
     if len(cold.cold) >= LEAST_COLD:
