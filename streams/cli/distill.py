@@ -88,6 +88,8 @@ def distill(
     # What Backoff logs stands in the bar.
     logging.getLogger("streams.backoff").addHandler(logging.NullHandler())
     before = signal.signal(signal.SIGTERM, _interrupt)  # so that `kill` ends as Ctrl-C does
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background job inherits it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         tally, file = _run(settings, options, quiet=as_json)
     except (FileError, EngineError, LLMForbidden) as error:
