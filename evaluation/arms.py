@@ -7,7 +7,7 @@ events before the split.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from models.cold import ColdItems
 from models.encoder import TextEncoder, Vectors
 from models.pairs import Pairs
-from processors.knowledge_text import KNOWLEDGE_WEIGHT, claims_text
+from processors.knowledge_text import knowledge_text
 from schemas.records import Item, ItemKnowledge
 
 Scores = NDArray[np.float64]
@@ -44,12 +44,6 @@ class Encoded:
         unit: Vectors = (both / np.linalg.norm(both, axis=1, keepdims=True)).astype(np.float32)
         return unit
 
-    def summed(self) -> Vectors:
-        """Title and knowledge added up (N, dims), unit: no wider than either, and a title alone stays where it was."""
-        both = self.title + KNOWLEDGE_WEIGHT * self.knowledge
-        unit: Vectors = (both / np.linalg.norm(both, axis=1, keepdims=True)).astype(np.float32)
-        return unit
-
 
 def shuffled(items: Sequence[Item], knowledge: Mapping[str, ItemKnowledge], seed: int) -> dict[str, ItemKnowledge]:
     """Each title's knowledge given to another title: what is left of a gain is not knowledge."""
@@ -64,7 +58,8 @@ def encoded(items: Sequence[Item], knowledge: Mapping[str, ItemKnowledge], encod
     """Encode titles (lower case: shops that shout say nothing by it) and knowledge."""
     titles = [item.title.lower() for item in items]
     made = [knowledge.get(item.item_id) for item in items]
-    told = ["" if k is None else claims_text(k).lower() for k in made]
+    plain = [replace(item, title="", brand="", category=(), attributes={}, description="") for item in items]
+    told = ["" if k is None else knowledge_text(item, k).lower() for item, k in zip(plain, made, strict=True)]
     both = [f"{title}. {text}" if text else title for title, text in zip(titles, told, strict=True)]
     known = np.array([bool(text) for text in told], dtype=np.bool_)
     return Encoded(
@@ -135,15 +130,13 @@ def companions(near: Scores, pairs: Pairs, question: ColdItems, damping: float =
     least = np.partition(near, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS][:, None]
     weights = np.where(near >= least, np.maximum(near, 0), 0) ** 3
     found = weights @ lift
-    return even(found)
-
-
-def even(scores: Scores) -> Scores:
-    """Each cold item's scores brought to length 1, so that no item is near to everything."""
-    lengths: Scores = scores / np.maximum(np.linalg.norm(scores, axis=1, keepdims=True), 1e-9)
-    return lengths
+    scores: Scores = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
+    return scores
 
 
 def together(scores: Scores, more: Scores, weight: float) -> Scores:
     """Sum of two scores whose rows are brought to length 1 first; `weight` for the second."""
-    return even(even(scores) + weight * even(more))
+    unit = scores / np.maximum(np.linalg.norm(scores, axis=1, keepdims=True), 1e-9)
+    other = more / np.maximum(np.linalg.norm(more, axis=1, keepdims=True), 1e-9)
+    summed: Scores = unit + weight * other
+    return summed

@@ -7,7 +7,6 @@ what is tuned (on items first seen before the split) and what is printed. All wa
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -17,18 +16,7 @@ from typing import Any
 import click
 import numpy as np
 
-from evaluation.arms import (
-    Encoded,
-    Scores,
-    companions,
-    complements,
-    cosines,
-    encoded,
-    even,
-    shuffled,
-    together,
-    vocabulary,
-)
+from evaluation.arms import Encoded, Scores, companions, complements, cosines, encoded, shuffled, together, vocabulary
 from evaluation.cold_data import ColdData, load
 from evaluation.intervals import interval
 from freshet.settings import Settings
@@ -78,24 +66,22 @@ class Comparison:
         for kind, texts in self._texts.items():
             self._plain(f"title + {kind}, one text", texts.one_text)
             self._plain(f"title + {kind}, joined", texts.joined())
-            self._plain(f"title + {kind}, summed", texts.summed())
             self._added(f"title + {kind} as queries", title, self._queries(texts))
             self._added(f"title + {kind} vocabulary", title, partial(self._vocabulary, texts))
             self._added(f"title + {kind} complements", title, partial(self._complements, texts))
         self._grounded("title + companions", title)
         for kind, texts in self._texts.items():
             self._grounded(f"title + {kind} + companions", texts.joined())
-        wrong = self._wrong = np.random.default_rng(0).permutation(len(self.data.question.cold))
+        wrong = np.random.default_rng(0).permutation(len(self.data.question.cold))
         grounded = companions(cosines(title, self.test.question), self.test.pairs, self.test.question)[wrong]
         weight = self.chosen["title + companions"]
         self.ways["title + another's companions"] = together(self.ways["title"], grounded, weight)
         self._headed("head: title", title)
         for kind, texts in self._texts.items():
             self._headed(f"head: title + {kind}", texts.joined())
-            self._headed(f"head: title + {kind}, summed", texts.summed())
 
     def _plain(self, name: str, vectors: Vectors) -> None:
-        self.ways[name] = even(cosines(vectors, self.test.question))
+        self.ways[name] = cosines(vectors, self.test.question)
 
     def _vocabulary(self, texts: Encoded, trial: Trial) -> Scores:
         return vocabulary(texts, self.encoder, trial.question)
@@ -144,9 +130,9 @@ class Comparison:
         recall = {w: float(tried.question.recall(together(near, extra, w)).mean()) for w in GRID}
         weight = self.chosen[f"{name} + companions"] = max(recall, key=lambda w: recall[w])
         near = cosines(after, self.test.question)
-        found = companions(near, self.test.pairs, self.test.question)
-        self.ways[f"{name} + companions"] = together(near, found, weight)
-        self.ways[f"{name} + another's companions"] = together(near, found[self._wrong], weight)
+        self.ways[f"{name} + companions"] = together(
+            near, companions(near, self.test.pairs, self.test.question), weight
+        )
 
 
 def report(comparison: Comparison) -> dict[str, Any]:
@@ -175,14 +161,10 @@ def report(comparison: Comparison) -> dict[str, Any]:
 
 
 def _bases(name: str, measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The title alone; the title under the same head; and all that the way has, but knowledge of a language model."""
-    fair = re.sub(r" \+ (knowledge|shuffled)(, summed)?", "", name)
-    bases = {"title": measured["title"]}
-    if name.startswith("head: ") and name != "head: title":
-        bases["head_title"] = measured["head: title"]
-    if fair in measured and fair not in (name, "title", "head: title"):
-        bases["same_without"] = measured[fair]
-    return bases
+    """What a way is compared with: the title alone; and the title with all that the way has but knowledge."""
+    fair = name.replace(" + knowledge", "").replace(" + shuffled", "")
+    fair = fair if fair in measured else "title"
+    return {"title": measured["title"]} | ({"same_without": measured[fair]} if fair not in (name, "title") else {})
 
 
 def _paired(each: np.ndarray, base: np.ndarray, groups: list[str] | None) -> dict[str, Any]:

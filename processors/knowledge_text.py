@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from schemas.records import Item, ItemKnowledge
 
-KNOWLEDGE_WEIGHT = 0.7
-"""Of the knowledge's vector when it is added to the listing's; see `docs/knowledge-value.md`."""
 _KINDS = (("audience", "For"), ("occasion", "When"), ("purpose", "To"), ("complement", "With"))
 
 
@@ -18,14 +16,9 @@ def item_text(item: Item) -> str:
 
 
 def knowledge_text(item: Item, knowledge: ItemKnowledge) -> str:
-    """What the listing says and what was distilled, in one text."""
-    return ". ".join(part for part in (item_text(item), claims_text(knowledge)) if part)
-
-
-def claims_text(knowledge: ItemKnowledge) -> str:
-    """What was distilled, without the listing: the summary, plain facts, then needs."""
+    """What the listing says and what was distilled, plain facts first."""
     facts = [claim.value for claim in knowledge.claims if claim.kind == "attribute"]
-    parts = [knowledge.summary, ", ".join(facts)]
+    parts = [item_text(item), knowledge.summary, ", ".join(facts)]
     for kind, word in _KINDS:
         values = [claim.value for claim in knowledge.claims if claim.kind == kind]
         if values:
