@@ -40,7 +40,7 @@ def test_knowledge_pays_where_titles_say_nothing(tmp_path: Path, monkeypatch: py
     assert gain["interval"][0] > 0.1
     assert found["title + shuffled, joined"]["recall50_over_title"]["gain"] < gain["gain"] / 2
     assert found["title + knowledge vocabulary"]["recall50_over_title"]["gain"] > 0
-    assert found["head: title + knowledge"]["recall50_over_head_title"]["gain"] > 0
+    assert found["head: title + knowledge"]["recall50_over_same_without"]["gain"] > 0
 
 
 def test_knowledge_that_repeats_the_title_pays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
