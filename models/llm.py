@@ -5,12 +5,14 @@ Owns the request, its errors and the choice of back end. Must not know prompts, 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
+import anyio
 import httpx
 
 
@@ -114,6 +116,7 @@ class OpenAIClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._model = model
+        self._letting_go: set[asyncio.Task[httpx.Response | None]] = set()
         self._client = httpx.AsyncClient(
             base_url=base_url.rstrip("/") + "/",
             timeout=httpx.Timeout(timeout_s, connect=5.0, pool=None),
@@ -137,6 +140,8 @@ class OpenAIClient:
 
     async def aclose(self) -> None:
         """Release connections."""
+        if self._letting_go:
+            await asyncio.wait(self._letting_go)
         await self._client.aclose()
 
     async def complete(
@@ -183,9 +188,39 @@ class OpenAIClient:
                 raise LLMUnavailable("the endpoint serves no model yet") from error
         return self._model
 
+    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
+        """One request; a cancelled one has let go of its connections when this raises.
+
+        httpcore closes connections behind an anyio shield, which a plain `Task.cancel` walks through, leaving sockets
+        open. So the request runs in a task of its own and is cancelled by an anyio scope, which shields respect.
+        """
+        scope = anyio.CancelScope()
+
+        async def request() -> httpx.Response | None:
+            with scope:
+                return await self._client.request(method, path, json=body)
+            return None
+
+        task = asyncio.create_task(request())
+        try:
+            response = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            scope.cancel()
+            self._letting_go.add(task)
+            task.add_done_callback(self._let_go)
+            await asyncio.wait([task])
+            raise
+        assert response is not None, "only a cancelled request answers nothing"
+        return response
+
+    def _let_go(self, task: asyncio.Task[httpx.Response | None]) -> None:
+        self._letting_go.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at, as nobody else will
+
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
         try:
-            response = await self._client.request(method, path, json=body)
+            response = await self._request(method, path, body)
         except httpx.TransportError as error:
             slow = isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout)
             raise (LLMTimeout if slow else LLMUnavailable)(

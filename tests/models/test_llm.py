@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import socket
 
+import anyio
+import httpx
 import pytest
 
 from models.llm import LLMForbidden, LLMRejected, LLMUnavailable, Message, OpenAIClient
@@ -65,3 +69,36 @@ async def test_a_slow_endpoint_is_unavailable() -> None:
         async with OpenAIClient(server.url, MODEL, timeout_s=0.1) as client:
             with pytest.raises(LLMUnavailable):
                 await ask(client)
+
+
+class Closing(httpx.AsyncBaseTransport):
+    """Answers nothing: is busy closing old connections, behind a shield as httpcore's, when the call is cancelled."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.closed = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        with anyio.CancelScope(shield=True):
+            self.began.set()
+            await asyncio.sleep(0.05)
+            self.closed = True
+        await asyncio.sleep(60)
+        raise AssertionError("it must have been cancelled")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_cancelled_call_leaves_no_connection_half_closed(times: int) -> None:
+    """Catches sockets left open because a plain cancellation walked through httpcore's shield."""
+    transport = Closing()
+    client = OpenAIClient("http://127.0.0.1:9/v1", MODEL, transport=transport)
+    call = asyncio.create_task(ask(client))
+    await transport.began.wait()
+    for _ in range(times):
+        call.cancel()
+        await asyncio.sleep(0)
+    with contextlib.suppress(asyncio.CancelledError):
+        await call
+    assert call.cancelled()
+    await client.aclose()
+    assert transport.closed

@@ -74,8 +74,6 @@ def acknowledged(settings: Settings, count: int) -> bool:
     return (committed(settings.kafka, group, Topics(settings).items) or 0) == count
 
 
-# What aiokafka and asyncio leave open of connections that died is collected some time later.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(300)
 async def test_an_endpoint_killed_under_load_costs_time_and_nothing_else(
     kafka: str, valkey: str, topic_prefix: str, tmp_path: Path
