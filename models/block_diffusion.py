@@ -153,20 +153,28 @@ class BlockDiffusionNetwork(nn.Module):
         causal = positions[:, None] >= positions[None, :]
         rotation = rotations(positions, self.config, x.dtype)
         keys, values = [], []
-        for layer in self.stack:
+        for layer in self.stack[:-1]:
             q, k, v = layer.project(x, rotation)
             keys.append(k)
             values.append(v)
             x = layer.finish(x, q, k, v, causal)  # padding stands after every real position: causal hides it
-        last = self.norm(x[torch.arange(batch, device=x.device), lengths])
-        return Prefix(tuple(keys), tuple(values), inside, lengths, last)
+        # Of the last layer only keys, values and one state are read: a third of the work at two layers.
+        everyone = torch.arange(batch, device=x.device)
+        q, k, v = self.stack[-1].project(x, rotation)
+        last = self.stack[-1].finish(
+            x[everyone, lengths, None], q[everyone, :, lengths, None], k, v, inside[:, None, None]
+        )
+        return Prefix((*keys, k), (*values, v), inside, lengths, self.norm(last[:, 0]))
 
-    def block(self, prefix: Prefix, slots: Tensor) -> Tensor:
-        """States (B, S, width) that predict each of the slots with embeddings (B, S, width), given the prefix."""
+    def block(self, prefix: Prefix, slots: Tensor, valid: Tensor | None = None) -> Tensor:
+        """States (B, S, width) that predict each of the slots with embeddings (B, S, width), given the prefix.
+
+        Slots may hold observed behaviours as well as masks. `valid` (B, S) is false where a slot is padding.
+        """
         batch, count, _ = slots.shape
         positions = prefix.lengths[:, None] + 1 + torch.arange(count, device=slots.device)  # (B, S)
         rotation = rotations(positions, self.config, slots.dtype)
-        within = torch.ones(batch, count, dtype=torch.bool, device=slots.device)
+        within = torch.ones(batch, count, dtype=torch.bool, device=slots.device) if valid is None else valid
         mask = torch.cat([prefix.mask, within], dim=1)[:, None, None, :]  # (B, 1, 1, 1 + L + S)
         x = slots
         for layer, past_k, past_v in zip(self.stack, prefix.keys, prefix.values, strict=True):

@@ -10,30 +10,35 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 
-from models.block_diffusion import MASK_ROW, BlockDiffusionNetwork, Prefix
+from models.block_denoiser import BlockDenoiser, Reading
+from models.block_diffusion import BlockDiffusionNetwork
 from models.catalogue import Catalogue, Rows
 from models.checkpoint import Checkpoint, load
+from models.infill import layout
 from models.reasoner import Inference, UserHistory
 from models.sampler import Block, Plan, denoise
-from models.sequences import first_events
+from models.sequences import Ints, first_places
 from schemas.records import InferredBehavior, UserTier
 
 SCORES_AT_ONCE = 8_000_000
 """Logits held at once (32 MB): larger micro-batches leave the cache and are slower, not faster."""
 
+DEFAULT_PLAN = Plan()
+
 
 class BlockDiffusionReasoner:
     """Infers by denoising; new catalogue items join by their vector, changed vectors count from the next call.
 
-    `repeats=True` lets it infer items the user already has. `clock` gives seconds and serves the deadline. Calls from
-    several threads run one after the other.
+    `repeats=True` lets it infer items the user already has. `plan` brings temperature and schedule. `between` of the
+    slots are placed between the last `tail` behaviours, where the log has gaps in time. `clock` gives seconds and
+    serves the deadline. Calls from several threads run one after the other.
     """
 
     tier = UserTier.DIFFUSION
@@ -43,7 +48,9 @@ class BlockDiffusionReasoner:
         checkpoint: Checkpoint,
         *,
         repeats: bool = False,
-        temperature: float = 0.0,
+        plan: Plan = DEFAULT_PLAN,
+        between: int = 0,
+        tail: int = 8,
         max_history: int = 200,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -52,7 +59,9 @@ class BlockDiffusionReasoner:
         self._network = checkpoint.network.eval()
         self._repeats = repeats
         self._distinct = bool(checkpoint.settings.get("distinct", True))
-        self._temperature = temperature
+        self._plan = plan
+        self._between = between
+        self._tail = tail
         self._max_history = max_history
         self._clock = clock
         self._lock = threading.Lock()
@@ -61,9 +70,9 @@ class BlockDiffusionReasoner:
         self._table: ItemTable | None = None
 
     @classmethod
-    def load(cls, folder: Path, *, repeats: bool = False, temperature: float = 0.0) -> BlockDiffusionReasoner:
+    def load(cls, folder: Path, **options: Any) -> BlockDiffusionReasoner:
         """A reasoner from a checkpoint folder; raises `models.checkpoint.CheckpointError`."""
-        return cls(load(folder), repeats=repeats, temperature=temperature)
+        return cls(load(folder), **options)
 
     @torch.inference_mode()
     def infer(
@@ -78,12 +87,12 @@ class BlockDiffusionReasoner:
     ) -> list[Inference]:
         """See `BehaviorReasoner.infer`."""
         end = None if deadline_s is None else self._clock() + deadline_s
-        plan = Plan(slots, steps, self._temperature)
+        plan = replace(self._plan, slots=slots, steps=steps)
         with self._lock:
             table = self._current_table(catalogue)
-            read = [known_rows(history, catalogue, distinct=self._distinct) for history in histories]
+            read = [known_events(history, catalogue, distinct=self._distinct) for history in histories]
             # Users of like length together: less padding. Their answers do not depend on it.
-            order = sorted((i for i in range(len(read)) if len(read[i])), key=lambda i: len(read[i]))
+            order = sorted((i for i in range(len(read)) if len(read[i].rows)), key=lambda i: len(read[i].rows))
             answers = [Inference()] * len(histories)
             size = max(1, SCORES_AT_ONCE // (slots * max(1, table.size)))
             for begin in range(0, len(order), size):
@@ -95,32 +104,20 @@ class BlockDiffusionReasoner:
             return answers
 
     def _denoise(
-        self, table: ItemTable, read: Sequence[Rows], seeds: Sequence[int], plan: Plan, end: float | None
+        self, table: ItemTable, read: Sequence[Known], seeds: Sequence[int], plan: Plan, end: float | None
     ) -> Block:
-        lengths = torch.tensor([min(len(rows), self._max_history) for rows in read])
-        history = torch.zeros(len(read), int(lengths.max()), dtype=torch.long)
-        for user, rows in enumerate(read):
-            history[user, : lengths[user]] = torch.from_numpy(rows[-self._max_history :])
-        prefix: Prefix | None = None
+        layouts = [layout(known.times, plan.slots, min(self._between, plan.slots), self._tail) for known in read]
+        rows = [known.rows for known in read]
+        reading = Reading.of(rows, layouts, self._max_history)
+        denoiser = BlockDenoiser(self._network, table.embeddings[: table.size], table.bias[: table.size], reading)
+        users, seen = np.repeat(np.arange(len(read)), [len(one) for one in rows]), np.concatenate(rows)
+        if self._repeats:
+            users, seen = users[:0], seen[:0]
+        forbidden = (torch.from_numpy(users), torch.from_numpy(seen))
 
         def expired() -> bool:
             return end is not None and self._clock() >= end
 
-        def denoiser(slots: Tensor, open_: Tensor) -> Tensor:
-            nonlocal prefix
-            if prefix is None:  # only now, so that a deadline already past costs nothing
-                prefix = self._network.prefix(functional.embedding(history, table.embeddings), lengths)
-            masked = (slots == MASK_ROW)[..., None]
-            inputs = torch.where(masked, self._network.mask, table.embeddings[slots.clamp(min=0)])
-            states = self._network.block(prefix, inputs)
-            wanted = states.gather(1, open_[..., None].expand(-1, -1, states.shape[-1]))
-            return self._network.scores(wanted, table.embeddings[: table.size], table.bias[: table.size])
-
-        users = np.repeat(np.arange(len(read)), [len(rows) for rows in read])
-        seen = np.concatenate(read)
-        if self._repeats:
-            users, seen = users[:0], seen[:0]
-        forbidden = (torch.from_numpy(users), torch.from_numpy(seen))
         return denoise(denoiser, forbidden, seeds, plan, expired=expired)
 
     def _current_table(self, catalogue: Catalogue) -> ItemTable:
@@ -164,11 +161,22 @@ class ItemTable:
         self.size, self._revision = changes.size, changes.revision
 
 
-def known_rows(history: UserHistory, catalogue: Catalogue, *, distinct: bool) -> Rows:
-    """Known rows of a history; `distinct` keeps first events only, where the network was trained to read those."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the catalogue knows of a history: item rows (L,) and event times in milliseconds (L,), oldest first."""
+
+    rows: Rows
+    times: Ints
+
+
+def known_events(history: UserHistory, catalogue: Catalogue, *, distinct: bool) -> Known:
+    """Events whose items are known; `distinct` keeps first events only, where the network was trained to read those."""
     rows = catalogue.rows(history.item_ids)
-    rows = rows[rows >= 0]
-    return first_events(rows) if distinct else rows
+    kept = np.flatnonzero(rows >= 0)
+    if distinct:
+        kept = kept[first_places(rows[kept])]
+    times = np.asarray(history.event_times, dtype=np.int64)
+    return Known(rows[kept], times[kept] if len(times) else np.zeros(len(kept), dtype=np.int64))
 
 
 def inferences(block: Block, catalogue: Catalogue) -> list[Inference]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -17,9 +16,13 @@ import torch
 from torch import Tensor
 
 from models.block_diffusion import MASK_ROW
+from models.schedules import SCHEDULES
 
 GROUP = 64
 """Items per group in `top`: the maxima of groups are found at memory speed, `topk` then sorts 64 times fewer."""
+
+STRUCK = -1e30
+"""Key of an item that is taken or forbidden: before a slot that is taken, after everything else."""
 
 
 class Denoiser(Protocol):
@@ -35,25 +38,39 @@ class Denoiser(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A fixed schedule: `slots` are fixed in `steps` steps of as equal a size as possible, larger ones last.
+    """`slots` are fixed in at most `steps` steps, at a `temperature`; 0 makes the result independent of the seed.
 
-    A confidence threshold never fires over an item vocabulary. Early steps fix fewer slots, since what they fix is
-    what the later ones can see. At `temperature` 0 the result does not depend on the seed.
+    The fixed schedule gives each step as equal a share as possible, larger ones last: what early steps fix is what
+    later ones can see. "confidence" and "entropy" fix more where the network is sure of more (`bound`: a probability,
+    or nats), and so may need fewer steps; they never fix fewer.
     """
 
     slots: int = 16
-    steps: int = 2
+    steps: int = 1
     temperature: float = 0.0
+    schedule: str = "fixed"
+    bound: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.slots >= 1 and self.steps >= 1 and self.temperature >= 0):
-            raise ValueError(f"a plan needs slots and steps of at least 1 and a temperature of at least 0: {self}")
+        if not (self.slots >= 1 and self.steps >= 1 and self.temperature >= 0 and self.bound >= 0):
+            raise ValueError(f"a plan needs slots and steps of at least 1, temperature and bound of at least 0: {self}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"no schedule {self.schedule!r}: one of {', '.join(SCHEDULES)}")
 
-    def counts(self) -> tuple[int, ...]:
-        """Slots to fix in each step; their sum is `slots`."""
+    def ends(self) -> tuple[int, ...]:
+        """Slots that must be fixed by the end of each step; the last is `slots`."""
         steps = min(self.steps, self.slots)
-        ends = [self.slots * step // steps for step in range(steps + 1)]
-        return tuple(end - begin for begin, end in pairwise(ends))
+        return tuple(self.slots * step // steps for step in range(1, steps + 1))
+
+    def candidates(self, step: int) -> int:
+        """Items per slot among which a step has to choose: as many as the slots it may fix."""
+        ends = (0, *self.ends())
+        return ends[step + 1] - ends[step] if self.schedule == "fixed" else self.slots
+
+    def counts(self, confidences: Tensor, entropies: Callable[[], Tensor], open_: Tensor, least: Tensor) -> Tensor:
+        """Slots (B,) a step fixes, given each open slot's best probability and, where asked for, its entropy."""
+        wished = SCHEDULES[self.schedule](confidences, entropies, open_, self.bound)
+        return torch.maximum(wished, least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +100,49 @@ def denoise(
     users = len(seeds)
     rows = torch.full((users, plan.slots), MASK_ROW)
     confidences = torch.zeros(users, plan.slots)
-    open_ = torch.arange(plan.slots).expand(users, -1)
-    everyone = torch.arange(users)
-    for step, count in enumerate(plan.counts()):
+    settled = torch.zeros(users, plan.slots, dtype=torch.bool)
+    for step, end in enumerate(plan.ends()):
         if expired():
             return Block(rows, confidences, degraded=True)
-        logits = denoiser(rows, open_)  # (B, m, N)
-        logits[forbidden[0], :, forbidden[1]] = -torch.inf
-        fixed_user, fixed_slot = torch.nonzero(rows != MASK_ROW, as_tuple=True)
-        logits[fixed_user, :, rows[fixed_user, fixed_slot]] = -torch.inf
-        chosen_slot, chosen_row, probability = _choose(logits, count, _noise(seeds, step, plan))
-        slots = open_.gather(1, chosen_slot)
-        rows[everyone[:, None], slots] = chosen_row
-        confidences[everyone[:, None], slots] = probability
-        left = torch.ones_like(open_, dtype=torch.bool).scatter_(1, chosen_slot, False)
-        open_ = open_[left].view(users, -1)
+        left = (~settled).sum(1)  # (B,)
+        least = torch.maximum(end - settled.sum(1), (left > 0).long())
+        most_open = int(left.max())
+        places = settled.to(torch.uint8).argsort(dim=1, stable=True)[:, :most_open]  # (B, m), open slots first
+        open_ = ~settled.gather(1, places)
+        logits = denoiser(rows, places)  # (B, m, N)
+        _strike(logits, forbidden, rows)
+        log_probabilities, items = _best(logits, plan.candidates(step))
+        counts = plan.counts(log_probabilities[..., 0].exp(), lambda: _entropies(logits), open_, least)  # noqa: B023
+        noise = _noise(seeds, step, plan, log_probabilities.shape)
+        at, chosen, probabilities = _choose(log_probabilities, items, open_, noise, int(counts.max()))
+        users_at, pick = torch.nonzero(torch.arange(at.shape[1]) < counts[:, None], as_tuple=True)
+        slots = places[users_at, at[users_at, pick]]
+        rows[users_at, slots] = chosen[users_at, pick]
+        confidences[users_at, slots] = probabilities[users_at, pick]
+        settled[users_at, slots] = True
+        if bool(settled.all()):
+            break
     return Block(rows, confidences, degraded=False)
+
+
+def _strike(logits: Tensor, forbidden: tuple[Tensor, Tensor], rows: Tensor) -> None:
+    """Set forbidden items and those a user's other slots hold to -inf, in place."""
+    logits[forbidden[0], :, forbidden[1]] = -torch.inf
+    user, slot = torch.nonzero(rows != MASK_ROW, as_tuple=True)
+    logits[user, :, rows[user, slot]] = -torch.inf
+
+
+def _best(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and items (B, m, K) of the `count` best of each slot, -inf where struck out."""
+    values, items = top(logits, count)
+    log_probabilities = values - logits.logsumexp(-1, keepdim=True)
+    return torch.where(values == -torch.inf, -torch.inf, log_probabilities), items
+
+
+def _entropies(logits: Tensor) -> Tensor:
+    """Entropy (B, m) in nats of each slot over what is allowed."""
+    probabilities = logits.softmax(-1)
+    return -(probabilities * probabilities.clamp(min=1e-30).log()).sum(-1)
 
 
 def top(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -123,31 +167,30 @@ def top(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values, at.gather(-1, where)
 
 
-def _choose(logits: Tensor, count: int, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Fix `count` of the open slots of each user: their place among the open (B, count), item rows, probabilities.
+def _choose(
+    log_probabilities: Tensor, items: Tensor, open_: Tensor, noise: Tensor | None, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The `count` surest (slot, item) pairs of each user, surest first: places (B, count), item rows, probabilities.
 
-    While `count` items are taken, the `count` best of each slot always hold one that is free.
+    `log_probabilities` and `items` are (B, m, K), `open_` (B, m). While `count` items are taken, the `count` best of
+    each slot always hold one that is free.
     """
-    users = len(logits)
-    values, items = top(logits, count)  # (B, m, K)
-    width = values.shape[-1]
-    log_probabilities = values - logits.logsumexp(-1, keepdim=True)
-    log_probabilities = torch.where(values == -torch.inf, -torch.inf, log_probabilities)
-    keys = log_probabilities if noise is None else log_probabilities + noise[:, : logits.shape[1], :width]
-    keys, items = keys.flatten(1), items.flatten(1)  # (B, m * K)
-    slot_of = torch.arange(logits.shape[1]).repeat_interleave(width).expand(users, -1)
-    free = torch.ones_like(slot_of, dtype=torch.bool)
+    _, slots, width = items.shape
+    keys = log_probabilities if noise is None else log_probabilities + noise
+    # A free slot whose items are all struck out still comes before a slot that is taken.
+    keys = torch.where(open_[..., None], keys.clamp(min=STRUCK), -torch.inf).flatten(1)  # (B, m * K)
+    items = items.flatten(1)
+    slot_of = torch.arange(slots).repeat_interleave(width)
     picks = []
     for _ in range(count):
-        # A free slot whose items are all struck out still comes before a slot that is taken.
-        pick = torch.where(free, keys.clamp(min=-1e30), -torch.inf).argmax(1, keepdim=True)
+        pick = keys.argmax(1, keepdim=True)
         picks.append(pick)
-        free &= slot_of != slot_of.gather(1, pick)
-        keys = torch.where(items == items.gather(1, pick), -torch.inf, keys)
+        keys = torch.where(items == items.gather(1, pick), keys.clamp(max=STRUCK), keys)
+        keys.masked_fill_(slot_of == slot_of[pick], -torch.inf)
     picked = torch.cat(picks, dim=1)
     chosen = log_probabilities.flatten(1).gather(1, picked)
     rows = _without_repeats(torch.where(chosen > -torch.inf, items.gather(1, picked), MASK_ROW))
-    return slot_of.gather(1, picked), rows, torch.where(rows == MASK_ROW, 0.0, chosen.exp())
+    return slot_of[picked], rows, torch.where(rows == MASK_ROW, 0.0, chosen.exp())
 
 
 def _without_repeats(rows: Tensor) -> Tensor:
@@ -157,12 +200,13 @@ def _without_repeats(rows: Tensor) -> Tensor:
     return torch.where(later, MASK_ROW, rows)
 
 
-def _noise(seeds: Sequence[int], step: int, plan: Plan) -> Tensor | None:
-    """Gumbel noise (B, S, S) times the temperature, from each user's own seed; None at temperature 0.
+def _noise(seeds: Sequence[int], step: int, plan: Plan, shape: torch.Size) -> Tensor | None:
+    """Gumbel noise (B, m, K) times the temperature, from each user's own seed; None at temperature 0.
 
-    Shaped by the plan alone, so that neither batch nor catalogue changes what a user draws.
+    Drawn by the plan alone, so that neither batch nor catalogue changes what a user draws.
     """
     if plan.temperature == 0:
         return None
     draws = [np.random.default_rng([seed, step]).gumbel(size=(plan.slots, plan.slots)) for seed in seeds]
-    return torch.from_numpy(np.stack(draws)).float() * plan.temperature
+    noise = torch.from_numpy(np.stack(draws)).float() * plan.temperature
+    return noise[:, : shape[1], : shape[2]]

@@ -107,9 +107,15 @@ def sequences(log: Log, rng: np.random.Generator, *, distinct: bool) -> Sequence
 
 def first_events(rows: Ints) -> Ints:
     """Distinct rows in the order of their first events."""
-    _, first = np.unique(rows, return_index=True)
-    kept: Ints = rows[np.sort(first)]
+    kept: Ints = rows[first_places(rows)]
     return kept
+
+
+def first_places(rows: Ints) -> Ints:
+    """Where the first event of each distinct row stands, ascending."""
+    _, first = np.unique(rows, return_index=True)
+    places: Ints = np.sort(first)
+    return places
 
 
 def windows(sequences: Sequences, length: int, batch: int, rng: np.random.Generator) -> Iterator[tuple[Ints, Ints]]:

@@ -7,6 +7,7 @@ import torch
 from models.block_reasoner import BlockDiffusionReasoner
 from models.catalogue import Catalogue
 from models.reasoner import Inference
+from models.sampler import Plan
 from tests.models.reasoner_tools import (
     DIMS,
     Told,
@@ -57,14 +58,14 @@ def test_all_slots_filled_no_duplicates_nothing_seen(steps):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_the_batch_does_not_matter(temperature):
-    together = infer(USERS, temperature=temperature)
+    together = infer(USERS, plan=Plan(temperature=temperature))
     for history, inference in zip(USERS, together, strict=True):
-        [alone] = infer([history], temperature=temperature)
+        [alone] = infer([history], plan=Plan(temperature=temperature))
         assert_same(alone, inference)
 
 
 def test_the_same_seed_gives_the_same_answer():
-    warm = reasoner(temperature=2.0)
+    warm = reasoner(plan=Plan(temperature=2.0))
 
     def answers(seed: int) -> list[Inference]:
         return warm.infer(USERS, catalogue(), slots=6, steps=2, seed=seed)

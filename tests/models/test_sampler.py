@@ -36,11 +36,11 @@ def check(block: Block, users: int, slots: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("slots", "steps", "counts"),
-    [(16, 1, (16,)), (16, 2, (8, 8)), (16, 3, (5, 5, 6)), (5, 2, (2, 3)), (3, 9, (1, 1, 1))],
+    ("slots", "steps", "ends"),
+    [(16, 1, (16,)), (16, 2, (8, 16)), (16, 3, (5, 10, 16)), (5, 2, (2, 5)), (3, 9, (1, 2, 3))],
 )
-def test_the_schedule_fixes_every_slot(slots, steps, counts):
-    assert Plan(slots, steps).counts() == counts
+def test_the_schedule_fixes_every_slot(slots, steps, ends):
+    assert Plan(slots, steps).ends() == ends
 
 
 @settings(deadline=None, max_examples=60)
@@ -50,14 +50,15 @@ def test_the_schedule_fixes_every_slot(slots, steps, counts):
     users=st.integers(1, 4),
     spare=st.integers(0, 40),
     temperature=st.sampled_from([0.0, 1.0]),
+    schedule=st.sampled_from([("fixed", 0.0), ("confidence", 0.2), ("entropy", 2.0)]),
     seed=st.integers(0, 99),
 )
-def test_every_slot_is_filled_no_item_twice_none_forbidden(slots, steps, users, spare, temperature, seed):
+def test_every_slot_is_filled_no_item_twice_none_forbidden(slots, steps, users, spare, temperature, schedule, seed):
     items = slots + spare + 3
     # All slots want the same few items: collisions inside a step are the rule.
     logits = table(users, 1, items, seed).expand(-1, slots, -1) * 3
     struck = (torch.arange(users).repeat_interleave(3), torch.randperm(items)[:3].repeat(users))
-    block = denoise(fixed_denoiser(logits), struck, list(range(users)), Plan(slots, steps, temperature))
+    block = denoise(fixed_denoiser(logits), struck, list(range(users)), Plan(slots, steps, temperature, *schedule))
     check(block, users, slots)
     assert not np.isin(block.rows.numpy(), struck[1].numpy()).any()
 
@@ -95,16 +96,56 @@ def test_one_slot_a_step_equals_brute_force_on_a_joint():
     torch.testing.assert_close(block.confidences, torch.tensor([confidences]))
 
 
-def test_neighbours_do_not_matter():
-    logits = table(5, 6, 50)
+@pytest.mark.parametrize("schedule", [("fixed", 0.0), ("confidence", 0.3), ("entropy", 2.5)])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_neighbours_do_not_matter(schedule, temperature):
+    """Catches noise drawn by a batch's shape, and an adaptive schedule in which a sure user hurries the others."""
+    logits = table(5, 6, 50) * torch.tensor([0.1, 1.0, 2.0, 4.0, 9.0])[:, None, None]
     struck = (torch.arange(5), torch.arange(5))
-    together = denoise(fixed_denoiser(logits), struck, [7, 8, 9, 10, 11], Plan(6, 3, 0.7))
+    plan = Plan(6, 3, temperature, *schedule)
+    together = denoise(fixed_denoiser(logits), struck, [7, 8, 9, 10, 11], plan)
     for user in range(5):
-        alone = denoise(
-            fixed_denoiser(logits[user : user + 1]), (torch.zeros(1).long(), struck[1][user : user + 1]), [7 + user],
-            Plan(6, 3, 0.7),
-        )  # fmt: skip
+        forbidden = (torch.zeros(1).long(), struck[1][user : user + 1])
+        alone = denoise(fixed_denoiser(logits[user : user + 1]), forbidden, [7 + user], plan)
         assert alone.rows[0].tolist() == together.rows[user].tolist()
+
+
+def steps_taken(logits: Tensor, plan: Plan) -> list[int]:
+    """Slots still open at each call of the denoiser."""
+    opened = []
+    plain = fixed_denoiser(logits)
+
+    def denoiser(slots: Tensor, open_: Tensor) -> Tensor:
+        opened.append(open_.shape[1])
+        return plain(slots, open_)
+
+    check(denoise(denoiser, NOTHING, list(range(len(logits))), plan), len(logits), plan.slots)
+    return opened
+
+
+def sure_of(slots: int, sure: int, items: int = 40) -> Tensor:
+    """Slots of which the first `sure` are certain of an item each and the others know nothing."""
+    logits = torch.zeros(1, slots, items)
+    logits[0, torch.arange(sure), torch.arange(sure)] = 30.0
+    return logits
+
+
+@pytest.mark.parametrize("schedule", [("confidence", 0.9), ("entropy", 1.0)])
+def test_an_adaptive_schedule_fixes_what_is_sure_at_once(schedule):
+    """Catches a schedule that never fires, one that fires on everything, and one that is slower than the fixed."""
+    assert steps_taken(sure_of(8, 8), Plan(8, 8, 0.0, *schedule)) == [8]
+    least = steps_taken(sure_of(8, 5), Plan(8, 8, 0.0, *schedule))
+    assert least[:2] == ([8, 3] if schedule[0] == "confidence" else [8, 2])
+    assert len(least) < 8
+    assert steps_taken(sure_of(8, 0), Plan(8, 2, 0.0, *schedule)) == [8, 4]
+    assert steps_taken(sure_of(8, 8), Plan(8, 4)) == [8, 6, 4, 2]
+
+
+def test_an_entropy_bound_is_over_the_sum_less_the_largest():
+    """Catches a bound on each entropy by itself: two slots of log 40 nats must not go together under it."""
+    entropy = float(np.log(40))
+    assert steps_taken(sure_of(4, 0), Plan(4, 4, 0.0, "entropy", entropy * 1.1)) == [4, 2]
+    assert steps_taken(sure_of(4, 0), Plan(4, 4, 0.0, "entropy", entropy * 0.9)) == [4, 3, 2, 1]
 
 
 def test_the_seed_decides_only_above_temperature_zero():
@@ -151,6 +192,8 @@ def test_top_equals_topk(items):
     torch.testing.assert_close(logits.gather(-1, at), values)
 
 
-def test_a_plan_without_slots_is_refused():
+def test_a_plan_without_slots_or_of_no_schedule_is_refused():
     with pytest.raises(ValueError, match="slots"):
         Plan(slots=0)
+    with pytest.raises(ValueError, match="fixed, confidence, entropy"):
+        Plan(schedule="fast")

@@ -1,0 +1,96 @@
+"""The block-diffusion network as a `Denoiser`: prefix cache, observed behaviours inside the block, item scores.
+
+Owns what the network reads and which items are scored: all of them, or each user's candidates. Must not choose items
+(`models.sampler` does), nor know catalogue or checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.block_diffusion import MASK_ROW, BlockDiffusionNetwork, Prefix
+from models.infill import Layout
+from models.sequences import Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the network reads of B users, rows padded with 0.
+
+    `prefix` (B, L) with `lengths` (B,) · `block` (B, W): observed rows, MASK_ROW at slots and padding · `valid`
+    (B, W), false at padding · `slots` (B, S): each slot's position in the block.
+    """
+
+    prefix: Tensor
+    lengths: Tensor
+    block: Tensor
+    valid: Tensor
+    slots: Tensor
+
+    @classmethod
+    def of(cls, histories: Sequence[Ints], layouts: Sequence[Layout], max_history: int) -> Reading:
+        """From the item rows of each history, oldest first, and where its slots stand."""
+        heads = [rows[: len(rows) - of.observed] for rows, of in zip(histories, layouts, strict=True)]
+        heads = [rows[-max_history:] for rows in heads]
+        lengths = [len(rows) for rows in heads]
+        widths = [len(of.slots) + of.observed for of in layouts]
+        prefix = np.zeros((len(heads), max(lengths)), dtype=np.int64)
+        block = np.full((len(heads), max(widths)), MASK_ROW)
+        valid = np.arange(max(widths)) < np.array(widths)[:, None]
+        for user, (rows, of) in enumerate(zip(histories, layouts, strict=True)):
+            prefix[user, : lengths[user]] = heads[user]
+            block[user, of.events] = rows[len(rows) - of.observed :]
+        slots = np.stack([of.slots for of in layouts])
+        return cls(*map(torch.from_numpy, (prefix, np.array(lengths), block, valid, slots)))
+
+
+class BlockDenoiser:
+    """See `models.sampler.Denoiser`. The prefix is encoded at the first call: an expired deadline costs nothing.
+
+    `embeddings` (N, width) and `bias` (N,) of all items. With `candidates` (B, K), the columns that the sampler sees
+    are places in a user's row of it, and -1 there is never inferred; without, they are item rows.
+    """
+
+    def __init__(
+        self,
+        network: BlockDiffusionNetwork,
+        embeddings: Tensor,
+        bias: Tensor,
+        reading: Reading,
+    ) -> None:
+        self._network = network
+        self._embeddings = embeddings
+        self._bias = bias
+        self._reading = reading
+        self._prefix: Prefix | None = None
+        self.candidates: Tensor | None = None
+
+    def __call__(self, slots: Tensor, open_: Tensor) -> Tensor:
+        states = self.states(slots)
+        wanted = states.gather(1, open_[..., None].expand(-1, -1, states.shape[-1]))  # (B, m, width)
+        if self.candidates is None:
+            return self._network.scores(wanted, self._embeddings, self._bias)
+        rows = self.candidates.clamp(min=0)
+        bias = torch.where(self.candidates >= 0, self._bias[rows], -torch.inf)  # (B, K)
+        return torch.baddbmm(bias[:, None], wanted, self._embeddings[rows].transpose(1, 2))
+
+    def states(self, slots: Tensor) -> Tensor:
+        """The states (B, S, width) that predict the slots, which hold columns or MASK_ROW (B, S)."""
+        reading = self._reading
+        if self._prefix is None:
+            history = functional.embedding(reading.prefix, self._embeddings)
+            self._prefix = self._network.prefix(history, reading.lengths)
+        rows = slots
+        if self.candidates is not None:
+            rows = torch.where(slots == MASK_ROW, MASK_ROW, self.candidates.gather(1, slots.clamp(min=0)))
+        block = reading.block.scatter(1, reading.slots, rows)
+        masked = (block == MASK_ROW)[..., None]
+        inputs = torch.where(masked, self._network.mask, functional.embedding(block.clamp(min=0), self._embeddings))
+        states = self._network.block(self._prefix, inputs, reading.valid)
+        return states.gather(1, reading.slots[..., None].expand(-1, -1, states.shape[-1]))
