@@ -104,12 +104,14 @@ def encode_user(features: UserFeatures) -> bytes:
     """The blob of one user; raises BlobError.
 
     A user's features come from no single record, so the computed time stands where an item has its source offset: of
-    two refreshes on the same newest event the later one stays.
+    two refreshes on the same newest event the later one stays. Behaviours in words alone stay out: a ranker could not
+    use them, and the format keeps its number. They are in the record on Kafka and in the inferred vector.
     """
+    behaviors = [behavior for behavior in features.behaviors if behavior.item_id or not behavior.text]
     try:
-        ids = [behavior.item_id.encode() for behavior in features.behaviors]
+        ids = [behavior.item_id.encode() for behavior in behaviors]
         lengths = struct.pack(f"<{len(ids)}H", *map(len, ids))
-        confidences = struct.pack(f"<{len(ids)}f", *[behavior.confidence for behavior in features.behaviors])
+        confidences = struct.pack(f"<{len(ids)}f", *[behavior.confidence for behavior in behaviors])
     except (struct.error, OverflowError, UnicodeEncodeError) as error:
         raise BlobError(f"a behaviour is no id of at most 65,535 bytes and a float32: {error}") from error
     if not all(math.isfinite(behavior.confidence) for behavior in features.behaviors):

@@ -89,7 +89,19 @@ class Settings:
     )
     encoder: str = _setting("", "Folder of the text encoder; empty: the one of `freshet models prepare`")
     encoder_backend: str = _setting("auto", "What computes it: auto, torch (CUDA where there is one) or openvino")
-    reasoner: str = _setting("block-diffusion", "Who infers (`models/reasoner.py`); `cooccurrence` needs no checkpoint")
+    reasoner: str = _setting(
+        "block-diffusion", "Who infers (`models/reasoner.py`): block-diffusion, text-diffusion or cooccurrence"
+    )
+    reasoner_url: str = _setting(
+        "", "Text diffusion: base URL of its OpenAI-compatible server; empty: in process", url=True
+    )
+    reasoner_model: str = _setting("", "Text diffusion: model name at that server (empty: its first), or model folder")
+    reasoner_threshold: float = _setting(
+        0.5, "Text diffusion: least cosine of words to an item; below it they stay words", least=0.01, most=1
+    )
+    reasoner_concurrency: int = _setting(
+        16, "Text diffusion: most calls to its server at once, or users in one batch in process", least=1, most=1024
+    )
     checkpoint: str = _setting("", "Reasoner checkpoint folder; empty: home/reasoner; absent: co-occurrence fallback")
     torch_threads: int = _setting(
         1, "Threads of one torch computation in a worker; raise it where cores are idle", least=1
@@ -98,6 +110,10 @@ class Settings:
     max_future_s: float = _setting(300.0, "An event further in the future than this is a dead letter", least=0)
     firehose_batch: int = _setting(10_000, "Records per batch of user-events and sink", least=1, most=1_000_000)
     refresh_poll_s: float = _setting(1.0, "Seconds between two looks at the due users", least=0.01)
+    refresh_events: int = _setting(1, "New events that make a user due for a refresh", least=1, most=1_000)
+    refresh_stale_s: float = _setting(
+        600.0, "A user with fewer new events is due when the last refresh is older than this many seconds", least=0
+    )
     refresh_interval_s: float = _setting(30.0, "At most one refresh per user in this many seconds", least=0)
     refresh_batch: int = _setting(128, "Users claimed and inferred together", least=1, most=10_000)
     lease_s: float = _setting(60.0, "A claimed user comes back after this many seconds", least=1)

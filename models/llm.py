@@ -155,15 +155,31 @@ class OpenAIClient:
         seed: int = 0,
     ) -> Completion:
         """See `LanguageModel.complete`."""
+        wanted = {"type": "json_schema", "json_schema": {"name": schema_name, "schema": schema}}
+        return await self.chat(
+            messages, max_tokens=max_tokens, temperature=temperature, seed=seed, response_format=wanted
+        )
+
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        response_format: Mapping[str, Any] | None = None,
+    ) -> Completion:
+        """Answer in free text, or as `response_format` says; raises as `complete` does."""
         started = time.monotonic()
-        body = {
+        body: dict[str, Any] = {
             "model": await self.served_model(),
             "messages": [{"role": message.role, "content": message.content} for message in messages],
             "max_tokens": max_tokens,
             "temperature": temperature,
             "seed": seed,
-            "response_format": {"type": "json_schema", "json_schema": {"name": schema_name, "schema": schema}},
         }
+        if response_format is not None:
+            body["response_format"] = response_format
         answer = await self._ask("POST", "chat/completions", body)
         try:
             choice, usage = answer["choices"][0], answer.get("usage") or {}

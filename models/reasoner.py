@@ -6,15 +6,18 @@ Owns the interface and its value types. Must not import torch: the fallback runs
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from models.catalogue import Catalogue
+from models.catalogue import Catalogue, Vectors
 from schemas.records import InferredBehavior, UserTier
 
 if TYPE_CHECKING:
+    from freshet.settings import Settings
+    from models.aligner import Aligner
     from models.checkpoint import Checkpoint
+    from models.encoder import TextEncoder
 
 
 class UserHistory(Protocol):
@@ -32,10 +35,15 @@ class UserHistory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """Behaviours of one user, most confident first; `degraded` where a deadline cut the inference short."""
+    """Behaviours of one user, most confident first; `degraded` where a deadline cut the inference short.
+
+    `text_vector` (dims,) is the sum of confidence times aligned vector over the behaviours that name no item: what they
+    add to the user's inferred vector. None where there are none.
+    """
 
     behaviors: tuple[InferredBehavior, ...] = ()
     degraded: bool = False
+    text_vector: Vectors | None = field(default=None, compare=False)
 
 
 class BehaviorReasoner(Protocol):
@@ -63,9 +71,10 @@ class BehaviorReasoner(Protocol):
     ) -> list[Inference]:
         """One inference per history, in order.
 
-        Up to `slots` distinct live items of `catalogue` each, none of them in the user's history. Items that the
-        catalogue does not know are skipped; a user without any known item gets an empty inference. The answer for a
-        user depends on that user's history, the catalogue and `seed`, never on who else is in the batch.
+        Up to `slots` distinct live items of `catalogue` each, none of them in the user's history; a reasoner of texts
+        may name behaviours that no item stands for among them. Items that the catalogue does not know are skipped; a
+        user without any known item gets an empty inference. The answer for a user depends on that user's history, the
+        catalogue and `seed`, never on who else is in the batch.
         `deadline_s` bounds the seconds spent: what is fixed by then comes back, marked degraded.
         """
         ...
@@ -83,14 +92,56 @@ class LearnsOnline(Protocol):
 FALLBACK = "cooccurrence"
 """Learns from live histories, needs no checkpoint, and answers wherever no other reasoner can."""
 
-REASONERS: dict[str, str] = {"block-diffusion": "models.block_reasoner:BlockDiffusionReasoner"}
-"""Reasoners that a checkpoint brings, by the name `FRESHET_REASONER` takes: `module:factory` of a `Checkpoint`.
+
+Titles = Callable[[Sequence[str]], Sequence[str]]
+"""A few words for each item id, in order, the id itself where none are known; raises `TitlesUnavailable`."""
+
+
+class TitlesUnavailable(Exception):
+    """Where titles are kept is away; the same call may succeed later."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasonerSources:
+    """What a reasoner may be made of; a factory takes what it needs. The callables load weights when first called.
+
+    `acceptable` says whether words of a model may be published.
+    """
+
+    settings: Settings
+    checkpoint: Checkpoint | None = None
+    encoder: Callable[[], TextEncoder]
+    aligner: Callable[[], Aligner]
+    titles: Titles
+    acceptable: Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """`factory` is `module:name`; of a `trained` kind it takes a `Checkpoint` and waits for one, else the sources."""
+
+    factory: str
+    trained: bool
+
+
+REASONERS: dict[str, Kind] = {
+    "block-diffusion": Kind("models.block_reasoner:BlockDiffusionReasoner", trained=True),
+    "text-diffusion": Kind("models.text_diffusion.reasoner:from_sources", trained=False),
+}
+"""Reasoners beside the fallback, by the name `FRESHET_REASONER` takes.
 
 A new one is one file and one line here. Imported on use: the fallback alone loads no torch.
 """
 
 
-def make_reasoner(name: str, checkpoint: Checkpoint) -> BehaviorReasoner:
-    """The reasoner called `name` on this checkpoint; raises `KeyError` for one that is not in the table."""
-    module, _, factory = REASONERS[name].partition(":")
-    return cast("Callable[[Checkpoint], BehaviorReasoner]", getattr(import_module(module), factory))(checkpoint)
+def make_reasoner(name: str, sources: ReasonerSources) -> BehaviorReasoner:
+    """The reasoner called `name`; raises `KeyError` for one that is not in the table, `ValueError` without checkpoint.
+
+    What else a factory raises (`SettingError`, `FileNotFoundError`) names what is missing.
+    """
+    kind = REASONERS[name]
+    module, _, factory = kind.factory.partition(":")
+    if kind.trained and sources.checkpoint is None:
+        raise ValueError(f"the reasoner {name!r} needs a checkpoint")
+    make: Callable[[Any], Any] = getattr(import_module(module), factory)
+    return cast("BehaviorReasoner", make(sources.checkpoint if kind.trained else sources))

@@ -86,7 +86,10 @@ class UserRefresher:
         self, history: UserHistory, reasoner: BehaviorReasoner, inference: Inference, catalogue: Catalogue
     ) -> UserFeatures:
         confidences = np.array([behavior.confidence for behavior in inference.behaviors], dtype=np.float32)
-        inferred, _ = catalogue.get([behavior.item_id for behavior in inference.behaviors])
+        vectors, _ = catalogue.get([behavior.item_id for behavior in inference.behaviors])
+        inferred = confidences @ vectors  # (dims,); behaviours without an item add zeros here, and their own below
+        if inference.text_vector is not None:
+            inferred = inferred + inference.text_vector
         return UserFeatures(
             user_id=history.user_id,
             version=self._version,
@@ -95,7 +98,7 @@ class UserRefresher:
             computed_time=self._clock(),
             dims=catalogue.dims,
             log_vector=pack(log_vector(history.item_ids, catalogue, self._half_life_events)),
-            inferred_vector=pack(confidences @ inferred),
+            inferred_vector=pack(inferred),
             behaviors=inference.behaviors,
             reasoner=reasoner.name,
             history_length=len(history.item_ids),

@@ -121,10 +121,14 @@ class ItemFeatures:
 
 @dataclass(frozen=True, slots=True)
 class InferredBehavior:
-    """One item the user plausibly engages with beyond the log, with a confidence in [0, 1]."""
+    """One item the user plausibly engages with beyond the log, with a confidence in [0, 1].
+
+    A behaviour that no item of the catalogue stands for has an empty `item_id` and `text` in its place.
+    """
 
     item_id: str
     confidence: float
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The reasoner in use: the trained one as soon as its checkpoint stands there, co-occurrence until then.
 
-Owns noticing a new checkpoint and refusing one that does not fit this worker's vectors. Must not train.
+Owns noticing a new checkpoint and refusing one that does not fit this worker's vectors; a reasoner that needs no
+checkpoint is made once, at the first look. Must not train.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from pathlib import Path
 from freshet.settings import SettingError
 from models import checkpoint
 from models.aligner import load_aligner
-from models.checkpoint import ALIGNER, CONFIG, CheckpointError
+from models.checkpoint import ALIGNER, CONFIG, Checkpoint, CheckpointError
 from models.cooccurrence import CooccurrenceReasoner
-from models.reasoner import FALLBACK, REASONERS, BehaviorReasoner, make_reasoner
+from models.reasoner import FALLBACK, REASONERS, BehaviorReasoner, ReasonerSources, make_reasoner
 from processors.refresh import UserRefresher
 from streams.lanes.base import Context
+from streams.lanes.text_sources import KnownTitles, acceptable
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +32,19 @@ class LiveReasoner:
         self._context = context
         self._fallback = CooccurrenceReasoner()
         self._stamp: tuple[int, int] | None = None
+        self._ready = context.settings.reasoner == FALLBACK
         self._refresher = self._make(None)
 
     def refresher(self) -> UserRefresher:
-        """Look at the checkpoint folder (one stat), load what is new, answer what to use."""
-        if self._context.settings.reasoner == FALLBACK:
+        """Look at the checkpoint folder (one stat), load what is new, answer what to use.
+
+        Raises `SettingError` where a reasoner without checkpoint cannot be made as told.
+        """
+        name = self._context.settings.reasoner
+        if not self._ready and not REASONERS[name].trained:
+            self._refresher = self._make(make_reasoner(name, self._sources(None)))
+            self._ready = True
+        if self._ready:
             return self._refresher
         stamp = _stamp(self._context.checkpoint_dir)
         if stamp is not None and stamp != self._stamp:
@@ -57,9 +67,20 @@ class LiveReasoner:
                 f"{folder} was trained in another vector space than version {self._context.settings.version} is "
                 "written in; start the worker anew with a new FRESHET_VERSION"
             )
-        reasoner = make_reasoner(self._context.settings.reasoner, trained)
+        reasoner = make_reasoner(self._context.settings.reasoner, self._sources(trained))
         log.info("using a trained reasoner", extra={"reasoner": reasoner.name})
         return reasoner
+
+    def _sources(self, trained: Checkpoint | None) -> ReasonerSources:
+        context, settings = self._context, self._context.settings
+        return ReasonerSources(
+            settings=settings,
+            checkpoint=trained,
+            encoder=lambda: context.encoder,
+            aligner=lambda: context.aligner,
+            titles=KnownTitles(context.redis, settings.key_prefix, settings.version),
+            acceptable=acceptable,
+        )
 
     def _make(self, reasoner: BehaviorReasoner | None) -> UserRefresher:
         settings = self._context.settings

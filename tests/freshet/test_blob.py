@@ -89,6 +89,14 @@ def test_every_finite_float16_decodes_exactly() -> None:
     assert (decoded.view(np.uint32) == values.astype(np.float32).view(np.uint32)).all()
 
 
+def test_behaviours_in_words_stay_out_of_the_blob() -> None:
+    """Catches an empty item id in front of a ranker, or confidences that shift to the next item."""
+    given_user = user(behaviors=(InferredBehavior("", 0.9, "flight"), InferredBehavior("i1", 0.5)))
+    found = blob.decode_user(blob.encode_user(given_user), DIMS)
+    assert found is not None
+    assert found.behaviors == (InferredBehavior("i1", 0.5),)
+
+
 @given(st.lists(st.tuples(st.text(st.characters(exclude_categories=("Cs",))), st.floats(0, 1, width=32)), max_size=9))
 def test_users_come_back(behaviors: list[tuple[str, float]]) -> None:
     """Catches behaviours cut at the wrong byte: ids of any language, empty ones, none at all."""

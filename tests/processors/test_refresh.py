@@ -60,6 +60,15 @@ def test_a_user_gets_both_vectors_and_the_behaviours():
     assert user.degraded
 
 
+def test_behaviours_in_words_count_in_the_inferred_vector():
+    """Catches words that are published and forgotten in the vector, or that push the items out of it."""
+    behaviors = (InferredBehavior("c", 0.8), InferredBehavior("", 0.6, "a flight"))
+    words = np.array([0, 0, 0, 0.6], dtype=np.float32)
+    [user] = refreshed([told("u", "a")], FakeReasoner({"u": Inference(behaviors, text_vector=words)}))
+    assert vector(user.inferred_vector) == [0, 0, 0.8, 0.6]
+    assert user.behaviors == behaviors
+
+
 def test_a_user_without_known_items_gets_zeros():
     for history in (told("u"), told("u", "?")):
         [user] = refreshed([history], FakeReasoner())

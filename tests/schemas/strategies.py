@@ -39,7 +39,7 @@ _claims = st.builds(Claim, text, text, text, st.none() | text, st.booleans(), st
 _provenances = st.builds(
     Provenance, _tuples(text), maps, text, text, longs, longs, ints, doubles, text, text, _tuples(text), text
 )
-_behaviors = st.builds(InferredBehavior, text, floats)
+_behaviors = st.builds(InferredBehavior, text, floats, text)
 _headers = st.builds(Header, text, st.none() | blobs)
 
 items = st.builds(Item, text, times, text, text, text, _tuples(text), maps, st.none() | doubles)

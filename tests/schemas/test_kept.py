@@ -36,6 +36,7 @@ RELEASED = {
     ("DeadLetter", 1): "b1428ca378e583b4",
     ("ItemKnowledge", 2): "42176429436cee83",
     ("DeadLetter", 2): "a36cd57123cd899a",
+    ("UserFeatures", 2): "92424fd999b0f62a",
 }
 
 
