@@ -1,14 +1,17 @@
 """Train the block-diffusion reasoner on a platform's own events.
 
-Owns the loss, the schedule and the budget; `models.sequences` makes the batches, `models.ranking` judges. Must not
-know where events or vectors come from. Same events, catalogue, seed, step budget and thread count: same weights. A
-time cap that strikes ends that promise, which `metrics["steps"]` shows.
+Owns the schedule, the budget, early stopping, resuming and the warm start; `models.sequences` makes the batches,
+`models.reasoner_loss` the losses, `models.reasoner_validation` judges. Must not know where events or vectors come from.
+Same events, catalogue, seed, step budget, device and thread count: same weights, interrupted and resumed or not. A time
+cap that strikes ends that promise, which `metrics["steps"]` shows.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,31 +19,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from models import ranking
 from models.block_diffusion import BlockDiffusionNetwork, NetworkConfig
 from models.catalogue import Catalogue
 from models.checkpoint import Checkpoint, save
 from models.reasoner import UserHistory
-from models.sequences import (
-    EventColumns,
-    Ints,
-    Log,
-    Question,
-    code,
-    first_events,
-    most_frequent,
-    questions,
-    sequences,
-    split_time,
-    windows,
-)
+from models.reasoner_loss import Corpus, LossConfig, losses
+from models.reasoner_validation import Validation
+from models.sequences import EventColumns, Ints, Log, code, most_frequent, sequences, split_time, windows
+from models.training_state import TrainingState, UnfinishedRun
 
-LEAST_MASKED = 0.1
-"""Smallest share of masks in a block: 1/t is unbounded below, and one lonely mask says little."""
 COLD_SAMPLE = 0.2
 """Share of items treated as new when their bias is calibrated."""
 
@@ -53,8 +43,10 @@ class TrainingError(ValueError):
 class TrainingConfig:
     """Budget, sizes and optimisation. `minutes` None: the step budget alone counts.
 
-    `distinct` trains on each item's first event only. `include_rare` puts items beyond `max_items` into the
-    checkpoint as cold rows, known by their vectors.
+    Every `validate_every` steps the newest `validation_share` of the events is asked about; training ends early after
+    `patience` times without a better answer, and the best weights are kept (0 of either: not so). `distinct` trains
+    on each item's first event only. `include_rare` puts items beyond `max_items` into the checkpoint as cold rows,
+    known by their vectors. `device`: "auto" takes CUDA where it is, in bf16.
     """
 
     steps: int = 600
@@ -64,11 +56,15 @@ class TrainingConfig:
     include_rare: bool = False
     validation_share: float = 0.05
     validation_users: int = 2_000
+    validate_every: int = 100
+    patience: int = 5
     distinct: bool = True
     window: int = 64
     block: int = 16
     batch: int = 32
+    masked_weight: float = 1.0
     negatives: int = 512
+    full_softmax_items: int = 5_000
     learning_rate: float = 6e-3
     weight_decay: float = 0.01
     warmup: float = 0.05
@@ -77,15 +73,35 @@ class TrainingConfig:
     layers: int = 2
     heads: int = 2
     dropout: float = 0.1
+    device: str = "auto"
+
+    @property
+    def loss(self) -> LossConfig:
+        """What the loss needs."""
+        return LossConfig(
+            block=self.block,
+            masked_weight=self.masked_weight,
+            id_dropout=self.id_dropout,
+            negatives=self.negatives,
+            full_softmax_items=self.full_softmax_items,
+        )
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where to train."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where training stands: share done in [0, 1], steps, and the running next-item loss in nats."""
+    """Where training stands: share done in [0, 1], steps, the running next-item loss in nats, the best NDCG@10 yet."""
 
     share: float
     step: int
     loss: float
+    best: float = 0.0
 
 
 def train_reasoner(
@@ -94,34 +110,57 @@ def train_reasoner(
     config: TrainingConfig,
     out: Path,
     *,
+    warm_start: Checkpoint | None = None,
+    resume: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
     also: Callable[[Path], None] | None = None,
 ) -> Path:
     """Train, validate and save a checkpoint to `out`; returns `out`.
 
-    Events of items that the catalogue does not hold are left out. `also` adds files to the checkpoint folder before
-    it appears (the aligner). Raises `TrainingError` where fewer than two events of one user are left.
+    Events of items that the catalogue does not hold are left out. `warm_start` begins at the weights of an earlier
+    checkpoint of the same sizes; its items keep their ids, others begin as new ones. `resume` goes on where a run to
+    the same `out`, of the same data and settings, was cut off. `also` adds files to the checkpoint folder before it
+    appears (the aligner). Raises `TrainingError` where fewer than two events of one user are left, or where the
+    checkpoint to begin from does not fit.
     """
     columns = events if isinstance(events, EventColumns) else EventColumns.of_histories(events)
-    rng = np.random.default_rng(config.seed)
     log, chosen = _log(columns, catalogue, config)
     split = split_time(log, config.validation_share)
     past = log.take(log.times < split) if config.validation_share > 0 else log
     counts = np.bincount(past.items, minlength=len(chosen))
     vectors, _ = catalogue.at(chosen)
-    with torch.random.fork_rng(devices=[]):
+    ids = catalogue.item_ids
+    asked = Validation.of(log, split, config.validation_users, config.seed)
+    device = config.torch_device
+    corpus = Corpus(
+        torch.from_numpy(vectors).to(device),
+        torch.from_numpy(counts / max(1, counts.sum())).float().to(device),
+    )
+    with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = _network(counts, catalogue.dims, config)
-        fitted = _fit(network, torch.from_numpy(vectors), past, counts, config, rng, progress)
-        _calibrate_cold_bias(network, torch.from_numpy(vectors), past, config, rng)
-    metrics = {**fitted, **validate(network, vectors, log, split, counts, config)}
+        if warm_start is not None:
+            _begin_from(warm_start, network, [ids[row] for row in chosen])
+        run = UnfinishedRun(out, _identity(config, past, vectors, warm_start))
+        if not resume:
+            run.forget()
+        fitted = _Fit(network.to(device), corpus, past, asked, config, run).run(progress)
+        _calibrate_cold_bias(network, corpus.vectors, past, config)
+    metrics = {
+        **fitted,
+        "train_events": len(past.items),
+        "items": len(counts),
+        "users": past.user_count,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        **asked.report(network, corpus.vectors, counts, distinct=config.distinct),
+    }
     if config.include_rare:
         rare = np.setdiff1d(catalogue.rows(catalogue.item_ids), np.append(chosen, -1))
         chosen = np.concatenate([chosen, rare])
         vectors, _ = catalogue.at(chosen)
-    ids = catalogue.item_ids
     item_ids = tuple(ids[row] for row in chosen)
-    save(Checkpoint(network, item_ids, vectors, asdict(config), metrics), out, also)
+    save(Checkpoint(network.cpu(), item_ids, vectors, asdict(config), metrics), out, also)
+    run.forget()
     return out
 
 
@@ -139,7 +178,7 @@ def _log(columns: EventColumns, catalogue: Catalogue, config: TrainingConfig) ->
     return log, chosen
 
 
-def _network(counts: NDArray[np.int64], dims: int, config: TrainingConfig) -> BlockDiffusionNetwork:
+def _network(counts: Ints, dims: int, config: TrainingConfig) -> BlockDiffusionNetwork:
     sizes = NetworkConfig(
         items=len(counts),
         knowledge_dims=dims,
@@ -156,134 +195,155 @@ def _network(counts: NDArray[np.int64], dims: int, config: TrainingConfig) -> Bl
     return network
 
 
-def _fit(
-    network: BlockDiffusionNetwork,
-    vectors: Tensor,
-    log: Log,
-    counts: NDArray[np.int64],
-    config: TrainingConfig,
-    rng: np.random.Generator,
-    progress: Callable[[Progress], None],
-) -> dict[str, Any]:
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
-    unigram = torch.from_numpy(counts / max(1, counts.sum())).float()
-    cap_s = math.inf if config.minutes is None else 60.0 * config.minutes
-    began = time.monotonic()
-    network.train()
-    running, step, share = 0.0, 0, 0.0
-    for rows, lengths in _batches(log, config, rng):
-        share = max(step / config.steps, (time.monotonic() - began) / cap_s)
-        if share >= 1.0:
-            break
-        for group in optimizer.param_groups:
+def _begin_from(start: Checkpoint, network: BlockDiffusionNetwork, item_ids: Sequence[str]) -> None:
+    """Copy weights; an item the checkpoint does not know begins at its knowledge, with the popularity it has."""
+    old, sizes = start.network, network.config
+    theirs = old.config
+    for name in ("knowledge_dims", "width", "layers", "heads", "feedforward"):
+        if getattr(theirs, name) != getattr(sizes, name):
+            raise TrainingError(
+                f"the checkpoint to begin from has {name} {getattr(theirs, name)}, wanted {getattr(sizes, name)}"
+            )
+    place = {item_id: row for row, item_id in enumerate(start.item_ids[: theirs.items])}
+    rows = torch.tensor([place.get(item_id, -1) for item_id in item_ids])
+    known = rows >= 0
+    if not known.any():
+        raise TrainingError(f"none of {len(item_ids)} items is in the checkpoint to begin from")
+    with torch.no_grad():
+        ids = torch.where(known[:, None], old.ids[rows], 0.0)
+        offset = (old.bias[rows[known]] - network.bias[known]).mean()
+        bias = torch.where(known, old.bias[rows], network.bias + offset)
+        weights = {**old.state_dict(), "ids": ids, "bias": bias}
+    network.load_state_dict(weights)
+
+
+def _identity(config: TrainingConfig, log: Log, vectors: np.ndarray[Any, Any], start: Checkpoint | None) -> str:
+    """What must be the same for a run to be the same run."""
+    digest = 0
+    for part in (log.users, log.items, log.times, vectors):
+        digest = zlib.crc32(np.ascontiguousarray(part).tobytes(), digest)
+    return f"{config} {digest} {start.revision if start else ''}"
+
+
+class _Fit:
+    """One run: steps, validations, and the state that is saved at each of them."""
+
+    def __init__(
+        self,
+        network: BlockDiffusionNetwork,
+        corpus: Corpus,
+        log: Log,
+        asked: Validation,
+        config: TrainingConfig,
+        unfinished: UnfinishedRun,
+    ) -> None:
+        self.network = network
+        self.corpus = corpus
+        self.log = log
+        self.asked = asked
+        self.config = config
+        self.unfinished = unfinished
+        matrices = [p for p in network.parameters() if p.ndim > 1]
+        others = [p for p in network.parameters() if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+        self.state = TrainingState()
+
+    def run(self, progress: Callable[[Progress], None]) -> dict[str, Any]:
+        """Train to the end of the budget or of patience; the network holds the best weights then."""
+        config = self.config
+        self.state = state = self.unfinished.load(self.network, self.optimizer) or self.state
+        resumed, before = state.step, state.seconds
+        began = time.monotonic()
+        self.network.train()
+        cap_s = math.inf if config.minutes is None else 60.0 * config.minutes
+        share = 0.0
+        for rows, lengths in self._batches():
+            state.seconds = before + time.monotonic() - began
+            share = max(state.step / config.steps, state.seconds / cap_s)
+            if share >= 1.0 or (config.patience and state.worse >= config.patience):
+                break
+            self._step(rows, lengths, share)
+            progress(Progress(min(1.0, share), state.step, state.loss, max(0.0, state.best_score)))
+            if config.validate_every and state.step % config.validate_every == 0:
+                self._validate()
+                self.unfinished.save(state, self.network, self.optimizer)
+        self._validate()
+        if state.best_weights is not None:
+            self.network.load_state_dict(state.best_weights)
+        self.network.eval()
+        progress(Progress(1.0, state.step, state.loss, max(0.0, state.best_score)))
+        return {
+            "steps": state.step,
+            "best_step": state.best_step,
+            "stopped_early": bool(share < 1.0),
+            "resumed_at": resumed,
+            "train_seconds": round(before + time.monotonic() - began, 2),
+            "train_loss": round(state.loss, 4),
+        }
+
+    def _step(self, rows: Ints, lengths: Ints, share: float) -> None:
+        config, state, device = self.config, self.state, self.corpus.vectors.device
+        for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * min(share / config.warmup + 0.01, 1.0 - share, 1.0)
-        dense, masked = losses(network, vectors, torch.from_numpy(rows), torch.from_numpy(lengths), unigram, config)
-        optimizer.zero_grad(set_to_none=True)
-        (dense + masked).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            moved = torch.from_numpy(rows).to(device), torch.from_numpy(lengths).to(device)
+            dense, masked = losses(self.network, self.corpus, *moved, config.loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        (dense + config.masked_weight * masked).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
         loss = dense.item()
-        running = loss if step == 0 else 0.98 * running + 0.02 * loss
-        step += 1
-        progress(Progress(min(1.0, share), step, running))
-    network.eval()
-    progress(Progress(1.0, step, running))
-    return {
-        "steps": step,
-        "train_seconds": round(time.monotonic() - began, 2),
-        "train_loss": round(running, 4),
-        "train_events": len(log.items),
-        "items": len(counts),
-        "users": log.user_count,
-        "parameters": sum(p.numel() for p in network.parameters()),
-    }
+        state.loss = loss if state.step == 0 else 0.98 * state.loss + 0.02 * loss
+        state.step += 1
+        state.batch += 1
 
+    def _validate(self) -> None:
+        """Ask, and remember the weights if they are the best yet; without questions the newest are the best."""
+        state = self.state
+        if state.best_step == state.step and state.best_weights is not None:
+            return
+        asked = bool(self.asked.every)
+        self.network.eval()
+        vectors, distinct = self.corpus.vectors, self.config.distinct
+        score = self.asked.ndcg(self.network, vectors, distinct=distinct) if asked else state.step
+        self.network.train()
+        if score >= state.best_score:  # of equals the newest: its slots have learned longer
+            state.best_score, state.best_step, state.worse = score, state.step, 0
+            state.best_weights = copy.deepcopy(self.network.state_dict())
+        else:
+            state.worse += 1
 
-def _batches(log: Log, config: TrainingConfig, rng: np.random.Generator) -> Iterator[tuple[Ints, Ints]]:
-    """Batches without end; ties are shuffled anew in each epoch."""
-    while True:
-        before = None
-        for batch in windows(sequences(log, rng, distinct=config.distinct), config.window, config.batch, rng):
-            yield (before := batch)
-        if before is None:
-            raise TrainingError("no user has two different items before the validation split")
-
-
-def losses(
-    network: BlockDiffusionNetwork,
-    vectors: Tensor,
-    rows: Tensor,
-    lengths: Tensor,
-    unigram: Tensor,
-    config: TrainingConfig,
-) -> tuple[Tensor, Tensor]:
-    """Dense next-item cross-entropy, and 1/t-weighted masked cross-entropy, of windows `rows` (B, T).
-
-    An item whose id is dropped in this step, on the input and on the output, is read as a new one.
-    """
-    batch, length = rows.shape
-    places = torch.arange(length)
-    inside = places < lengths[:, None]
-    blocks = -(-length // config.block)
-    share = torch.empty(batch, blocks).uniform_(LEAST_MASKED, 1.0).repeat_interleave(config.block, 1)[:, :length]
-    hidden = (torch.rand(batch, length) < share) & inside
-    embeddings, bias = network.embed(vectors, kept_ids(len(vectors), config.id_dropout))
-    clean = functional.embedding(rows, embeddings)  # (B, T, width)
-    noisy = torch.where(hidden[..., None], network.mask, clean)
-    dense, shifted = network(clean, noisy, lengths, config.block)
-    wanted = hidden & (places % config.block != 0)  # a block's first slot is the dense loss already
-    states = torch.cat([dense[inside], shifted[wanted]])
-    targets = torch.cat([rows[inside], rows[wanted]])
-    each = sampled_cross_entropy(states, targets, embeddings, bias, unigram, config.negatives)
-    split = int(inside.sum())
-    weighted = (each[split:] / share[wanted]).sum() / split
-    return each[:split].mean(), weighted
-
-
-def kept_ids(items: int, dropout: float) -> Tensor:
-    """Id row of each item, -1 where it is dropped."""
-    return torch.where(torch.rand(items) < dropout, -1, torch.arange(items))
-
-
-def sampled_cross_entropy(
-    states: Tensor, targets: Tensor, embeddings: Tensor, bias: Tensor, unigram: Tensor, negatives: int
-) -> Tensor:
-    """Cross-entropy (P,) over the batch's own targets and `negatives` uniform items, corrected for their sampling.
-
-    The logits lose log q, q being an item's chance to be among the candidates: the loss differs from the full one,
-    the scores that minimise it do not. With at least as many negatives as items this is the full softmax. At 10
-    thousand items it makes a step three times cheaper.
-    """
-    items = len(embeddings)
-    if negatives >= items:
-        return functional.cross_entropy(functional.linear(states, embeddings, bias), targets, reduction="none")
-    candidates = torch.unique(torch.cat([targets, torch.randint(items, (negatives,))]))
-    place = torch.zeros(items, dtype=torch.long)
-    place[candidates] = torch.arange(len(candidates))
-    missed = negatives * math.log1p(-1 / items) + len(targets) * torch.log1p(-unigram[candidates].clamp(max=0.99))
-    chance = -torch.expm1(missed)
-    logits = functional.linear(states, embeddings[candidates], bias[candidates] - chance.log())
-    return functional.cross_entropy(logits, place[targets], reduction="none")
+    def _batches(self) -> Iterator[tuple[Ints, Ints]]:
+        """Batches without end, from where the run stands; ties are shuffled anew in each epoch."""
+        config, state = self.config, self.state
+        while True:
+            rng = np.random.default_rng([config.seed, 2, state.epoch])
+            epoch = windows(sequences(self.log, rng, distinct=config.distinct), config.window, config.batch, rng)
+            some = False
+            for number, batch in enumerate(epoch):
+                some = True
+                if number >= state.batch:
+                    yield batch
+            if not some:
+                raise TrainingError("no user has two different items before the validation split")
+            state.epoch, state.batch = state.epoch + 1, 0
 
 
 @torch.inference_mode()
-def _calibrate_cold_bias(
-    network: BlockDiffusionNetwork, vectors: Tensor, log: Log, config: TrainingConfig, rng: np.random.Generator
-) -> None:
+def _calibrate_cold_bias(network: BlockDiffusionNetwork, vectors: Tensor, log: Log, config: TrainingConfig) -> None:
     """Set the bias of new items so that a sample treated as new gets, in sum, the share of events it really has."""
+    rng = np.random.default_rng([config.seed, 3])
     rows, lengths = next(windows(sequences(log, rng, distinct=config.distinct), config.window, 16, rng))
     items = len(vectors)
-    cold = torch.rand(items) < COLD_SAMPLE
+    cold = torch.from_numpy(rng.random(items) < COLD_SAMPLE)
     if not cold.any() or cold.all():
         return
-    trained = torch.where(cold, -1, torch.arange(items))
+    trained = torch.where(cold, -1, torch.arange(items)).to(vectors.device)
     embeddings, bias = network.embed(vectors, trained)
-    history = functional.embedding(torch.from_numpy(rows), embeddings)
-    prefix = network.prefix(history, torch.from_numpy(lengths))
-    logits = network.scores(prefix.last, embeddings, bias)
+    history = functional.embedding(torch.from_numpy(rows).to(vectors.device), embeddings)
+    prefix = network.prefix(history, torch.from_numpy(lengths).to(vectors.device))
+    logits = network.scores(prefix.last, embeddings, bias).cpu()
     share = float(np.isin(log.items, torch.nonzero(cold)[:, 0].numpy()).mean())
     if not 0.0 < share < 1.0:
         return
@@ -294,46 +354,3 @@ def _calibrate_cold_bias(
         middle = (low + high) / 2
         low, high = (middle, high) if float((odds + middle).sigmoid().mean()) < share else (low, middle)
     network.cold_bias.add_((low + high) / 2)
-
-
-def network_scorer(
-    network: BlockDiffusionNetwork, vectors: Tensor, *, distinct: bool, history: int = 200
-) -> ranking.Scorer:
-    """Scores of the next item."""
-
-    @torch.inference_mode()
-    def scorer(part: Sequence[Question]) -> ranking.Scores:
-        embeddings, bias = network.embed(vectors, torch.arange(len(vectors)))
-        read = [first_events(question.history) if distinct else question.history for question in part]
-        read = [rows[-history:] for rows in read]
-        lengths = torch.tensor([len(rows) for rows in read])
-        padded = torch.zeros(len(read), int(lengths.max()), dtype=torch.long)
-        for user, rows in enumerate(read):
-            padded[user, : len(rows)] = torch.from_numpy(rows)
-        prefix = network.prefix(functional.embedding(padded, embeddings), lengths)
-        scores: ranking.Scores = network.scores(prefix.last, embeddings, bias).numpy()
-        return scores
-
-    return scorer
-
-
-def validate(
-    network: BlockDiffusionNetwork,
-    vectors: NDArray[np.float32],
-    log: Log,
-    split: int,
-    counts: NDArray[np.int64],
-    config: TrainingConfig,
-) -> dict[str, Any]:
-    """HR@10 and NDCG@10 after the split, for the model and for popularity: next new item, next item of any kind."""
-    # Own draws: the questions must not depend on how long training ran.
-    rng = np.random.default_rng([config.seed, 1])
-    novel, every = questions(log, split, config.validation_users, rng)
-    model = network_scorer(network, torch.from_numpy(vectors), distinct=config.distinct)
-    popular = ranking.popularity(counts)
-    result: dict[str, Any] = {"validation_users": len(novel)}
-    for name, asked, is_novel in (("", novel, True), ("all_", every, False)):
-        for prefix, scorer in ((name, model), (f"{name}popularity_", popular)):
-            for key, value in ranking.ranking_metrics(asked, scorer, novel=is_novel).items():
-                result[prefix + key] = value
-    return result

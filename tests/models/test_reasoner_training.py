@@ -11,7 +11,8 @@ from torch.nn import functional
 from models import checkpoint
 from models.block_reasoner import BlockDiffusionReasoner
 from models.catalogue import Catalogue
-from models.reasoner_training import Progress, TrainingConfig, TrainingError, sampled_cross_entropy, train_reasoner
+from models.reasoner_loss import sampled_cross_entropy
+from models.reasoner_training import Progress, TrainingConfig, TrainingError, train_reasoner
 from models.sequences import EventColumns
 from tests.models.reasoner_tools import DIMS, Told, names, told, unit_vectors
 
@@ -42,7 +43,7 @@ def trained(out: Path, config: TrainingConfig = TINY, **options: object) -> chec
 
 
 def test_it_learns_what_can_be_learned(tmp_path: Path):
-    config = replace(TINY, steps=150, learning_rate=0.02)
+    config = replace(TINY, steps=150, learning_rate=0.02, validate_every=0)
     made = trained(tmp_path / "c", config)
     assert made.metrics["hr10"] > 0.9
     assert made.metrics["popularity_hr10"] < 0.5
@@ -60,6 +61,93 @@ def test_the_same_seed_gives_the_same_checkpoint(tmp_path: Path):
     assert {k: v for k, v in one.metrics.items() if k != "train_seconds"} == {
         k: v for k, v in same.metrics.items() if k != "train_seconds"
     }
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupted(at: int):
+    def progress(told: Progress) -> None:
+        if told.step == at:
+            raise Interrupted
+
+    return progress
+
+
+@pytest.mark.parametrize("at", [3, 4, 7])
+def test_a_resumed_run_ends_as_one_that_was_never_interrupted(tmp_path: Path, at: int):
+    """Catches an optimiser, a random generator or a place in the epoch that is not restored."""
+    config = replace(TINY, steps=40, batch=64, validate_every=2, dropout=0.1)
+    whole = trained(tmp_path / "whole", config)
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "cut", config, progress=interrupted(at))
+    assert not (tmp_path / "cut").exists()
+    cut = trained(tmp_path / "cut", config, resume=True)
+    assert cut.metrics["resumed_at"] == (at - 1) // 2 * 2 > 0
+    assert cut.revision == whole.revision
+    assert [path.name for path in tmp_path.iterdir() if "unfinished" in path.name] == []
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"steps": 41}])
+def test_another_run_is_not_resumed(tmp_path: Path, other: dict[str, int]):
+    """Catches weights of one run that end up in another."""
+    config = replace(TINY, steps=40, validate_every=2)
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "c", config, progress=interrupted(5))
+    made = trained(tmp_path / "c", replace(config, **other), resume=True)
+    assert made.metrics["resumed_at"] == 0
+    assert made.revision == trained(tmp_path / "d", replace(config, **other)).revision
+
+
+def test_without_resume_a_run_begins_anew(tmp_path: Path):
+    """Catches a run that goes on unasked."""
+    config = replace(TINY, steps=40, validate_every=2)
+    with pytest.raises(Interrupted):
+        trained(tmp_path / "c", config, progress=interrupted(5))
+    assert trained(tmp_path / "c", config).metrics["resumed_at"] == 0
+
+
+def test_training_ends_early_with_the_best_weights(tmp_path: Path):
+    """Catches patience that is not kept, and last weights sold as the best."""
+    config = replace(TINY, steps=3_000, learning_rate=0.03, validate_every=5, patience=2, validation_share=0.2)
+    rng = np.random.default_rng(0)
+    noise = EventColumns(
+        [f"u{n % 40}" for n in range(800)], [f"i{n}" for n in rng.integers(ITEMS, size=800)], np.arange(800) * 1000
+    )
+    made = checkpoint.load(train_reasoner(noise, catalogue(), config, tmp_path / "c"))
+    assert made.metrics["stopped_early"]
+    assert made.metrics["steps"] == made.metrics["best_step"] + 2 * 5 < 3_000
+    again = replace(config, steps=3_000, patience=0, minutes=None)
+    assert again.patience == 0
+    assert made.metrics["ndcg10"] >= made.metrics["popularity_ndcg10"] / 2
+
+
+def test_a_checkpoint_warm_starts_the_next(tmp_path: Path):
+    """Catches ids mixed up when the catalogue grew and its order changed, and new items that begin at random."""
+    config = replace(TINY, steps=150, learning_rate=0.02, id_dropout=0.0)
+    first = trained(tmp_path / "first", config)
+    shuffled = names(ITEMS + 3)[::-1]
+    grown = Catalogue(shuffled, unit_vectors(ITEMS + 3)[::-1].copy())
+    columns = walks()
+    more = EventColumns(
+        [*columns.user_ids, "new", "new"], [*columns.item_ids, "i60", "i61"], np.append(columns.event_times, [5, 6])
+    )
+    short = replace(config, steps=1, learning_rate=1e-9)
+    made = checkpoint.load(train_reasoner(more, grown, short, tmp_path / "next", warm_start=first))
+    cold = checkpoint.load(train_reasoner(more, grown, short, tmp_path / "cold"))
+    assert made.metrics["hr10"] > 0.9 > cold.metrics["hr10"] + 0.3
+    place = {item_id: row for row, item_id in enumerate(made.item_ids)}
+    before = {item_id: row for row, item_id in enumerate(first.item_ids)}
+    torch.testing.assert_close(made.network.ids[place["i7"]], first.network.ids[before["i7"]], atol=1e-4, rtol=0)
+    assert made.network.ids[place["i60"]].abs().max() < 1e-4
+
+
+def test_a_warm_start_of_other_sizes_is_refused(tmp_path: Path):
+    """Catches a crash deep in torch where a message would do."""
+    first = trained(tmp_path / "first")
+    with pytest.raises(TrainingError, match="width 16, wanted 32"):
+        trained(tmp_path / "next", replace(TINY, width=32), warm_start=first)
 
 
 def test_training_leaves_the_global_generator_alone(tmp_path: Path):

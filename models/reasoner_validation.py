@@ -1,0 +1,73 @@
+"""How well a network ranks what users did after the time it was trained up to.
+
+Owns the questions of a training run and the network's scores for them. Must not train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models import ranking
+from models.block_diffusion import BlockDiffusionNetwork
+from models.sequences import Ints, Log, Question, first_events, questions
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """The next item new to a user (`novel`) and the next of any kind (`every`), asked after a time split."""
+
+    novel: Sequence[Question]
+    every: Sequence[Question]
+
+    @classmethod
+    def of(cls, log: Log, split: int, users: int, seed: int) -> Validation:
+        """Up to `users` questions from the events after `split`; its own draws, whatever training drew."""
+        return cls(*questions(log, split, users, np.random.default_rng([seed, 1])))
+
+    def ndcg(self, network: BlockDiffusionNetwork, vectors: Tensor, *, distinct: bool) -> float:
+        """NDCG@10 of the next new item; where nobody has one, of the next item."""
+        novel = bool(self.novel)
+        scorer = network_scorer(network, vectors, distinct=distinct)
+        return ranking.ranking_metrics(self.novel or self.every, scorer, novel=novel)["ndcg10"]
+
+    def report(
+        self, network: BlockDiffusionNetwork, vectors: Tensor, counts: Ints, *, distinct: bool
+    ) -> dict[str, Any]:
+        """HR@10 and NDCG@10 for the network and for popularity: next new item, and next item (`all_`)."""
+        model = network_scorer(network, vectors, distinct=distinct)
+        popular = ranking.popularity(counts)
+        result: dict[str, Any] = {"validation_users": len(self.novel)}
+        for name, asked, is_novel in (("", self.novel, True), ("all_", self.every, False)):
+            for prefix, scorer in ((name, model), (f"{name}popularity_", popular)):
+                for key, value in ranking.ranking_metrics(asked, scorer, novel=is_novel).items():
+                    result[prefix + key] = value
+        return result
+
+
+def network_scorer(
+    network: BlockDiffusionNetwork, vectors: Tensor, *, distinct: bool, history: int = 200
+) -> ranking.Scorer:
+    """Scores of the next item."""
+
+    @torch.inference_mode()
+    def scorer(part: Sequence[Question]) -> ranking.Scores:
+        embeddings, bias = network.embed(vectors, torch.arange(len(vectors), device=vectors.device))
+        read = [first_events(question.history) if distinct else question.history for question in part]
+        read = [rows[-history:] for rows in read]
+        lengths = torch.tensor([len(rows) for rows in read])
+        padded = torch.zeros(len(read), int(lengths.max()), dtype=torch.long)
+        for user, rows in enumerate(read):
+            padded[user, : len(rows)] = torch.from_numpy(rows)
+        clean = functional.embedding(padded.to(vectors.device), embeddings)
+        prefix = network.prefix(clean, lengths.to(vectors.device))
+        scores: ranking.Scores = network.scores(prefix.last, embeddings, bias).float().cpu().numpy()
+        return scores
+
+    return scorer
