@@ -64,12 +64,13 @@ class Layer(nn.Module):
         self.down = nn.Linear(config.feedforward, config.width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def project(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, heads, T, head) of states (B, T, width)."""
         batch, length, width = x.shape
         qkv: Tensor = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # each (B, heads, T, head)
-        return rotate(q, rotation), rotate(k, rotation), v
+        qk = rotate(qkv[:, :, :2], rotation)  # (B, T, 2, heads, head)
+        q, k = qk.permute(2, 0, 3, 1, 4).unbind()
+        return q, k, qkv[:, :, 2].transpose(1, 2)
 
     def finish(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """States after attending from `q` to `k`, `v` where `mask` (broadcast to B, heads, T, S) is true."""
@@ -133,7 +134,7 @@ class BlockDiffusionNetwork(nn.Module):
         inside = positions < lengths[:, None]  # (B, T)
         keys = torch.cat([torch.ones_like(inside[:, :1]), inside, inside], dim=1)
         mask = mask & keys[:, None, None, :] | torch.eye(1 + 2 * length, dtype=torch.bool, device=x.device)
-        rotation = rotations(everything, self.config, x.dtype)
+        rotation = rotations(everything, self.config)
         for layer in self.stack:
             q, k, v = layer.project(x, rotation)
             x = layer.finish(x, q, k, v, mask)
@@ -151,7 +152,7 @@ class BlockDiffusionNetwork(nn.Module):
         positions = torch.arange(1 + length, device=x.device)
         inside = positions <= lengths[:, None]
         causal = positions[:, None] >= positions[None, :]
-        rotation = rotations(positions, self.config, x.dtype)
+        rotation = rotations(positions, self.config)
         keys, values = [], []
         for layer in self.stack[:-1]:
             q, k, v = layer.project(x, rotation)
@@ -173,7 +174,7 @@ class BlockDiffusionNetwork(nn.Module):
         """
         batch, count, _ = slots.shape
         positions = prefix.lengths[:, None] + 1 + torch.arange(count, device=slots.device)  # (B, S)
-        rotation = rotations(positions, self.config, slots.dtype)
+        rotation = rotations(positions, self.config)
         within = torch.ones(batch, count, dtype=torch.bool, device=slots.device) if valid is None else valid
         mask = torch.cat([prefix.mask, within], dim=1)[:, None, None, :]  # (B, 1, 1, 1 + L + S)
         x = slots
@@ -199,18 +200,16 @@ def training_mask(length: int, block: int, device: torch.device) -> Tensor:
     return mask
 
 
-def rotations(positions: Tensor, config: NetworkConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (..., T, head / 2) of rotary positions, (T,) or (B, T), ready to broadcast over heads."""
+def rotations(positions: Tensor, config: NetworkConfig) -> Tensor:
+    """Rotary turns, complex (T, 1, 1, head / 2) or (B, T, 1, 1, head / 2), of positions (T,) or (B, T)."""
     half = config.width // config.heads // 2
     frequencies = 1000.0 ** (-torch.arange(half, device=positions.device) / half)
-    angles = positions[..., None].float() * frequencies
-    if positions.ndim == 2:
-        angles = angles[:, None]  # (B, 1, T, head / 2)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    angles = positions[..., None, None, None].float() * frequencies
+    return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each half-pair of (B, heads, T, head) by its position's angle."""
-    cos, sin = rotation
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn each pair of neighbours of (B, T, 2, heads, head) by its position's angle: as complex numbers, one product."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    turned: Tensor = torch.view_as_real(pairs * rotation).flatten(-2)
+    return turned.to(x.dtype)

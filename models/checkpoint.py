@@ -29,7 +29,7 @@ ITEM_IDS = "item_ids.json"
 CONFIG = "config.json"
 METRICS = "metrics.json"
 ALIGNER = "aligner.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 
 class CheckpointError(ValueError):

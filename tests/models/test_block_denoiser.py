@@ -42,7 +42,7 @@ def uncached(rows: np.ndarray, of: Layout, slots: Tensor) -> Tensor:
     positions = torch.arange(x.shape[1])
     inside = positions > len(head)
     sees = (positions[:, None] >= positions[None, :]) | (inside[:, None] & inside[None, :])
-    rotation = rotations(positions, NETWORK.config, x.dtype)
+    rotation = rotations(positions, NETWORK.config)
     for layer in NETWORK.stack:
         q, k, v = layer.project(x, rotation)
         x = layer.finish(x, q, k, v, sees)
