@@ -1,18 +1,51 @@
 """Users whose features should be made anew: claimed under a lease, so that no two workers take the same one.
 
-Owns the protocol around the due-set; `HistoryStore.append` marks users due. Must not load histories or refresh anyone.
-All times are the server's, so workers need not agree on a clock.
+Owns who is due, in which order, and the protocol around the due-set; `HistoryStore.append` marks users by it. Must not
+load histories or refresh anyone. All times are the server's, so workers need not agree on a clock.
+
+A user without events since its last refresh stands nowhere, and nothing ever looks at it. One with such events is due,
+or waits for the moment from which it is. Due users are ordered by that moment, moved forward by
+`interval_s * ln(events since the last refresh)`, at most `ln 64 = 4.2` intervals: to the first order that is staleness
+times activity for users stale by about an interval. Where many more are due than can be refreshed, staleness outgrows
+the bonus and the order becomes oldest first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 
 from freshet.functions import library
 from freshet.layout import Keys
+from freshet.settings import Settings
+
+USERS_PER_CALL = 500
+"""A server-side call takes no more: it runs alone on the server, and Lua unpacks no more than a few thousand values."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshPolicy:
+    """Who is due: a user with `events` new events, or with fewer and a last refresh more than `stale_s` ago.
+
+    Nobody is refreshed twice within `interval_s`. Nobody knows anything of a user who was never refreshed, so that one
+    is due with the first event.
+    """
+
+    events: int = 1
+    stale_s: float = 600.0
+    interval_s: float = 30.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> RefreshPolicy:
+        """The policy that `FRESHET_REFRESH_*` say."""
+        return cls(settings.refresh_events, settings.refresh_stale_s, settings.refresh_interval_s)
+
+    def arguments(self) -> list[int]:
+        """As every function of `histories.lua` takes it."""
+        return [self.events, round(1_000 * self.stale_s), round(1_000 * self.interval_s)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,27 +56,46 @@ class Claim:
     token: str
 
 
+@dataclass(frozen=True, slots=True)
+class DueState:
+    """How many users are `due` now, `waiting` to be, and `leased` (a lease that ran out unnoticed included).
+
+    `oldest_s`: how long the first in line has been due, its bonus for activity counted as waiting.
+    """
+
+    due: int
+    waiting: int
+    leased: int
+    oldest_s: float
+
+
 class DueUsers:
     """The due-set of one key prefix; every call is one round trip and may be repeated after a Redis error.
 
-    1. `claim` takes due users, oldest mark first, and leases them;
+    1. `claim` takes due users, by staleness and activity, and leases them;
     2. `complete` ends the lease of a refreshed user, once its features are durable; `release` gives one back undone;
-    3. a lease that runs out puts its user back among the due ones.
+    3. a lease that runs out puts its user back at the front of the due ones, as `release` does.
 
-    A user with new events during its lease is due again afterwards.
+    A user with new events during its lease is due again afterwards. What a claim costs the server depends on `limit`,
+    not on how many are due, waiting, leased or refreshed.
     """
 
-    def __init__(self, client: redis.Redis, prefix: str = "f") -> None:
+    def __init__(self, client: redis.Redis, prefix: str = "f", policy: RefreshPolicy | None = None) -> None:
         self._redis = client
-        keys = Keys(prefix)
-        self._keys = [keys.due(), keys.leased(), keys.refreshed()]
+        self._keys = due_keys(prefix)
+        self._policy = (policy or RefreshPolicy()).arguments()
 
-    def claim(self, limit: int, lease_s: float, interval_s: float) -> list[Claim]:
-        """Lease up to `limit` due users for `lease_s`, leaving out those refreshed within the last `interval_s`."""
-        args = [limit, max(1, round(1_000 * lease_s)), round(1_000 * interval_s)]
-        [answer] = library("histories").call(self._redis, "claim", [(self._keys, args)])
-        token, *users = (part.decode() if isinstance(part, bytes) else str(part) for part in answer)
-        return [Claim(user_id, token) for user_id in users]
+    def claim(self, limit: int, lease_s: float) -> list[Claim]:
+        """Lease up to `limit` due users for `lease_s`."""
+        lease_ms = max(1, round(1_000 * lease_s))
+        calls = [
+            (self._keys, [min(USERS_PER_CALL, limit - start), lease_ms, *self._policy])
+            for start in range(0, limit, USERS_PER_CALL)
+        ]
+        claims = []
+        for token, *users in library("histories").call(self._redis, "claim", calls):
+            claims += [Claim(_text(user_id), _text(token)) for user_id in users]
+        return claims
 
     def complete(self, claims: Sequence[Claim]) -> int:
         """End these leases as refreshed; answers how many were still held (the others went to someone else)."""
@@ -54,16 +106,37 @@ class DueUsers:
         return self._finish("release", claims)
 
     def size(self) -> int:
-        """Users marked due and not under a lease (or due again during it)."""
-        return int(self._redis.zcard(self._keys[0]))
+        """Users with events that their features do not know and nobody is working on."""
+        state = self.state()
+        return state.due + state.waiting
 
     def leased(self) -> int:
         """Users somebody is refreshing now, or whose lease has run out and nobody has noticed yet."""
-        return int(self._redis.zcard(self._keys[1]))
+        return self.state().leased
+
+    def state(self) -> DueState:
+        """How the queue stands, in one round trip."""
+        due, waiting, leased, _ = self._keys
+        pipeline: Any = self._redis.pipeline(transaction=False)
+        pipeline.zcard(due).zcard(waiting).zcard(leased).zrange(due, 0, 0, withscores=True).time()
+        in_due, in_waiting, in_leased, head, (seconds, micros) = pipeline.execute()
+        oldest_s = max(0.0, seconds + micros / 1e6 - head[0][1] / 1_000) if head else 0.0
+        return DueState(in_due, in_waiting, in_leased, oldest_s)
 
     def _finish(self, how: str, claims: Sequence[Claim]) -> int:
-        if not claims:
-            return 0
-        args = [how, *(part for claim in claims for part in (claim.user_id, claim.token))]
-        [held] = library("histories").call(self._redis, "finish", [(self._keys, args)])
-        return int(held)
+        parts = [claims[start : start + USERS_PER_CALL] for start in range(0, len(claims), USERS_PER_CALL)]
+        calls = [
+            (self._keys, [how, *self._policy, *(field for claim in part for field in (claim.user_id, claim.token))])
+            for part in parts
+        ]
+        return sum(map(int, library("histories").call(self._redis, "finish", calls)))
+
+
+def due_keys(prefix: str) -> list[str]:
+    """The keys that every function of `histories.lua` takes first."""
+    keys = Keys(prefix)
+    return [keys.due(), keys.waiting(), keys.leased(), keys.refreshed()]
+
+
+def _text(part: bytes | str) -> str:
+    return part.decode() if isinstance(part, bytes) else part

@@ -1,108 +1,272 @@
--- Histories and the due-set, changed together on the server. Times are the server's, in milliseconds.
+-- Histories and who is due, changed together on the server. Times are the server's, in milliseconds.
 -- Called by freshet/histories.py and freshet/due.py; freshet/functions.py adds the library's header and digest.
+-- No call takes more than 500 users: each runs alone on the server.
+
+-- A user with events that its features do not know is in one of two sorted sets: `due`, where it may be claimed at once,
+-- or `waiting` for the moment from which it may. Its score there is a mark: milliseconds, and as fraction how many events
+-- came since the last refresh. 2^53 leaves ten bits for them beside the milliseconds of the next two centuries.
+local UNIT, MOST_EVENTS = 1024, 1023
+-- More events than this no longer bring a user forward.
+local BONUS_EVENTS = 64
+-- Times a claim looks for others in place of users that turn out to be leased or refreshed just now.
+local ROUNDS = 4
+
+local DUE, WAITING, LEASED, REFRESHED = 1, 2, 3, 4
+local FIRST_HISTORY = 5
 
 local function now_ms()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
--- KEYS: due, leased, refreshed, then one history a user.
--- ARGV: length, ttl_ms, then three a user: its id, '1' to erase it first (else '0'), its packed records.
+local function mark(moment, events)
+  return moment + math.min(events, MOST_EVENTS) / UNIT
+end
+
+local function unmark(score)
+  score = tonumber(score)
+  local moment = math.floor(score)
+  return moment, math.max(1, (score - moment) * UNIT)
+end
+
+-- The policy in a function's ARGV, from `at` on: events, stale_ms, interval_ms.
+local function policy_of(args, at)
+  local events, stale, interval = tonumber(args[at]), tonumber(args[at + 1]), tonumber(args[at + 2])
+  return {
+    events = events,
+    interval = interval,
+    -- With fewer events than wanted; where one is enough, nobody has fewer.
+    patience = events > 1 and math.max(stale, interval) or interval,
+    -- Counting on would change neither place nor order.
+    enough = math.max(events, BONUS_EVENTS),
+  }
+end
+
+-- Milliseconds of waiting that so many events are worth: what makes staleness + bonus order users as staleness times
+-- events does while staleness is about one interval, and no more than 4.2 intervals.
+local function bonus(policy, events)
+  return math.floor(math.max(policy.interval, 1000) * math.log(math.min(events, BONUS_EVENTS)))
+end
+
+local function zadd(key, marks, option)
+  if #marks == 0 then return end
+  if option then redis.call('ZADD', key, option, unpack(marks)) else redis.call('ZADD', key, unpack(marks)) end
+end
+
+local function zrem(key, users)
+  if #users > 0 then redis.call('ZREM', key, unpack(users)) end
+end
+
+-- File users, each with its events since the last refresh, under the moment from which it may be claimed.
+local function place(keys, policy, now, users, events, were_waiting)
+  if #users == 0 then return end
+  local leases = redis.call('ZMSCORE', keys[LEASED], unpack(users))
+  local refreshes = redis.call('ZMSCORE', keys[REFRESHED], unpack(users))
+  local due, waiting, ready = {}, {}, {}
+  for i, user in ipairs(users) do
+    local moment = now
+    if refreshes[i] then
+      local rest = events[i] >= policy.events and policy.interval or policy.patience
+      moment = math.max(moment, tonumber(refreshes[i]) + rest)
+    end
+    if leases[i] then moment = math.max(moment, tonumber(leases[i])) end
+    if moment > now then
+      waiting[#waiting + 1], waiting[#waiting + 2] = mark(moment, events[i]), user
+    else
+      if were_waiting then ready[#ready + 1] = user end
+      due[#due + 1], due[#due + 2] = mark(now - bonus(policy, events[i]), events[i]), user
+    end
+  end
+  zrem(keys[WAITING], ready)
+  zadd(keys[DUE], due)
+  zadd(keys[WAITING], waiting)
+end
+
+-- A due user moves forward where a call brings at least as many events as it had: writing each one down costs a search
+-- through a million marks, 3 us, and moves it little.
+local function hasten(keys, policy, users, events, marks)
+  local due = {}
+  for i, user in ipairs(users) do
+    local moment, seen = unmark(marks[i])
+    if events[i] >= seen and seen < BONUS_EVENTS then
+      local all = seen + events[i]
+      due[#due + 1], due[#due + 2] = mark(moment - bonus(policy, all) + bonus(policy, seen), all), user
+    end
+  end
+  zadd(keys[DUE], due, 'XX')
+end
+
+-- Count new events of users that are not due: of those that wait, and of those that had none.
+local function count(keys, policy, now, users, events)
+  if #users == 0 then return end
+  local marks = redis.call('ZMSCORE', keys[WAITING], unpack(users))
+  local waiting, new, theirs, moving, totals = {}, {}, {}, {}, {}
+  for i, user in ipairs(users) do
+    if not marks[i] then
+      new[#new + 1], theirs[#theirs + 1] = user, events[i]
+    else
+      local moment, seen = unmark(marks[i])
+      local all = seen + events[i]
+      if seen < policy.events and all >= policy.events then
+        moving[#moving + 1], totals[#totals + 1] = user, all
+      elseif seen < policy.enough then
+        waiting[#waiting + 1], waiting[#waiting + 2] = mark(moment, all), user
+      end
+    end
+  end
+  zadd(keys[WAITING], waiting, 'XX')
+  place(keys, policy, now, moving, totals, true)
+  place(keys, policy, now, new, theirs)
+end
+
+-- Note how many new events each of these users has.
+local function note(keys, policy, users, events)
+  if #users == 0 then return end
+  local marks = redis.call('ZMSCORE', keys[DUE], unpack(users))
+  local due, theirs, due_marks, others, their_events = {}, {}, {}, {}, {}
+  for i, user in ipairs(users) do
+    if marks[i] then
+      due[#due + 1], theirs[#theirs + 1], due_marks[#due_marks + 1] = user, events[i], marks[i]
+    else
+      others[#others + 1], their_events[#their_events + 1] = user, events[i]
+    end
+  end
+  hasten(keys, policy, due, theirs, due_marks)
+  count(keys, policy, now_ms(), others, their_events)
+end
+
+-- KEYS: due, waiting, leased, refreshed, then one history a user.
+-- ARGV: length, ttl_ms, the policy, then three a user: its id, '1' to erase it first (else '0'), its packed records.
 -- A record is the score (i64, big-endian), the member's length (u32) and the member.
 -- Adding the same record again changes nothing, and what is kept does not depend on the order of calls: the newest
 -- `length` by (score, member) of all that came. Answers the number of records that changed a history.
 local function append(keys, args)
-  local length, ttl = tonumber(args[1]), args[2]
-  local now = now_ms()
-  local total, due, n = 0, {}, 0
-  for u = 4, #keys do
-    local at = 3 * (u - 3)
+  local length, ttl, policy = tonumber(args[1]), args[2], policy_of(args, 3)
+  local total, users, events = 0, {}, {}
+  for u = FIRST_HISTORY, #keys do
+    local at = 6 + 3 * (u - FIRST_HISTORY)
     local user, erase, data = args[at], args[at + 1], args[at + 2]
     if erase == '1' then
       redis.call('DEL', keys[u])
-      for i = 1, 3 do redis.call('ZREM', keys[i], user) end
+      for i = DUE, REFRESHED do redis.call('ZREM', keys[i], user) end
     end
     local position, size = 1, #data
     if size > 0 then
-      local pairs_, count = {}, 0
+      local pairs_, n = {}, 0
       while position <= size do
-        pairs_[count + 1], pairs_[count + 2], position = struct.unpack('>i8I4c0', data, position)
-        count = count + 2
+        pairs_[n + 1], pairs_[n + 2], position = struct.unpack('>i8I4c0', data, position)
+        n = n + 2
       end
       local changed = redis.call('ZADD', keys[u], 'GT', 'CH', unpack(pairs_))
       if changed > 0 then
         total = total + changed
         redis.call('ZREMRANGEBYRANK', keys[u], 0, -length - 1)
         redis.call('PEXPIRE', keys[u], ttl)
-        due[n + 1], due[n + 2] = now, user
-        n = n + 2
+        users[#users + 1], events[#events + 1] = user, changed
       end
     end
   end
-  if n > 0 then redis.call('ZADD', keys[1], 'NX', unpack(due)) end
+  note(keys, policy, users, events)
   return total
 end
 
--- Put users whose lease has run out back among the due ones, at most `limit`.
-local function expire_leases(due, leased, now, limit)
-  local late = redis.call('ZRANGEBYSCORE', leased, '-inf', now, 'LIMIT', 0, limit)
-  for _, user in ipairs(late) do
-    redis.call('ZREM', leased, user)
-    redis.call('ZADD', due, 'LT', now, user)
+-- Users whose refresh came to nothing go to the front: they stood there when they were claimed.
+local function give_back(keys, now, users)
+  if #users == 0 then return end
+  local head = redis.call('ZRANGE', keys[DUE], 0, 0, 'WITHSCORES')
+  local front = head[2] and math.min(now, (unmark(head[2]))) or now
+  local in_waiting = redis.call('ZMSCORE', keys[WAITING], unpack(users))
+  local due = {}
+  for i, user in ipairs(users) do
+    local _, events = unmark(in_waiting[i] or 0)
+    due[#due + 1], due[#due + 2] = mark(front, events), user
   end
+  zrem(keys[WAITING], users)
+  zadd(keys[DUE], due, 'LT')
 end
 
--- KEYS: due, leased, refreshed. ARGV: limit, lease_ms, interval_ms. Answers {token, user, user, ...}.
--- A due user that is leased, or was refreshed less than an interval ago, moves to the moment it may be claimed, so
--- that it is not looked at again before then and never hides the ones behind it.
+-- Users whose moment has come, oldest first, at most `limit`.
+local function promote(keys, policy, now, limit)
+  local rows = redis.call('ZRANGEBYSCORE', keys[WAITING], '-inf', '(' .. now + 1, 'WITHSCORES', 'LIMIT', 0, limit)
+  local users, due = {}, {}
+  for i = 1, #rows, 2 do
+    local moment, events = unmark(rows[i + 1])
+    users[#users + 1] = rows[i]
+    due[#due + 1], due[#due + 2] = mark(moment - bonus(policy, events), events), rows[i]
+  end
+  zrem(keys[WAITING], users)
+  zadd(keys[DUE], due, 'LT')
+end
+
+-- At most `limit` of the users with a score up to `highest`, taken out of a set.
+local function take(key, highest, limit)
+  local users = redis.call('ZRANGEBYSCORE', key, '-inf', highest, 'LIMIT', 0, limit)
+  zrem(key, users)
+  return users
+end
+
+-- KEYS: due, waiting, leased, refreshed. ARGV: limit, lease_ms, the policy. Answers {token, user, user, ...}.
+-- Whatever stands in the sets, the work is bounded by `limit`: what is left over is left to the next claim.
 local function claim(keys, args)
-  local limit, lease, interval = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
+  local limit, lease, policy = tonumber(args[1]), tonumber(args[2]), policy_of(args, 3)
   local now = now_ms()
   local expiry = now + lease
-  expire_leases(keys[1], keys[2], now, limit)
-  redis.call('ZREMRANGEBYSCORE', keys[3], '-inf', now - interval)
+  take(keys[REFRESHED], now - policy.patience, 2 * limit)
+  promote(keys, policy, now, 2 * limit)
+  give_back(keys, now, take(keys[LEASED], now, limit))
   local claimed = { string.format('%.0f', expiry) }
-  for _ = 1, 10 do
+  for _ = 1, ROUNDS do
     local wanted = limit + 1 - #claimed
-    if wanted <= 0 then break end
-    local candidates = redis.call('ZRANGEBYSCORE', keys[1], '-inf', now, 'LIMIT', 0, wanted)
-    if #candidates == 0 then break end
-    for _, user in ipairs(candidates) do
-      local until_ = redis.call('ZSCORE', keys[2], user)
-      local refreshed = not until_ and redis.call('ZSCORE', keys[3], user)
-      if until_ then
-        redis.call('ZADD', keys[1], math.max(tonumber(until_), now + 1), user)
-      elseif refreshed and tonumber(refreshed) + interval > now then
-        redis.call('ZADD', keys[1], tonumber(refreshed) + interval, user)
+    local rows = wanted > 0 and redis.call('ZPOPMIN', keys[DUE], wanted) or {}
+    if #rows == 0 then break end
+    local users, leased, waiting = {}, {}, {}
+    for i = 1, #rows, 2 do users[#users + 1] = rows[i] end
+    local leases = redis.call('ZMSCORE', keys[LEASED], unpack(users))
+    local refreshes = redis.call('ZMSCORE', keys[REFRESHED], unpack(users))
+    for i, user in ipairs(users) do
+      local moment = math.max(tonumber(leases[i] or 0), refreshes[i] and tonumber(refreshes[i]) + policy.interval or 0)
+      if moment > now then  -- marked by a worker of another release or policy
+        local _, events = unmark(rows[2 * i])
+        waiting[#waiting + 1], waiting[#waiting + 2] = mark(moment, events), user
       else
-        redis.call('ZREM', keys[1], user)
-        redis.call('ZADD', keys[2], expiry, user)
+        leased[#leased + 1], leased[#leased + 2] = expiry, user
         claimed[#claimed + 1] = user
       end
     end
+    zadd(keys[LEASED], leased)
+    zadd(keys[WAITING], waiting)
   end
   return claimed
 end
 
--- KEYS: due, leased, refreshed. ARGV: 'complete' or 'release', then user and token in turn. Answers how many leases
--- were still held under their token: one that ran out and went to another worker is left alone.
+-- KEYS: due, waiting, leased, refreshed. ARGV: 'complete' or 'release', the policy, then user and token in turn. Answers
+-- how many leases were still held under their token: one that ran out and went to another worker is left alone.
 local function finish(keys, args)
-  local now, held = now_ms(), 0
-  for i = 2, #args, 2 do
-    local user, token = args[i], args[i + 1]
-    local expiry = redis.call('ZSCORE', keys[2], user)
-    if expiry and tonumber(expiry) == tonumber(token) then
-      held = held + 1
-      redis.call('ZREM', keys[2], user)
-      if args[1] == 'complete' then
-        redis.call('ZADD', keys[3], now, user)
-        redis.call('ZADD', keys[1], 'XX', 'LT', now, user)
-      else
-        redis.call('ZADD', keys[1], 'LT', now, user)
-      end
+  local now, policy = now_ms(), policy_of(args, 2)
+  local users, held = {}, {}
+  for i = 5, #args, 2 do users[#users + 1] = args[i] end
+  local leases = redis.call('ZMSCORE', keys[LEASED], unpack(users))
+  for i, user in ipairs(users) do
+    if leases[i] and tonumber(leases[i]) == tonumber(args[4 + 2 * i]) then held[#held + 1] = user end
+  end
+  if #held == 0 then return 0 end
+  zrem(keys[LEASED], held)
+  if args[1] == 'release' then
+    give_back(keys, now, held)
+    return #held
+  end
+  local refreshed, moving, events = {}, {}, {}
+  local in_waiting = redis.call('ZMSCORE', keys[WAITING], unpack(held))
+  for i, user in ipairs(held) do
+    refreshed[#refreshed + 1], refreshed[#refreshed + 2] = now, user
+    if in_waiting[i] then
+      local _, since = unmark(in_waiting[i])
+      moving[#moving + 1], events[#events + 1] = user, since
     end
   end
-  return held
+  zadd(keys[REFRESHED], refreshed)
+  place(keys, policy, now, moving, events, true)
+  return #held
 end
 
 redis.register_function('freshet_append_DIGEST', append)

@@ -20,6 +20,7 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
+from freshet.due import RefreshPolicy, due_keys
 from freshet.functions import library
 from freshet.layout import Keys
 
@@ -116,21 +117,30 @@ def unpack_member(member: bytes) -> tuple[str, str]:
 class HistoryStore:
     """Reads and writes histories; safe to share between threads, as redis-py's client is.
 
-    `length`: newest events kept a user. `ttl_s`: a history without a write lives this long.
+    `length`: newest events kept a user. `ttl_s`: a history without a write lives this long. `policy`: whom new events
+    make due, and when; the one that `DueUsers` has.
     Redis errors come through as redis-py raises them; every call may be repeated after one.
     """
 
-    def __init__(self, client: redis.Redis, prefix: str = "f", *, length: int = 200, ttl_s: int = 30 * 86_400) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        prefix: str = "f",
+        *,
+        length: int = 200,
+        ttl_s: int = 30 * 86_400,
+        policy: RefreshPolicy | None = None,
+    ) -> None:
         self._redis = client
         self._keys = Keys(prefix)
-        self._length = length
-        self._ttl_ms = 1_000 * ttl_s
+        self._shared = due_keys(prefix)
+        self._options: list[Any] = [length, 1_000 * ttl_s, *(policy or RefreshPolicy()).arguments()]
 
     def append(self, batch: HistoryBatch) -> int:
-        """Add a batch and mark its users due, all in the same server-side calls; answers how many records were new.
+        """Add a batch and mark its users, all in the same server-side calls; answers how many records were new.
 
         Idempotent, and free of order: what stands afterwards is the newest `length` of all records that ever came.
-        A user marked as erased loses history and due mark first.
+        A user marked as erased loses history and marks first.
         """
         return sum(map(int, library("histories").call(self._redis, "append", self._calls(batch))))
 
@@ -142,22 +152,22 @@ class HistoryStore:
         return [_history(user_id, rows) for user_id, rows in zip(user_ids, pipeline.execute(), strict=True)]
 
     def erase(self, user_ids: Sequence[str]) -> None:
-        """Forget these users: history, due mark, lease and time of refresh."""
+        """Forget these users: history, mark, lease and time of refresh."""
         self.append(HistoryBatch.of((), erased=user_ids))
 
     def _calls(self, batch: HistoryBatch) -> Iterator[tuple[list[Any], list[Any]]]:
         """Keys and arguments of each call, within USERS_PER_CALL and EVENTS_PER_CALL."""
-        shared = [self._keys.due(), self._keys.leased(), self._keys.refreshed()]
+        shared = self._shared
         first, ends = batch.first.tolist(), batch.ends
         keys: list[Any] = list(shared)
-        args: list[Any] = [self._length, self._ttl_ms]
+        args = list(self._options)
         events = 0
         for u, user_id in enumerate(batch.user_ids):
             start, erase = first[u], b"1" if batch.erased[u] else b"0"
             while start < first[u + 1] or erase == b"1":
                 if events >= EVENTS_PER_CALL or len(keys) - len(shared) >= USERS_PER_CALL:
                     yield keys, args
-                    keys, args, events = list(shared), [self._length, self._ttl_ms], 0
+                    keys, args, events = list(shared), list(self._options), 0
                 stop = min(first[u + 1], start + EVENTS_PER_CALL - events)
                 keys.append(self._keys.history(user_id))
                 args += (user_id, erase, batch.data[ends[start] : ends[stop]])

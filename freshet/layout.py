@@ -83,8 +83,12 @@ class Keys:
         return f"{self.prefix}:h:{user_id}"
 
     def due(self) -> str:
-        """Sorted set: users to refresh, by the moment they became due."""
+        """Sorted set: users that may be refreshed now, by the moment they became due and their activity."""
         return f"{self.prefix}:due"
+
+    def waiting(self) -> str:
+        """Sorted set: users with new events, by the moment from which they may be refreshed."""
+        return f"{self.prefix}:waiting"
 
     def leased(self) -> str:
         """Sorted set: users being refreshed, by the end of the lease."""
@@ -95,7 +99,7 @@ class Keys:
         return f"{self.prefix}:refreshed"
 
 
-_RESERVED = frozenset({"h", "kc", "active", "due", "leased", "refreshed", "budget", "budget-held"})
+_RESERVED = frozenset({"h", "kc", "active", "due", "waiting", "leased", "refreshed", "budget", "budget-held"})
 
 
 def check_version(version: str) -> str:

@@ -80,7 +80,13 @@ class Metrics:
         self.users_refreshed = Counter(
             "freshet_users_refreshed", "User features published, by tier: fallback, diffusion.", ["tier"], registry=r
         )
-        self.due_users = Gauge("freshet_due_users", "Users waiting for a refresh.", registry=r)
+        self.due_users = Gauge("freshet_due_users", "Users to be refreshed now.", registry=r)
+        self.waiting_users = Gauge(
+            "freshet_waiting_users", "Users with new events whose time to be refreshed has not come.", registry=r
+        )
+        self.due_age = Gauge(
+            "freshet_due_age_seconds", "How long the first in line has been due, activity counted in.", registry=r
+        )
         self.catalogue_items = Gauge(
             "freshet_catalogue_items", "Item vectors the user reasoner chooses from.", registry=r
         )

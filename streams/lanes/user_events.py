@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from freshet.due import RefreshPolicy
 from freshet.histories import HistoryStore
 from processors.fold import EventRows, fold, suspicious
 from processors.validate import ContractViolation, check_deletion, check_event
@@ -45,7 +46,11 @@ class UserEventsHandler:
         self._columns = EventColumns(context.codec)
         self._context = context
         self._store = HistoryStore(
-            context.redis, settings.key_prefix, length=settings.history_length, ttl_s=settings.feature_ttl_s
+            context.redis,
+            settings.key_prefix,
+            length=settings.history_length,
+            ttl_s=settings.feature_ttl_s,
+            policy=RefreshPolicy.of(settings),
         )
 
     def write(self, batch: Batch) -> Sequence[Rejected]:

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from redis import RedisError
 
-from freshet.due import Claim, DueUsers
+from freshet.due import Claim, DueUsers, RefreshPolicy
 from freshet.histories import History, HistoryStore
 from freshet.reader import FeatureReader
 from processors.refresh import UserRefresher
@@ -42,7 +42,7 @@ class UserRefreshLane:
     def __init__(self, context: Context) -> None:
         settings = context.settings
         self._context = context
-        self._due = DueUsers(context.redis, settings.key_prefix)
+        self._due = DueUsers(context.redis, settings.key_prefix, RefreshPolicy.of(settings))
         self._histories = HistoryStore(
             context.redis, settings.key_prefix, length=settings.history_length, ttl_s=settings.feature_ttl_s
         )
@@ -91,10 +91,11 @@ class UserRefreshLane:
             return 0  # no item has a vector yet: nothing could be said about anybody
         metrics.catalogue_items.set(self._catalogue.live)
         claimed_at = time.monotonic()
-        claims = await self._redis(
-            lambda: self._due.claim(settings.refresh_batch, settings.lease_s, settings.refresh_interval_s)
-        )
-        metrics.due_users.set(await self._redis(self._due.size))
+        claims = await self._redis(lambda: self._due.claim(settings.refresh_batch, settings.lease_s))
+        state = await self._redis(self._due.state)
+        metrics.due_users.set(state.due)
+        metrics.waiting_users.set(state.waiting)
+        metrics.due_age.set(state.oldest_s)
         if claims:
             try:
                 await self._refresh(claims, deadline=claimed_at + settings.lease_s)

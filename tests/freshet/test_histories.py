@@ -77,7 +77,7 @@ def test_a_redelivered_batch_does_not_make_its_users_due_again(client):
     store, due = HistoryStore(client), DueUsers(client)
     batch = HistoryBatch.of([event("a"), event("b")])
     store.append(batch)
-    claims = due.claim(10, 60, 0)
+    claims = due.claim(10, 60)
     assert {claim.user_id for claim in claims} == {"a", "b"}
     assert store.append(batch) == 0
     assert due.size() == 0
@@ -86,14 +86,14 @@ def test_a_redelivered_batch_does_not_make_its_users_due_again(client):
 def test_erasing_in_a_batch_drops_the_past_and_keeps_what_follows(client):
     store, due = HistoryStore(client), DueUsers(client)
     store.append(HistoryBatch.of([event("a", "old"), event("b", "old")]))
-    assert len(due.claim(1, 60, 0)) == 1
+    assert len(due.claim(1, 60)) == 1
     store.append(HistoryBatch.of([event("a", "new", offset=5)], erased=["a", "b"]))
     assert items(store, "a") == ("new",)
     assert items(store, "b") == ()
-    assert [claim.user_id for claim in due.claim(10, 60, 0)] == ["a"]
+    assert [claim.user_id for claim in due.claim(10, 60)] == ["a"]
     store.erase(["a"])
     keys = Keys("f")
-    assert not client.exists(keys.history("a"), keys.due(), keys.leased(), keys.refreshed())
+    assert not client.exists(keys.history("a"), keys.due(), keys.waiting(), keys.leased(), keys.refreshed())
 
 
 def test_a_batch_larger_than_a_call_is_cut_and_nothing_is_lost(client, monkeypatch):
@@ -104,7 +104,7 @@ def test_a_batch_larger_than_a_call_is_cut_and_nothing_is_lost(client, monkeypat
     sent = [event(f"u{n % 5}", f"i{n}", offset=n) for n in range(60)] + [event("lone", offset=99)]
     batch = HistoryBatch.of(sent, erased=["u0", "gone"])
     calls = list(store._calls(batch))
-    assert all(len(keys) <= 3 + 3 and len(args) == 2 + 3 * (len(keys) - 3) for keys, args in calls)
+    assert all(len(keys) <= 4 + 3 and len(args) == 5 + 3 * (len(keys) - 4) for keys, args in calls)
     assert store.append(batch) == len(sent)
     assert items(store, "u3") == tuple(f"i{n}" for n in range(3, 60, 5))
     assert items(store, "u0") == tuple(f"i{n}" for n in range(0, 60, 5))

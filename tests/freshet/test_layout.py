@@ -13,7 +13,7 @@ from freshet.layout import Keys, check_version
 
 KEYS = Keys("f")
 VERSIONED = [KEYS.item, KEYS.user, KEYS.knowledge]
-SHARED = [KEYS.active(), KEYS.due(), KEYS.leased(), KEYS.refreshed()]
+SHARED = [KEYS.active(), KEYS.due(), KEYS.waiting(), KEYS.leased(), KEYS.refreshed()]
 ids = st.text(max_size=6) | st.sampled_from(["", ":", "i:", "v1:i:a", "u:x", "items", "dims"])
 versions = st.sampled_from(["v1", "v2", "v1.i", "i", "u", "k", "items"])
 
@@ -32,7 +32,7 @@ def test_no_two_things_share_a_key(things: list[tuple[int, str, str]]) -> None:
 
 
 @pytest.mark.parametrize(
-    "version", ["", "a:b", "v 1", "v*", "h", "kc", "budget", "active", "due", "leased", "refreshed", "ü"]
+    "version", ["", "a:b", "v 1", "v*", "h", "kc", "budget", "active", "due", "waiting", "leased", "refreshed", "ü"]
 )
 def test_a_version_that_would_break_keys_is_refused(version: str) -> None:
     """Catches a version named like a key that belongs to no version, or with a pattern in it."""

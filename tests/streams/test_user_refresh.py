@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import redis
 
+from freshet.due import RefreshPolicy
 from freshet.histories import HistoryBatch, HistoryEvent, HistoryStore
 from freshet.layout import Keys
 from freshet.settings import Settings
@@ -76,7 +77,7 @@ def write_items(client: redis.Redis, ids: Sequence[str], seed: int = 0) -> np.nd
 
 def write_events(client: redis.Redis, user: str, items: Sequence[str], at: int = NOW_MS) -> None:
     events = [HistoryEvent(user, one, "view", at + n, offset=at + n) for n, one in enumerate(items)]
-    HistoryStore(client).append(HistoryBatch.of(events))
+    HistoryStore(client, policy=RefreshPolicy(interval_s=0)).append(HistoryBatch.of(events))
 
 
 def published(broker: FakeBroker) -> list[UserFeatures]:
@@ -153,7 +154,7 @@ async def test_a_dead_workers_users_come_back(client: redis.Redis, valkey: str, 
     write_items(client, ITEMS)
     write_events(client, "u", ["i0", "i1"])
     dead = make_context(valkey, broker, tmp_path, lease_s=1)
-    assert len(UserRefreshLane(dead)._due.claim(10, 1, 0)) == 1  # and then nothing more is heard of it
+    assert len(UserRefreshLane(dead)._due.claim(10, 1)) == 1  # and then nothing more is heard of it
     lane = UserRefreshLane(dead)
     assert await lane.refresh_once() == 0
     await asyncio.sleep(1.1)
