@@ -27,6 +27,7 @@ from processors.attribute_catalogue import AttributeCatalogue
 from processors.distill import Distiller
 from schemas.records import ItemKnowledge
 from streams.annotated import Annotated, read_annotated
+from streams.cli.evaluate_reasoner import reasoner
 from streams.embedded.state import resolve
 from streams.files import FileError
 from streams.lanes.base import wall_clock
@@ -39,6 +40,9 @@ _in = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.group("evaluate")
 def evaluation() -> None:
     """Measure quality against held-out truth."""
+
+
+evaluation.add_command(reasoner)
 
 
 @evaluation.command()

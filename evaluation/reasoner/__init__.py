@@ -1,0 +1,1 @@
+"""What the user reasoner is worth: `freshet evaluate reasoner`."""

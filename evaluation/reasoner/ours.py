@@ -1,0 +1,110 @@
+"""Our reasoner as it is judged: trained by `train_reasoner`, asked for next-item scores and for denoised slots.
+
+Owns the way between rows and the reasoner's names. Must not train differently from `freshet train reasoner`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from evaluation.reasoner.measures import Inferred, Scorer, Scores
+from evaluation.reasoner.shop import Shop
+from evaluation.reasoner.splits import NEXT, Case
+from models.block_reasoner import BlockDiffusionReasoner
+from models.checkpoint import Checkpoint, load
+from models.reasoner_training import TrainingConfig, train_reasoner
+from models.sequences import Log, first_events
+
+HISTORY = 200
+"""Newest items that are read, as in `BlockDiffusionReasoner`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A case's history by names: a `models.reasoner.UserHistory`."""
+
+    user_id: str
+    item_ids: Sequence[str]
+    event_times: Sequence[int]
+
+
+class Ours:
+    """One trained network over the shop's catalogue; items it was not trained on are known by their vector."""
+
+    def __init__(self, checkpoint: Checkpoint, shop: Shop) -> None:
+        self.checkpoint = checkpoint
+        self._shop = shop
+        self._reasoner = BlockDiffusionReasoner(checkpoint, max_history=HISTORY)
+        row_of = {item_id: row for row, item_id in enumerate(checkpoint.item_ids[: checkpoint.network.config.items])}
+        trained = torch.tensor([row_of.get(item_id, -1) for item_id in shop.catalogue.item_ids])
+        with torch.inference_mode():
+            self._embeddings, self._bias = checkpoint.network.embed(torch.from_numpy(shop.vectors), trained)
+
+    @property
+    def embeddings(self) -> Scores:
+        """What the network knows an item by (N, width), L2-normalised."""
+        made: Scores = functional.normalize(self._embeddings, dim=1).numpy()
+        return made
+
+    @torch.inference_mode()
+    def scores(self, cases: Sequence[Case]) -> Scores:
+        """Logits (Q, N) of the next item; the first slot's, whatever the steps."""
+        distinct = bool(self.checkpoint.settings.get("distinct", True))
+        read = [first_events(case.history) if distinct else case.history for case in cases]
+        read = [rows[-HISTORY:] for rows in read]
+        lengths = torch.tensor([len(rows) for rows in read])
+        padded = torch.zeros(len(read), int(lengths.max()), dtype=torch.long)
+        for user, rows in enumerate(read):
+            padded[user, : len(rows)] = torch.from_numpy(rows)
+        network = self.checkpoint.network
+        prefix = network.prefix(functional.embedding(padded, self._embeddings), lengths)
+        scores: Scores = network.scores(prefix.last, self._embeddings, self._bias).numpy()
+        return scores
+
+    def infer(self, cases: Sequence[Case], steps: int, *, slots: int = NEXT, seed: int = 0) -> list[Inferred]:
+        """The denoised slots of each case, most confident first."""
+        ids = self._shop.catalogue.item_ids
+        told = [Told(f"u{case.user}", [ids[row] for row in case.history], case.times.tolist()) for case in cases]
+        answers = self._reasoner.infer(told, self._shop.catalogue, slots=slots, steps=steps, seed=seed)
+        return [
+            Inferred(
+                self._shop.catalogue.rows([made.item_id for made in answer.behaviors]),
+                np.array([made.confidence for made in answer.behaviors], dtype=np.float64),
+            )
+            for answer in answers
+        ]
+
+
+def train_ours(
+    log: Log, shop: Shop, config: TrainingConfig, *, progress: Callable[[float], None] = lambda _: None
+) -> Ours:
+    """Train on a part of the shop's log. Raises `models.reasoner_training.TrainingError`."""
+    with tempfile.TemporaryDirectory(prefix="freshet-evaluate-") as folder:
+        made = train_reasoner(
+            shop.columns(log), shop.catalogue, config, Path(folder) / "ours", progress=lambda at: progress(at.share)
+        )
+        return Ours(load(made), shop)
+
+
+def then_scores(lists: Sequence[Inferred], scorer: Scorer) -> Scorer:
+    """Ranks the inferred items first, by confidence, and all others after them by `scorer`.
+
+    For the very cases the lists were made for, in their order and asked once.
+    """
+    left = iter(lists)
+
+    def ordered(cases: Sequence[Case]) -> Scores:
+        scores = scorer(cases)
+        for row, _ in zip(scores, cases, strict=True):
+            made = next(left)
+            row[made.rows] = float(row.max()) + np.arange(len(made.rows), 0, -1)
+        return scores
+
+    return ordered

@@ -1,0 +1,121 @@
+"""What was measured, as one JSON object and as tables for a terminal.
+
+Owns names and layout of the answer. Must not measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.table import Table
+
+from evaluation.reasoner.measures import Tally
+from evaluation.reasoner.run import Evaluation
+
+Figures = Mapping[str, Mapping[str, Any]]
+HEAD = {
+    "ours_minus_sasrec_ndcg10": ("ours", "sasrec"),
+    "ensemble_minus_knn_ndcg10": ("ensemble", "cooccurrence"),
+    "ours_minus_knn_ndcg10": ("ours", "cooccurrence"),
+    "ensemble_minus_sasrec_ensemble_ndcg10": ("ensemble", "sasrec_ensemble"),
+}
+"""Paired differences of NDCG@10; `knn` is the windowed co-occurrence, the strongest of the neighbour baselines."""
+
+
+def answer(made: Evaluation) -> dict[str, Any]:
+    """Everything. `models` and the three head figures are leave-last-out; intervals are over users."""
+    tally = made.tally
+    names = tally.names()
+    found: dict[str, Any] = {
+        "seeds": list(made.options.seeds),
+        **made.facts,
+        "models": group(tally, "last"),
+        **{name: tally.difference(f"last.{a}.ndcg10", f"last.{b}.ndcg10") for name, (a, b) in HEAD.items()},
+    }
+    if "cold.ours.hr10" in names:
+        found["cold_ours_over_textknn"] = tally.ratio("cold.ours.hr10", "cold.text_knn.hr10")
+        found["cold"] = group(tally, "cold")
+        found["hidden_category"] = group(tally, "hidden")
+    if "time.ours.hr10" in names:
+        differences = {name: tally.difference(f"time.{a}.ndcg10", f"time.{b}.ndcg10") for name, (a, b) in HEAD.items()}
+        found["time_split"] = {"models": group(tally, "time"), **differences}
+    if "sets.ours_1.recall16" in names:
+        found["sets"] = group(tally, "sets")
+        spaces = dict.fromkeys(name.split(".")[1] for name in names if name.startswith("enrich."))
+        found["enrichment"] = {space: group(tally, f"enrich.{space}") for space in spaces}
+        found["enrichment_over_log"] = {space: dict(_over_log(tally, space)) for space in spaces}
+        found["steps_over_one"] = dict(_over_one(tally))
+    found["settings"] = made.settings()
+    return found
+
+
+def group(tally: Tally, stage: str) -> dict[str, dict[str, Any]]:
+    """Each model's measures in a stage: `name` and `name_interval`."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in tally.names():
+        if name.startswith(f"{stage}."):
+            model, measure = name.removeprefix(f"{stage}.").rsplit(".", 1)
+            figure = tally.figure(name)
+            found.setdefault(model, {}).update({measure: figure["value"], f"{measure}_interval": figure["interval"]})
+    return found
+
+
+def _over_log(tally: Tally, space: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for model in group(tally, f"enrich.{space}"):
+        if model != "log":
+            yield model, tally.difference(f"enrich.{space}.{model}.tuned", f"enrich.{space}.log.tuned")
+
+
+def _over_one(tally: Tally) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What more steps change, paired with 1 step: in sets and in hidden categories."""
+    for name in tally.names():
+        stage, model, measure = name.split(".", 2)
+        one = f"{stage}.ours_1.{measure}"
+        if stage in ("sets", "hidden") and model.startswith("ours_") and model != "ours_1" and one in tally.names():
+            yield f"{stage}.{model}.{measure}", tally.difference(name, one)
+
+
+def tables(found: Mapping[str, Any]) -> Iterator[Table]:
+    """The answer for a person."""
+    yield _table("leave last out: next new item", found["models"])
+    yield _differences("paired differences of NDCG@10", {name: found[name] for name in HEAD})
+    if "time_split" in found:
+        yield _table("time split: next new item", found["time_split"]["models"])
+        yield _differences("paired, time split", {name: found["time_split"][name] for name in HEAD})
+    if "cold" in found:
+        yield _table(f"{found['cold_items']} cold items, never trained, ranked among themselves", found["cold"])
+        yield _differences("HR@10 of ours over text kNN", {"cold_ours_over_textknn": found["cold_ours_over_textknn"]})
+        yield _table(
+            "one category taken out of the history (categories: " + found["categories"] + ")", found["hidden_category"]
+        )
+    if "sets" in found:
+        yield _table(f"16 inferred items against the next 16 ({found['sets_by']})", found["sets"])
+        for space, figures in found["enrichment"].items():
+            yield _table(f"recall@50 of the next 16 by user vector, {space} vectors: 1:1, and weight tuned", figures)
+            yield _differences("paired, tuned, over the log vector alone", found["enrichment_over_log"][space])
+        yield _differences("what more steps change, paired with 1 step", found["steps_over_one"])
+    tried = Table("tried on validation", "NDCG@10", box=None, title="settings chosen", title_justify="left")
+    for one in found["settings"]["tried"]:
+        tried.add_row(one["what"], f"{one['ndcg10']:.4f}")
+    yield tried
+
+
+def _table(title: str, figures: Figures) -> Table:
+    measures = [name for name in next(iter(figures.values())) if not name.endswith("_interval")]
+    table = Table("", *measures, box=None, title=title, title_justify="left")
+    for model, values in figures.items():
+        table.add_row(model, *(_cell(values[name], values[f"{name}_interval"]) for name in measures))
+    return table
+
+
+def _differences(title: str, figures: Figures) -> Table:
+    table = Table("", "", box=None, title=title, title_justify="left", show_header=False)
+    for name, figure in figures.items():
+        table.add_row(name, _cell(figure["value"], figure["interval"], sign=name != "cold_ours_over_textknn"))
+    return table
+
+
+def _cell(value: float, interval: list[float], *, sign: bool = False) -> str:
+    low, high = interval
+    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]" if sign else f"{value:.4f} [{low:.4f}, {high:.4f}]"
