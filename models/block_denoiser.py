@@ -6,7 +6,7 @@ Owns what the network reads and which items are scored: all of them, or each use
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch.nn import functional
 from models.block_diffusion import MASK_ROW, BlockDiffusionNetwork, Prefix
 from models.infill import Layout
 from models.sequences import Ints
+from models.shortlist import Shortlist
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ class Reading:
 class BlockDenoiser:
     """See `models.sampler.Denoiser`. The prefix is encoded at the first call: an expired deadline costs nothing.
 
-    `embeddings` (N, width) and `bias` (N,) of all items. With `candidates` (B, K), the columns that the sampler sees
-    are places in a user's row of it, and -1 there is never inferred; without, they are item rows.
+    `embeddings` (N, width) and `bias` (N,) of all items. With `shortlists`, the sampler sees K columns a user instead
+    of N rows: places in the shortlist that is made at the first call; `rows_of` turns them into rows.
     """
 
     def __init__(
@@ -63,34 +64,56 @@ class BlockDenoiser:
         embeddings: Tensor,
         bias: Tensor,
         reading: Reading,
+        shortlists: Callable[[Tensor], Shortlist] | None = None,
     ) -> None:
         self._network = network
         self._embeddings = embeddings
         self._bias = bias
         self._reading = reading
+        self._shortlists = shortlists
         self._prefix: Prefix | None = None
-        self.candidates: Tensor | None = None
+        self._listed: Listed | None = None
 
-    def __call__(self, slots: Tensor, open_: Tensor) -> Tensor:
-        states = self.states(slots)
+    def __call__(self, slots: Tensor, open_: Tensor) -> tuple[Tensor, Tensor | None]:
+        states = self._states(slots)  # (B, S, width)
+        if self._shortlists is not None and self._listed is None:
+            self._listed = Listed.of(self._shortlists(states.mean(1)), self._embeddings, self._bias)
         wanted = states.gather(1, open_[..., None].expand(-1, -1, states.shape[-1]))  # (B, m, width)
-        if self.candidates is None:
-            return self._network.scores(wanted, self._embeddings, self._bias)
-        rows = self.candidates.clamp(min=0)
-        bias = torch.where(self.candidates >= 0, self._bias[rows], -torch.inf)  # (B, K)
-        return torch.baddbmm(bias[:, None], wanted, self._embeddings[rows].transpose(1, 2))
+        if self._listed is None:
+            return self._network.scores(wanted, self._embeddings, self._bias), None
+        logits = torch.baddbmm(self._listed.bias[:, None], wanted, self._listed.embeddings.transpose(1, 2))
+        return logits, self._listed.shortlist.rest(wanted)
 
-    def states(self, slots: Tensor) -> Tensor:
+    def rows_of(self, columns: Tensor) -> Tensor:
+        """Item rows (B, S) of columns or MASK_ROW (B, S)."""
+        if self._listed is None:
+            return columns
+        rows = self._listed.shortlist.rows.gather(1, columns.clamp(min=0))
+        return torch.where(columns == MASK_ROW, MASK_ROW, rows)
+
+    def _states(self, slots: Tensor) -> Tensor:
         """The states (B, S, width) that predict the slots, which hold columns or MASK_ROW (B, S)."""
         reading = self._reading
         if self._prefix is None:
             history = functional.embedding(reading.prefix, self._embeddings)
             self._prefix = self._network.prefix(history, reading.lengths)
-        rows = slots
-        if self.candidates is not None:
-            rows = torch.where(slots == MASK_ROW, MASK_ROW, self.candidates.gather(1, slots.clamp(min=0)))
-        block = reading.block.scatter(1, reading.slots, rows)
+        block = reading.block.scatter(1, reading.slots, self.rows_of(slots))
         masked = (block == MASK_ROW)[..., None]
         inputs = torch.where(masked, self._network.mask, functional.embedding(block.clamp(min=0), self._embeddings))
         states = self._network.block(self._prefix, inputs, reading.valid)
         return states.gather(1, reading.slots[..., None].expand(-1, -1, states.shape[-1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Shortlists with what their items score: `embeddings` (B, K, width), `bias` (B, K), -inf where there is none."""
+
+    shortlist: Shortlist
+    embeddings: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, shortlist: Shortlist, embeddings: Tensor, bias: Tensor) -> Listed:
+        """Look the rows up in `embeddings` (N, width) and `bias` (N,)."""
+        rows = shortlist.rows.clamp(min=0)
+        return cls(shortlist, embeddings[rows], torch.where(shortlist.rows >= 0, bias[rows], -torch.inf))

@@ -209,7 +209,7 @@ def rotations(positions: Tensor, config: NetworkConfig) -> Tensor:
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn each pair of neighbours of (B, T, 2, heads, head) by its position's angle: as complex numbers, one product."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    """Turn each pair of neighbours in (B, T, 2, heads, head) by its position's angle, as complex numbers."""
+    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
     turned: Tensor = torch.view_as_real(pairs * rotation).flatten(-2)
     return turned.to(x.dtype)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from models.block_denoiser import BlockDenoiser, Reading
 from models.block_diffusion import BlockDiffusionNetwork
@@ -25,10 +26,15 @@ from models.infill import layout
 from models.reasoner import Inference, UserHistory
 from models.sampler import Block, Plan, denoise
 from models.sequences import Ints, first_places
+from models.shortlist import CandidateIndex, Shortlist
 from schemas.records import InferredBehavior, UserTier
 
 SCORES_AT_ONCE = 8_000_000
 """Logits held at once (32 MB): larger micro-batches leave the cache and are slower, not faster."""
+FULL_SCORING_ITEMS = 20_000
+"""Larger catalogues are scored within each user's shortlist (docs/catalogue-scale.md)."""
+SHORTLIST = 256
+"""Items in it, besides those the user has."""
 
 DEFAULT_PLAN = Plan()
 
@@ -94,7 +100,8 @@ class BlockDiffusionReasoner:
             # Users of like length together: less padding. Their answers do not depend on it.
             order = sorted((i for i in range(len(read)) if len(read[i].rows)), key=lambda i: len(read[i].rows))
             answers = [Inference()] * len(histories)
-            size = max(1, SCORES_AT_ONCE // (slots * max(1, table.size)))
+            scored = table.size if table.index is None else SHORTLIST
+            size = max(1, SCORES_AT_ONCE // (slots * max(1, scored)))
             for begin in range(0, len(order), size):
                 batch = order[begin : begin + size]
                 seeds = [zlib.crc32(histories[i].user_id.encode(), seed & 0xFFFFFFFF) for i in batch]
@@ -109,16 +116,22 @@ class BlockDiffusionReasoner:
         layouts = [layout(known.times, plan.slots, min(self._between, plan.slots), self._tail) for known in read]
         rows = [known.rows for known in read]
         reading = Reading.of(rows, layouts, self._max_history)
-        denoiser = BlockDenoiser(self._network, table.embeddings[: table.size], table.bias[: table.size], reading)
         users, seen = np.repeat(np.arange(len(read)), [len(one) for one in rows]), np.concatenate(rows)
         if self._repeats:
             users, seen = users[:0], seen[:0]
         forbidden = (torch.from_numpy(users), torch.from_numpy(seen))
+        shortlists = None
+        if table.index is not None:
+            shortlists = without(table.index, forbidden, max(len(one) for one in rows))
+            forbidden = (forbidden[0][:0], forbidden[1][:0])
+        everything = table.embeddings[: table.size], table.bias[: table.size]
+        denoiser = BlockDenoiser(self._network, *everything, reading, shortlists)
 
         def expired() -> bool:
             return end is not None and self._clock() >= end
 
-        return denoise(denoiser, forbidden, seeds, plan, expired=expired)
+        block = denoise(denoiser, forbidden, seeds, plan, expired=expired)
+        return replace(block, rows=denoiser.rows_of(block.rows))
 
     def _current_table(self, catalogue: Catalogue) -> ItemTable:
         if self._table is None or self._table.catalogue is not catalogue:
@@ -139,6 +152,7 @@ class ItemTable:
         self.size = 0
         self.embeddings = torch.zeros(0, network.config.width)
         self.bias = torch.zeros(0)
+        self.index: CandidateIndex | None = None
         self._network = network
         self._trained = trained
         self._revision = 0
@@ -157,8 +171,28 @@ class ItemTable:
         embeddings, bias = self._network.embed(torch.from_numpy(changes.vectors), trained)
         rows = torch.from_numpy(changes.rows)
         self.embeddings[rows] = embeddings
-        self.bias[rows] = torch.where(torch.from_numpy(changes.alive), bias, -torch.inf)
+        bias = torch.where(torch.from_numpy(changes.alive), bias, -torch.inf)
+        self.bias[rows] = bias
         self.size, self._revision = changes.size, changes.revision
+        if self.index is not None:
+            self.index.update(rows, embeddings, bias)
+        elif self.size > FULL_SCORING_ITEMS:
+            self.index = CandidateIndex(self._network.config.width)
+            self.index.update(torch.arange(self.size), self.embeddings[: self.size], self.bias[: self.size])
+
+
+def without(index: CandidateIndex, forbidden: tuple[Tensor, Tensor], most: int) -> Callable[[Tensor], Shortlist]:
+    """Shortlists of `index` without each user's forbidden rows, of which no user has more than `most`."""
+    users, seen = forbidden
+
+    def shortlists(states: Tensor) -> Shortlist:
+        listed = index.shortlist(states, SHORTLIST + most)
+        span = index.size
+        of_user = torch.arange(len(states))[:, None] * span
+        struck = torch.isin(listed.rows + of_user, users * span + seen)
+        return replace(listed, rows=torch.where(struck, -1, listed.rows))
+
+    return shortlists
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,11 @@ STRUCK = -1e30
 class Denoiser(Protocol):
     """What predicts masked slots."""
 
-    def __call__(self, slots: Tensor, open_: Tensor) -> Tensor:
+    def __call__(self, slots: Tensor, open_: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits (B, m, N) over item rows for the slots `open_` (B, m); `slots` (B, S) holds rows or MASK_ROW.
 
-        The caller owns the result and writes into it. An item that may never be inferred has logit -inf.
+        The caller owns the result and writes into it. An item that may never be inferred has logit -inf. The second
+        value is the log of the unnormalised mass (B, m) of allowed items that are not among the N, None without such.
         """
         ...
 
@@ -109,9 +110,9 @@ def denoise(
         most_open = int(left.max())
         places = settled.to(torch.uint8).argsort(dim=1, stable=True)[:, :most_open]  # (B, m), open slots first
         open_ = ~settled.gather(1, places)
-        logits = denoiser(rows, places)  # (B, m, N)
+        logits, rest = denoiser(rows, places)  # (B, m, N), (B, m)
         _strike(logits, forbidden, rows)
-        log_probabilities, items = _best(logits, plan.candidates(step))
+        log_probabilities, items = _best(logits, rest, plan.candidates(step))
         counts = plan.counts(log_probabilities[..., 0].exp(), lambda: _entropies(logits), open_, least)  # noqa: B023
         noise = _noise(seeds, step, plan, log_probabilities.shape)
         at, chosen, probabilities = _choose(log_probabilities, items, open_, noise, int(counts.max()))
@@ -132,10 +133,11 @@ def _strike(logits: Tensor, forbidden: tuple[Tensor, Tensor], rows: Tensor) -> N
     logits[user, :, rows[user, slot]] = -torch.inf
 
 
-def _best(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _best(logits: Tensor, rest: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
     """Log-probabilities and items (B, m, K) of the `count` best of each slot, -inf where struck out."""
     values, items = top(logits, count)
-    log_probabilities = values - logits.logsumexp(-1, keepdim=True)
+    mass = logits.logsumexp(-1)
+    log_probabilities = values - (mass if rest is None else torch.logaddexp(mass, rest))[..., None]
     return torch.where(values == -torch.inf, -torch.inf, log_probabilities), items
 
 

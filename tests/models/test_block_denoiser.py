@@ -10,6 +10,7 @@ from torch import Tensor
 from models.block_denoiser import BlockDenoiser, Reading
 from models.block_diffusion import MASK_ROW, rotations
 from models.infill import Layout, layout
+from models.shortlist import CandidateIndex, Shortlist
 from tests.models.reasoner_tools import network, unit_vectors
 
 ITEMS, SLOTS = 30, 4
@@ -58,7 +59,7 @@ def test_cached_equals_uncached_also_between_behaviours(between):
     assert between == 0 or {of.observed for of in layouts} != {0}
     slots = torch.full((9, SLOTS), MASK_ROW)
     slots[:, 1] = torch.arange(9)
-    logits = denoiser(rows, layouts)(slots, torch.arange(SLOTS).expand(9, -1))
+    logits, _ = denoiser(rows, layouts)(slots, torch.arange(SLOTS).expand(9, -1))
     for user in range(9):
         torch.testing.assert_close(logits[user], uncached(rows[user], layouts[user], slots[user]), rtol=1e-4, atol=1e-4)
 
@@ -68,25 +69,36 @@ def test_a_slot_between_behaviours_reads_what_comes_after_it():
     of = [layout([0, 10, 20], SLOTS, 2, tail=3)]
     masks = torch.full((1, SLOTS), MASK_ROW)
     first = torch.tensor([[0]])
-    one = denoiser([np.array([3, 4, 5])], of)(masks, first)
-    other = denoiser([np.array([3, 4, 6])], of)(masks, first)
+    one, _ = denoiser([np.array([3, 4, 5])], of)(masks, first)
+    other, _ = denoiser([np.array([3, 4, 6])], of)(masks, first)
     assert not torch.allclose(one, other)
 
 
-def test_candidates_score_as_the_whole_catalogue_does():
-    """Catches columns mistaken for rows, on the way in and on the way out."""
+def test_a_shortlist_scores_as_the_whole_catalogue_does():
+    """Catches columns mistaken for rows, on the way in and on the way out, and a mass that is left out."""
     rows, times = histories(5)
     layouts = [layout(each, SLOTS, 2, tail=5) for each in times]
-    of_rows, of_columns = denoiser(rows, layouts), denoiser(rows, layouts)
-    candidates = torch.stack([torch.randperm(ITEMS)[:12] for _ in range(5)])
-    of_columns.candidates = torch.where(torch.arange(12) == 7, -1, candidates)
+    index = CandidateIndex(EMBEDDINGS.shape[1], dtype=torch.float32)
+    index.update(torch.arange(ITEMS), EMBEDDINGS, BIAS)
+    made: list[Shortlist] = []
+
+    def shortlists(states: Tensor) -> Shortlist:
+        made.append(index.shortlist(states, 12))
+        return made[-1]
+
+    reading = Reading.of(rows, layouts, 200)
+    listed = BlockDenoiser(NETWORK, EMBEDDINGS, BIAS, reading, shortlists)
+    places = torch.tensor([[0, 1, 3]]).expand(5, -1)
+    listed(torch.full((5, SLOTS), MASK_ROW), places)
     columns = torch.full((5, SLOTS), MASK_ROW)
     columns[:, 2] = 3
-    slots = torch.where(columns == 3, candidates[:, 3:4], MASK_ROW)
-    places = torch.tensor([[0, 1, 3]]).expand(5, -1)
-    whole, few = of_rows(slots, places), of_columns(columns, places)
-    assert few.shape == (5, 3, 12)
-    assert (few[..., 7] == -torch.inf).all()
-    kept = torch.arange(12) != 7
-    expected = whole.gather(2, candidates[:, None].expand(-1, 3, -1))
-    torch.testing.assert_close(few[..., kept], expected[..., kept], rtol=1e-4, atol=1e-4)
+    slots = listed.rows_of(columns)
+    assert (slots[:, 2] == made[0].rows[:, 3]).all()
+    whole, nothing = BlockDenoiser(NETWORK, EMBEDDINGS, BIAS, reading)(slots, places)
+    few, rest = listed(columns, places)
+    assert len(made) == 1
+    assert nothing is None
+    expected = whole.gather(2, made[0].rows[:, None].expand(-1, 3, -1))
+    torch.testing.assert_close(few, expected, rtol=1e-4, atol=1e-4)
+    assert rest is not None  # all items are in the sample: the mass is exact
+    torch.testing.assert_close(torch.logaddexp(few.logsumexp(-1), rest), whole.logsumexp(-1), rtol=1e-4, atol=1e-4)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from models import block_reasoner
 from models.block_reasoner import BlockDiffusionReasoner
 from models.catalogue import Catalogue
 from models.reasoner import Inference
@@ -170,3 +171,30 @@ def test_a_deadline_already_past_gives_degraded_and_nothing():
 def test_other_dims_are_refused():
     with pytest.raises(ValueError, match="dims"):
         infer(USERS, Catalogue.empty(DIMS + 1))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_shortlist_infers_what_full_scoring_does(monkeypatch, steps):
+    """Catches a large catalogue in which seen, removed or late items are treated otherwise than in a small one."""
+
+    def changing() -> list[list[Inference]]:
+        live, warm = catalogue(), reasoner(plan=Plan(temperature=1.0))
+        answers = [warm.infer(USERS, live, slots=6, steps=steps)]
+        live.remove(["i1", "i5", items_of(answers[0][0])[0]])
+        live.upsert(["new"], unit_vectors(1, seed=3) * 50)
+        answers.append(warm.infer(USERS, live, slots=6, steps=steps))
+        return answers
+
+    full = changing()
+    monkeypatch.setattr(block_reasoner, "FULL_SCORING_ITEMS", 10)
+    for one, other in zip(changing(), full, strict=True):
+        for listed, whole in zip(one, other, strict=True):
+            assert_close(listed, whole)
+
+
+def assert_close(one: Inference, other: Inference) -> None:
+    """The same items; the index keeps embeddings in half precision, the sampler scores in full."""
+    assert items_of(one) == items_of(other)
+    np.testing.assert_allclose(
+        [b.confidence for b in one.behaviors], [b.confidence for b in other.behaviors], rtol=0.02, atol=0.01
+    )

@@ -22,8 +22,8 @@ def table(users: int, slots: int, items: int, seed: int = 0) -> Tensor:
 def fixed_denoiser(logits: Tensor):
     """Slots that do not look at each other."""
 
-    def denoiser(slots: Tensor, open_: Tensor) -> Tensor:
-        return logits.gather(1, open_[..., None].expand(-1, -1, logits.shape[-1])).clone()
+    def denoiser(slots: Tensor, open_: Tensor) -> tuple[Tensor, None]:
+        return logits.gather(1, open_[..., None].expand(-1, -1, logits.shape[-1])).clone(), None
 
     return denoiser
 
@@ -87,9 +87,9 @@ def test_one_slot_a_step_equals_brute_force_on_a_joint():
             best = max(best, (float(mass.max()), slot, int(mass.argmax())))
         confidences[best[1]], _, expected[best[1]] = best[0], None, best[2]
 
-    def denoiser(rows: Tensor, open_: Tensor) -> Tensor:
+    def denoiser(rows: Tensor, open_: Tensor) -> tuple[Tensor, None]:
         [known], [asked] = rows.tolist(), open_.tolist()
-        return torch.stack([conditional(known, slot) for slot in asked])[None].log()
+        return torch.stack([conditional(known, slot) for slot in asked])[None].log(), None
 
     block = denoise(denoiser, NOTHING, [0], Plan(slots, slots))
     assert block.rows.tolist() == [expected]
@@ -115,7 +115,7 @@ def steps_taken(logits: Tensor, plan: Plan) -> list[int]:
     opened = []
     plain = fixed_denoiser(logits)
 
-    def denoiser(slots: Tensor, open_: Tensor) -> Tensor:
+    def denoiser(slots: Tensor, open_: Tensor) -> tuple[Tensor, None]:
         opened.append(open_.shape[1])
         return plain(slots, open_)
 
@@ -197,3 +197,17 @@ def test_a_plan_without_slots_or_of_no_schedule_is_refused():
         Plan(slots=0)
     with pytest.raises(ValueError, match="fixed, confidence, entropy"):
         Plan(schedule="fast")
+
+
+def test_the_mass_of_unlisted_items_lowers_confidence():
+    """Catches probabilities within a shortlist that are sold as probabilities within the catalogue."""
+    logits = table(2, 3, 20)
+    rest = logits.logsumexp(-1)  # as much again outside
+
+    def denoiser(slots: Tensor, open_: Tensor) -> tuple[Tensor, Tensor]:
+        return logits.clone(), rest
+
+    alone = denoise(fixed_denoiser(logits), NOTHING, [0, 1], Plan(3, 1))
+    block = denoise(denoiser, NOTHING, [0, 1], Plan(3, 1))
+    assert block.rows.tolist() == alone.rows.tolist()
+    torch.testing.assert_close(block.confidences, alone.confidences / 2)
