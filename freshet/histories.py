@@ -151,6 +151,19 @@ class HistoryStore:
             pipeline.zrange(self._keys.history(user_id), 0, -1, withscores=True)
         return [_history(user_id, rows) for user_id, rows in zip(user_ids, pipeline.execute(), strict=True)]
 
+    def scan(self, batch: int = 500) -> Iterator[History]:
+        """Every history once, in no order; one that comes, goes or grows meanwhile may be there or not."""
+        prefix = self._keys.history("").encode()
+        seen: set[str] = set()
+        cursor = 0
+        while True:
+            cursor, keys = self._redis.scan(cursor, match=prefix + b"*", count=batch)
+            found = {key[len(prefix) :].decode() for key in keys if isinstance(key, bytes)} - seen
+            seen |= found
+            yield from (history for history in self.load(sorted(found)) if history.item_ids)
+            if not cursor:
+                return
+
     def erase(self, user_ids: Sequence[str]) -> None:
         """Forget these users: history, mark, lease and time of refresh."""
         self.append(HistoryBatch.of((), erased=user_ids))

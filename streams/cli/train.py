@@ -18,8 +18,8 @@ from freshet.settings import Settings
 from models import checkpoint
 from models.reasoner_training import Progress as TrainingProgress
 from models.reasoner_training import TrainingConfig, TrainingError
+from streams.cli.log_options import LogSource, TrainingLog, log_options
 from streams.cli.train_aligner import aligner
-from streams.files import FileError, read_events, read_items
 from streams.training import train_on, trained_aligner
 
 DEFAULTS = TrainingConfig()
@@ -34,8 +34,7 @@ train.add_command(aligner)
 
 
 @train.command()
-@click.option("--events", required=True, type=click.Path(path_type=Path), help="Parquet or JSON lines: the log.")
-@click.option("--items", required=True, type=click.Path(path_type=Path), help="Parquet or JSON lines: the catalogue.")
+@log_options(histories=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Checkpoint folder; default: where the worker looks.")
 @click.option("--aligner", "aligner_file", type=click.Path(path_type=Path), help="Default: `freshet train aligner`'s.")
 @click.option("--steps", default=DEFAULTS.steps, show_default=True, type=click.IntRange(1), help="Training steps.")
@@ -45,8 +44,7 @@ train.add_command(aligner)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON at the end, no progress bar.")
 def reasoner(
-    events: Path,
-    items: Path,
+    source: LogSource,
     out: Path | None,
     aligner_file: Path | None,
     steps: int,
@@ -56,29 +54,29 @@ def reasoner(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Train the block-diffusion reasoner on EVENTS over ITEMS."""
-    settings = Settings.load()
+    """Train the block-diffusion reasoner on a log of events over a catalogue."""
+    settings = source.resolve(Settings.load())
     folder = out or (Path(settings.checkpoint) if settings.checkpoint else settings.home / "reasoner")
     config = TrainingConfig(steps=steps, minutes=minutes, max_items=max_items, include_rare=include_rare, seed=seed)
     began = time.monotonic()
     with _bar(quiet=as_json) as bar:
         try:
-            _train(events, items, settings, config, folder, aligner_file, bar)
-        except (FileError, TrainingError, FileNotFoundError) as error:
+            log = _train(source, settings, config, folder, aligner_file, bar)
+        except (TrainingError, FileNotFoundError) as error:
             raise click.ClickException(str(error)) from error
     metrics = checkpoint.load(folder).metrics
-    _show({"checkpoint": str(folder), "seconds": round(time.monotonic() - began, 1), **metrics}, as_json)
+    _show({"checkpoint": str(folder), "seconds": round(time.monotonic() - began, 1), **log.told, **metrics}, as_json)
 
 
 def _train(
-    events: Path,
-    items: Path,
+    source: LogSource,
     settings: Settings,
     config: TrainingConfig,
     folder: Path,
     aligner_file: Path | None,
     bar: Progress,
-) -> None:
+) -> TrainingLog:
+    log = source.read(settings, bar)
     encoding = bar.add_task("encoding item texts", total=None)
     training = bar.add_task("training the reasoner", total=1.0, visible=False)
 
@@ -87,8 +85,8 @@ def _train(
         bar.update(training, completed=progress.share, description=text, visible=True)
 
     train_on(
-        read_events(events),
-        read_items(items, default_time=0),
+        log.events,
+        log.items,
         settings,
         config,
         folder,
@@ -96,6 +94,7 @@ def _train(
         encoded=lambda done, total: bar.update(encoding, completed=done, total=total),
         trained=told,
     )
+    return log
 
 
 def _bar(*, quiet: bool) -> Progress:

@@ -20,7 +20,8 @@ from models.aligner_training import AlignerConfig
 from models.contrastive import HeadConfig
 from models.contrastive import Progress as HeadProgress
 from models.pairs import NothingToLearn
-from streams.files import FileError, read_events, read_items
+from streams.cli.log_options import LogSource, log_options
+from streams.files import FileError
 from streams.knowledge_file import read_knowledge
 from streams.training import ALIGNER_FILE, train_aligner_on
 
@@ -29,8 +30,7 @@ _file = click.Path(path_type=Path)
 
 
 @click.command()
-@click.option("--events", required=True, type=_file, help="Parquet or JSON lines: the log.")
-@click.option("--items", required=True, type=_file, help="Parquet or JSON lines: the catalogue.")
+@log_options(histories=False)
 @click.option("--knowledge", type=_file, help="What `freshet distill` wrote: both texts of an item are aligned.")
 @click.option("--event-type", "event_types", multiple=True, help="Only events of this type; may be given again.")
 @click.option("--out", type=_file, help="Safetensors file; default: where the worker looks.")
@@ -39,8 +39,7 @@ _file = click.Path(path_type=Path)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON at the end, no progress bar.")
 def aligner(
-    events: Path,
-    items: Path,
+    source: LogSource,
     knowledge: Path | None,
     event_types: tuple[str, ...],
     out: Path | None,
@@ -49,11 +48,11 @@ def aligner(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Train the aligner on EVENTS over ITEMS: items bought together come to stand close.
+    """Train the aligner on a log of events over a catalogue: items bought together come to stand close.
 
     Validated on items first seen in the newest third of the log; where PCA is as good there, PCA is what is saved.
     """
-    settings = Settings.load()
+    settings = source.resolve(Settings.load())
     file = out or settings.home / ALIGNER_FILE
     head = HeadConfig(dims=settings.dims, steps=steps, seed=seed)
     config = AlignerConfig(head=head, window_ms=int(window_hours * 3_600_000))
@@ -67,9 +66,10 @@ def aligner(
             bar.update(training, completed=progress.step / progress.steps, description=text, visible=True)
 
         try:
+            log = source.read(settings, bar)
             metrics = train_aligner_on(
-                read_events(events),
-                list(read_items(items, default_time=0)),
+                log.events,
+                log.items,
                 {} if knowledge is None else {record.item_id: record for record in read_knowledge(knowledge)},
                 settings,
                 config,
@@ -80,7 +80,7 @@ def aligner(
             )
         except (FileError, FileNotFoundError, NothingToLearn) as error:
             raise click.ClickException(str(error)) from error
-    _show({"aligner": str(file), "seconds": round(time.monotonic() - began, 1), **metrics}, as_json)
+    _show({"aligner": str(file), "seconds": round(time.monotonic() - began, 1), **log.told, **metrics}, as_json)
 
 
 def _bar(*, quiet: bool) -> Progress:

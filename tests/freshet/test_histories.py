@@ -132,3 +132,12 @@ def test_a_history_expires_without_writes(client):
 
 def test_an_empty_batch_asks_nothing_of_the_server():
     assert HistoryStore(redis.Redis(port=1)).append(HistoryBatch.of([])) == 0
+
+
+def test_every_history_is_scanned_once(client):
+    """Catches a scan that gives another prefix's users, one twice, or none after the first page."""
+    store = HistoryStore(client)
+    store.append(HistoryBatch.of([event(f"u:{n}", offset=n) for n in range(1_200)] + [event("ü")]))
+    HistoryStore(client, "fh").append(HistoryBatch.of([event("stranger")]))
+    found = [history.user_id for history in store.scan(batch=100)]
+    assert sorted(found) == sorted([*(f"u:{n}" for n in range(1_200)), "ü"])
