@@ -26,13 +26,17 @@ SAMPLE = 512
 GOLDEN = 2_654_435_769
 """2^32 over the golden ratio: multiples of it, mod 2^32, spread evenly over whatever order the rows have."""
 
+Pairs = tuple[Tensor, Tensor]
+"""Places among the users (M,) and, for each, an item row (M,)."""
+NOTHING: Pairs = (torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
+
 
 @dataclass(frozen=True, slots=True)
 class Shortlist:
     """`rows` (B, K): each user's best items, no row twice, in no order, -1 where there are fewer.
 
     `others` (M, width) are embeddings of a sample of all items, `weights` (B, M) their biases plus the log of how many
-    items each stands for, -inf where it stands in the shortlist itself.
+    items each stands for, -inf where it stands in the shortlist itself or is forbidden.
     """
 
     rows: Tensor
@@ -75,18 +79,28 @@ class CandidateIndex:
         self._sample = None
 
     @torch.inference_mode()
-    def shortlist(self, states: Tensor, count: int) -> Shortlist:
-        """For each state (B, width), the `count` items with the highest `state @ embedding + bias`.
+    def shortlist(self, states: Tensor, count: int, forbidden: Pairs | None = None) -> Shortlist:
+        """For each state (B, width), the `count` allowed items with the highest `state @ embedding + bias`.
 
         A state that stands for a block of slots is the mean of the states that predict them: their common shortlist
         holds more of what wins than that of the first slot.
         """
         query = torch.cat([states, torch.ones_like(states[:, :1])], dim=1).to(self._dtype)
         at_once = max(1, SCORES_AT_ONCE // max(1, self._scanned))
-        parts = [self._scan(query[begin : begin + at_once], count) for begin in range(0, len(query), at_once)]
+        users, struck = NOTHING if forbidden is None else forbidden
+        parts = []
+        for begin in range(0, len(query), at_once):
+            mine = (users >= begin) & (users < begin + at_once)
+            parts.append(self._scan(query[begin : begin + at_once], count, (users[mine] - begin, struck[mine])))
         rows = torch.cat(parts) if parts else torch.zeros(0, 0, dtype=torch.long)
+        return self.listing(rows, forbidden)
+
+    @torch.inference_mode()
+    def listing(self, rows: Tensor, forbidden: Pairs | None = None) -> Shortlist:
+        """The shortlist of rows (B, K) found elsewhere: with what stands for all others."""
         sample = self._sampled()
-        return Shortlist(rows, self._table[sample, : self._width].float(), self._weights(rows, sample))
+        weights = self._weights(rows, sample, NOTHING if forbidden is None else forbidden)
+        return Shortlist(rows, self._table[sample, : self._width].float(), weights)
 
     @property
     def bytes(self) -> int:
@@ -98,7 +112,7 @@ class CandidateIndex:
         """Rows in whole groups; those beyond `size` have bias -inf."""
         return -(-self.size // GROUP) * GROUP
 
-    def _scan(self, query: Tensor, count: int) -> Tensor:
+    def _scan(self, query: Tensor, count: int, forbidden: Pairs) -> Tensor:
         """Rows (B, K) of the best scores: the `count` highest lie in the `count` groups with the highest maxima."""
         users, scanned = len(query), self._scanned
         if self._scores.numel() < scanned * users:  # kept between calls: fresh memory costs as much as the scan
@@ -110,25 +124,29 @@ class CandidateIndex:
             end = min(begin + CHUNK, scanned)
             part = torch.mm(self._table[begin:end], across, out=scores[begin:end])  # (chunk, B)
             torch.amax(part.view(-1, GROUP, users), 1, out=best[begin // GROUP : end // GROUP])
+        grouped = scores.view(-1, GROUP, users)
+        of_user, struck = forbidden
+        scores[struck, of_user] = -torch.inf
+        best[struck // GROUP, of_user] = grouped[struck // GROUP, :, of_user].amax(1)
         groups = best.T.contiguous().topk(min(count, len(best)), dim=1, sorted=False).indices  # (B, G)
         everyone = torch.arange(users)[:, None]
-        inside = scores.view(-1, GROUP, users)[groups, :, everyone].flatten(1)  # (B, G * GROUP)
+        inside = grouped[groups, :, everyone].flatten(1)  # (B, G * GROUP)
         values, at = inside.float().topk(min(count, inside.shape[1]), dim=1, sorted=False)
         rows = groups.gather(1, at // GROUP) * GROUP + at % GROUP
         return torch.where(values == -torch.inf, -1, rows)
 
     def _sampled(self) -> Tensor:
-        """Up to SAMPLE rows (M,) of items that are not removed, the same until something is updated."""
+        """Up to SAMPLE rows (M,), ascending, of items that are not removed, the same until something is updated."""
         if self._sample is None:
             alive = torch.nonzero(self._table[: self.size, self._width] > -torch.inf)[:, 0]
             spread = alive * GOLDEN % 2**32
             kept = spread.topk(min(SAMPLE, len(alive)), largest=False).indices
-            self._sample, self._alive = alive[kept], len(alive)
+            self._sample, self._alive = alive[kept].sort().values, len(alive)
         return self._sample
 
-    def _weights(self, rows: Tensor, sample: Tensor) -> Tensor:
+    def _weights(self, rows: Tensor, sample: Tensor, forbidden: Pairs) -> Tensor:
         """See `Shortlist.weights`."""
-        if not rows.shape[1]:
+        if not len(sample) or not rows.shape[1]:
             return torch.full((len(rows), len(sample)), -torch.inf)
         ordered = rows.sort(dim=1).values
         wanted = sample.expand(len(rows), -1).contiguous()
@@ -136,6 +154,9 @@ class CandidateIndex:
         outside = ordered.gather(1, place) != wanted  # (B, M)
         left = self._alive - (rows >= 0).sum(1, keepdim=True)
         stands_for = torch.log(left / outside.sum(1, keepdim=True).clamp(min=1))
+        place = torch.searchsorted(sample, forbidden[1]).clamp(max=len(sample) - 1)
+        met = sample[place] == forbidden[1]
+        outside[forbidden[0][met], place[met]] = False
         bias = self._table[sample, self._width].float()
         return torch.where(outside, bias + stands_for, -torch.inf)
 

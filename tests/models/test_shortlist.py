@@ -85,6 +85,20 @@ def test_removed_items_never_come_and_changes_count_at_once(items, seed, count, 
     assert kept(index.shortlist(states, count).rows) == wanted
 
 
+@settings(deadline=None, max_examples=40)
+@given(**SHAPES, struck=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 299)), max_size=60))
+def test_forbidden_items_leave_their_places_to_others(items, users, count, seed, struck):
+    """Catches a forbidden item, one user's forbidden items struck from another, and a shortlist they make shorter."""
+    embeddings, bias, states = real((items, WIDTH), seed), real((items,), seed + 1), real((users, WIDTH), seed + 2)
+    pairs = [(user, row) for user, row in struck if user < users and row < items]
+    of_user, rows = (torch.tensor([pair[part] for pair in pairs], dtype=torch.long) for part in (0, 1))
+    found = indexed(embeddings, bias).shortlist(states, count, (of_user, rows))
+    scores = states @ embeddings.T + bias
+    scores[of_user, rows] = -torch.inf
+    allowed = [set(torch.nonzero(row > -torch.inf)[:, 0].tolist()) for row in scores]
+    assert kept(found.rows) == [of & listed for of, listed in zip(best(scores, count), allowed, strict=True)]
+
+
 def test_a_removed_item_may_have_any_vector():
     """Catches 0 * inf: one broken vector of a removed item must not turn a user's scores into nan."""
     embeddings, bias = real((70, WIDTH), 0), real((70,), 1)
@@ -98,12 +112,14 @@ def test_neighbours_and_the_size_of_a_pass_do_not_matter(dtype, monkeypatch):
     """Catches scores of one user in the buffer of another, also where many users take several passes."""
     embeddings, bias, states = whole((500, WIDTH), 0), real((500,), 1), whole((7, WIDTH), 2)
     index = indexed(embeddings, bias, dtype)
-    together = index.shortlist(states, 20)
+    struck = torch.arange(7), torch.arange(100, 107)
+    together = index.shortlist(states, 20, struck)
     for user in range(7):
-        assert kept(index.shortlist(states[user : user + 1], 20).rows)[0] == kept(together.rows)[user]
+        alone = index.shortlist(states[user : user + 1], 20, (torch.tensor([0]), struck[1][user : user + 1]))
+        assert kept(alone.rows)[0] == kept(together.rows)[user]
     monkeypatch.setattr(shortlist, "SCORES_AT_ONCE", 1_100)
     monkeypatch.setattr(shortlist, "CHUNK", 64)
-    assert kept(index.shortlist(states, 20).rows) == kept(together.rows)
+    assert kept(index.shortlist(states, 20, struck).rows) == kept(together.rows)
 
 
 def test_fewer_items_than_wanted():
@@ -123,8 +139,10 @@ def test_the_rest_is_exact_where_the_sample_holds_every_item():
     """Catches an item counted both in the shortlist and in the rest, or in neither."""
     embeddings, bias, states = real((300, WIDTH), 0), real((300,), 1), real((4, 3, WIDTH), 2)
     bias[:40] = -torch.inf
-    found = indexed(embeddings, bias).shortlist(states.mean(1), 32)
+    struck = (torch.tensor([0, 2, 2, 3, 3]), torch.tensor([50, 60, 61, 50, 50]))
+    found = indexed(embeddings, bias).shortlist(states.mean(1), 32, struck)
     scores = states @ embeddings.T + bias
+    scores[struck[0], :, struck[1]] = -torch.inf
     inside = scores.gather(2, found.rows[:, None].expand(-1, 3, -1)).logsumexp(-1)
     torch.testing.assert_close(torch.logaddexp(inside, found.rest(states)), scores.logsumexp(-1), rtol=1e-4, atol=1e-4)
 
