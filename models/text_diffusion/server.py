@@ -11,11 +11,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from models.llm import LLMBusy, LLMForbidden, LLMRejected, LLMTimeout, LLMUnavailable, OpenAIClient
+from models.llm import Completion, LLMBusy, LLMForbidden, LLMRejected, LLMTimeout, LLMUnavailable, OpenAIClient
 from models.text_diffusion.prompt import TOKENS_PER_SLOT, Line, Log, Written, messages, parse
 
 PAUSE_S = 10.0
 """After a batch that a server answered nothing of, users are not kept waiting for it this long."""
+GIVE_UP = 3
+"""So many calls failed one after the other, the rest of the batch is not tried."""
 TRIES = 3
 """Calls to a server that says it is busy, for one user."""
 NOTHING = Written(degraded=True)
@@ -27,7 +29,7 @@ class ServerWriter:
     """See `prompt.Writer`; `clock` gives seconds and serves the deadline.
 
     A server says nothing of its confidence in a line, so each has 1. Wrong settings (401, 404) are logged and cost no
-    more than a dead server: the fallback answers.
+    more than a dead server: the fallback answers. One answer that is none costs one user.
     """
 
     def __init__(
@@ -56,55 +58,56 @@ class ServerWriter:
         now = self._clock()
         if not logs or now < self._away_until or (end is not None and now >= end):
             return [NOTHING] * len(logs)
-        written = asyncio.run(self._write(logs, slots, None if end is None else end - now))
-        if all(one is NOTHING for one in written):
-            self._away_until = self._clock() + PAUSE_S
-        return written
+        return asyncio.run(self._write(logs, slots, None if end is None else end - now))
 
     async def _write(self, logs: Sequence[Log], slots: int, limit_s: float | None) -> list[Written]:
-        """One call per log, `concurrency` at once; what is open at the deadline or when the server goes is given up.
-
-        Workers take logs from one queue, so that after the first refused connection nobody asks again.
-        """
+        """One call per log, `concurrency` at once, until the deadline; what is open by then is given up."""
         written = [NOTHING] * len(logs)
         queue = iter(enumerate(logs))
+        failed, last = 0, "no answer by the deadline"
+        away = True
         timeout_s = min(self._timeout_s, limit_s or self._timeout_s)
         async with OpenAIClient(
             self._url, self._model, timeout_s=timeout_s, max_connections=self._concurrency
         ) as client:
 
             async def work() -> None:
+                nonlocal failed, last, away
                 for place, log in queue:
-                    written[place] = await _ask(client, log, slots)
+                    if failed >= GIVE_UP:
+                        return
+                    try:
+                        answer = await _ask(client, log, slots)
+                    except (LLMUnavailable, LLMForbidden, LLMRejected) as error:
+                        failed, last = failed + 1, f"{type(error).__name__}: {error}"
+                        away = away and not isinstance(error, LLMRejected)
+                    else:
+                        failed, away = 0, False
+                        written[place] = Written(tuple(Line(text) for text in parse(answer.text, slots)))
 
             workers = [asyncio.create_task(work()) for _ in range(min(self._concurrency, len(logs)))]
-            _, open_ = await asyncio.wait(workers, timeout=limit_s, return_when=asyncio.FIRST_EXCEPTION)
+            _, open_ = await asyncio.wait(workers, timeout=limit_s)
             for worker in open_:
                 worker.cancel()
             ended = await asyncio.gather(*workers, return_exceptions=True)
             self._model = self._model or client.name
         for error in ended:
-            if isinstance(error, LLMUnavailable | LLMForbidden):
-                _log.warning("the text diffusion server does not answer", extra={"why": str(error)})
-                break
             if isinstance(error, Exception):
-                raise error
+                raise error  # a fault of this code: what a server does is dealt with above
+        if missing := sum(one is NOTHING for one in written):
+            _log.warning("the text diffusion server left users out", extra={"users": missing, "why": last})
+        if away:
+            self._away_until = self._clock() + PAUSE_S
         return written
 
 
-async def _ask(client: OpenAIClient, log: Log, slots: int) -> Written:
-    """One user's lines; raises `LLMUnavailable` or `LLMForbidden` where asking for others is of no use either."""
-    for attempt in range(1, TRIES + 1):
+async def _ask(client: OpenAIClient, log: Log, slots: int) -> Completion:
+    """The answer about one user; a busy server is asked again, and one that takes too long is not."""
+    for attempt in range(1, TRIES):
         try:
-            answer = await client.chat(messages(log, slots), max_tokens=TOKENS_PER_SLOT * slots)
+            return await client.chat(messages(log, slots), max_tokens=TOKENS_PER_SLOT * slots)
         except LLMTimeout:
-            return NOTHING
+            raise
         except LLMBusy as busy:
-            if attempt < TRIES:
-                await asyncio.sleep(attempt if busy.retry_after_s is None else busy.retry_after_s)
-        except LLMRejected as error:
-            _log.warning("the text diffusion server refuses a request", extra={"why": str(error)})
-            return NOTHING
-        else:
-            return Written(tuple(Line(text) for text in parse(answer.text, slots)))
-    return NOTHING
+            await asyncio.sleep(attempt if busy.retry_after_s is None else busy.retry_after_s)
+    return await client.chat(messages(log, slots), max_tokens=TOKENS_PER_SLOT * slots)

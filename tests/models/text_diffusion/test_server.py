@@ -67,10 +67,10 @@ def test_a_server_that_is_down_costs_no_time() -> None:
 
 def test_a_slow_server_is_given_up_at_the_deadline() -> None:
     """Catches a lease that runs out while a model thinks; what is answered in time counts."""
-    with FakeTextServer(lambda log: TENT, Trouble(delay_s=1.2)) as server:
+    with FakeTextServer(lambda log: TENT, Trouble(delay_s=2.0)) as server:
         begun = time.monotonic()
-        written = lines(ServerWriter(server.url, MODEL, concurrency=2), users=4, limit_s=1.8)
-        assert time.monotonic() - begun < 2.4
+        written = lines(ServerWriter(server.url, MODEL, concurrency=2), users=4, limit_s=3.2)
+        assert time.monotonic() - begun < 3.9
     assert [bool(one.lines) for one in written] == [True, True, False, False]
     assert [one.degraded for one in written] == [False, False, True, True]
 
@@ -82,13 +82,31 @@ def test_a_broken_server_gives_degraded_users(trouble: str) -> None:
         assert lines(ServerWriter(server.url, MODEL), users=3) == [Written(degraded=True)] * 3
 
 
-def test_one_refused_request_costs_one_user() -> None:
-    """Catches a batch lost to one log that the server does not take."""
+@pytest.mark.parametrize("once", ["400", "500", "garbage"])
+def test_one_bad_answer_costs_one_user(once: str) -> None:
+    """Catches a batch lost to one log that the server cannot take."""
     trouble = Trouble()
-    trouble.script.append("400")
+    trouble.script.append(once)
     with FakeTextServer(lambda log: TENT, trouble) as server:
         written = lines(ServerWriter(server.url, MODEL, concurrency=1), users=3)
     assert [one.degraded for one in written] == [True, False, False]
+
+
+def test_a_user_whom_the_server_refuses_does_not_keep_others_waiting() -> None:
+    """Catches a pause for everybody after one request that is too long."""
+    trouble = Trouble()
+    trouble.script.append("400")
+    with FakeTextServer(lambda log: TENT, trouble) as server:
+        writer = ServerWriter(server.url, MODEL)
+        assert not lines(writer)[0].lines
+        assert lines(writer)[0].lines
+
+
+def test_a_batch_gives_up_on_a_server_that_fails_again_and_again() -> None:
+    """Catches hundreds of calls to a server that is broken."""
+    with FakeTextServer(lambda log: TENT, Trouble(always="500")) as server:
+        lines(ServerWriter(server.url, MODEL, concurrency=2), users=100)
+        assert len(server.asked) <= 5
 
 
 def test_a_busy_server_is_asked_again() -> None:
