@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.catalogue import Catalogue
 from models.cooccurrence import CooccurrenceReasoner
 from models.reasoner import Inference, UserHistory
-from processors.refresh import UserRefresher, log_vector
+from processors.refresh import HALF_LIFE_EVENTS, UserRefresher, log_vectors
 from schemas.records import InferredBehavior, UserFeatures, UserTier
 from tests.models.reasoner_tools import Told, told
 
@@ -94,12 +99,76 @@ def test_the_fallback_learns_from_every_batch():
     assert user.tier == UserTier.FALLBACK
 
 
-def test_newer_events_weigh_more_and_unknown_ones_keep_their_place():
-    weights = log_vector(["a", "?", "b"], CATALOGUE, half_life_events=1.0)
+def test_newer_events_weigh_more_and_unknown_ones_keep_their_place() -> None:
+    """Catches recency counted from the wrong end, or in known events only."""
+    [weights, none] = log_vectors([["a", "?", "b"], []], CATALOGUE, half_life_events=1.0)
     assert weights.tolist() == [0.25, 1.0, 0.0, 0.0]  # a is two places back
+    assert none.tolist() == [0.0] * 4
 
 
-def test_an_empty_batch_and_no_reasoner():
+def test_an_empty_batch_and_no_reasoner() -> None:
+    """Catches a batch of nobody that fails, and a worker that starts without anyone to ask."""
     assert refreshed([], FakeReasoner()) == []
     with pytest.raises(ValueError, match="reasoner"):
         UserRefresher(None, None, "v", lambda: 0, 4, 2)
+
+
+def test_reasoners_share_one_deadline() -> None:
+    """Catches a fallback that begins the lease's time anew, and ends after it."""
+    given: list[float] = []
+
+    class Slow(FakeReasoner):
+        def infer(self, *args: Any, **options: Any) -> list[Inference]:
+            given.append(options["deadline_s"])
+            time.sleep(0.02)
+            return super().infer(*args, **options)
+
+    for deadline_s in (1.0, 0.01):
+        refresher = UserRefresher(Slow(), Slow(), "v", lambda: 0, slots=4, steps=2, deadline_s=deadline_s)
+        refresher.refresh([told("u", "a")], CATALOGUE)
+    assert given[0] == pytest.approx(1.0, abs=0.005)
+    assert 0.5 < given[1] <= 0.98
+    assert given[3] == 0.0
+
+
+WORLD = Catalogue([f"i{n}" for n in range(12)], np.random.default_rng(0).standard_normal((12, 5)).astype(np.float32))
+ids = st.lists(st.integers(0, 15).map("i{}".format), max_size=9)  # i12 to i15 are unknown
+behaviors = st.lists(st.tuples(st.integers(0, 15), st.floats(0, 1, width=32)), max_size=5, unique_by=lambda one: one[0])
+users = st.lists(st.tuples(ids, behaviors, st.booleans()), max_size=6)
+Drawn = list[tuple[list[str], list[tuple[int, float]], bool]]
+
+
+def world_features(drawn: Drawn, order: Sequence[int]) -> list[UserFeatures]:
+    told_of = [told(f"u{n}", *drawn[n][0]) for n in order]
+    answers = {
+        f"u{n}": Inference(tuple(InferredBehavior(f"i{item}", share) for item, share in inferred), degraded)
+        for n, (_, inferred, degraded) in enumerate(drawn)
+    }
+    return UserRefresher(FakeReasoner(answers), None, "v", lambda: 0, slots=4, steps=2).refresh(told_of, WORLD)
+
+
+@given(users, st.randoms(use_true_random=False))
+def test_a_users_features_do_not_depend_on_the_batch(drawn: Drawn, rng: random.Random) -> None:
+    """Catches a user who gets a neighbour's vector, or another one in other company."""
+    order = list(range(len(drawn)))
+    rng.shuffle(order)
+    together = world_features(drawn, order)
+    assert [one.user_id for one in together] == [f"u{n}" for n in order]
+    assert together == [world_features(drawn, [n])[0] for n in order]
+
+
+@given(users)
+def test_vectors_are_the_sums_they_claim_to_be(drawn: Drawn) -> None:
+    """Catches weights on the wrong item, a vector that is not of length 1, and anything but zeros where nothing is."""
+    for one, (history, inferred, degraded) in zip(world_features(drawn, range(len(drawn))), drawn, strict=True):
+        by_recency = [(item, 0.5 ** (back / HALF_LIFE_EVENTS)) for back, item in enumerate(reversed(history))]
+        by_confidence = [(f"i{item}", share) for item, share in inferred]
+        for raw, weighted in ((one.log_vector, by_recency), (one.inferred_vector, by_confidence)):
+            vectors, _ = WORLD.get([item for item, _ in weighted])
+            wanted = np.array([weight for _, weight in weighted]) @ vectors.astype(np.float64)
+            norm = float(np.linalg.norm(wanted))
+            if 0 < norm < 1e-6:
+                continue  # float32 rounds what is left of such a sum
+            np.testing.assert_allclose(np.frombuffer(raw, "<f2"), wanted / norm if norm else 0 * wanted, atol=2e-3)
+        assert (one.degraded, one.history_length) == (degraded, len(history))
+        assert [(b.item_id, b.confidence) for b in one.behaviors] == by_confidence
