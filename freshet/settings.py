@@ -97,7 +97,7 @@ class Settings:
     )
     reasoner_model: str = _setting("", "Text diffusion: model name at that server (empty: its first), or model folder")
     reasoner_threshold: float = _setting(
-        0.5, "Text diffusion: least cosine of words to an item; below it they stay words", least=0.01, most=1
+        0.55, "Text diffusion: least cosine of words to an item; below it they stay words", least=0.01, most=1
     )
     reasoner_concurrency: int = _setting(
         16, "Text diffusion: most calls to its server at once, or users in one batch in process", least=1, most=1024
