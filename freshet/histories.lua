@@ -82,20 +82,6 @@ local function place(keys, policy, now, users, events, were_waiting)
   zadd(keys[WAITING], waiting)
 end
 
--- A due user moves forward where a call brings at least as many events as it had: writing each one down costs a search
--- through a million marks, 3 us, and moves it little.
-local function hasten(keys, policy, users, events, marks)
-  local due = {}
-  for i, user in ipairs(users) do
-    local moment, seen = unmark(marks[i])
-    if events[i] >= seen and seen < BONUS_EVENTS then
-      local all = seen + events[i]
-      due[#due + 1], due[#due + 2] = mark(moment - bonus(policy, all) + bonus(policy, seen), all), user
-    end
-  end
-  zadd(keys[DUE], due, 'XX')
-end
-
 -- Count new events of users that are not due: of those that wait, and of those that had none.
 local function count(keys, policy, now, users, events)
   if #users == 0 then return end
@@ -119,20 +105,25 @@ local function count(keys, policy, now, users, events)
   place(keys, policy, now, new, theirs)
 end
 
--- Note how many new events each of these users has.
+-- Note how many new events each of these users has. A due user moves forward only where they are at least as many as it
+-- had: writing each one down costs a search through a million marks, 3 us, and moves it little.
 local function note(keys, policy, users, events)
   if #users == 0 then return end
   local marks = redis.call('ZMSCORE', keys[DUE], unpack(users))
-  local due, theirs, due_marks, others, their_events = {}, {}, {}, {}, {}
+  local due, others, theirs = {}, {}, {}
   for i, user in ipairs(users) do
     if marks[i] then
-      due[#due + 1], theirs[#theirs + 1], due_marks[#due_marks + 1] = user, events[i], marks[i]
+      local moment, seen = unmark(marks[i])
+      if events[i] >= seen and seen < BONUS_EVENTS then
+        local all = seen + events[i]
+        due[#due + 1], due[#due + 2] = mark(moment - bonus(policy, all) + bonus(policy, seen), all), user
+      end
     else
-      others[#others + 1], their_events[#their_events + 1] = user, events[i]
+      others[#others + 1], theirs[#theirs + 1] = user, events[i]
     end
   end
-  hasten(keys, policy, due, theirs, due_marks)
-  count(keys, policy, now_ms(), others, their_events)
+  zadd(keys[DUE], due, 'XX')
+  count(keys, policy, now_ms(), others, theirs)
 end
 
 -- KEYS: due, waiting, leased, refreshed, then one history a user.
@@ -142,7 +133,7 @@ end
 -- `length` by (score, member) of all that came. Answers the number of records that changed a history.
 local function append(keys, args)
   local length, ttl, policy = tonumber(args[1]), args[2], policy_of(args, 3)
-  local total, users, events = 0, {}, {}
+  local total, users, events, n_users = 0, {}, {}, 0
   for u = FIRST_HISTORY, #keys do
     local at = 6 + 3 * (u - FIRST_HISTORY)
     local user, erase, data = args[at], args[at + 1], args[at + 2]
@@ -162,7 +153,8 @@ local function append(keys, args)
         total = total + changed
         redis.call('ZREMRANGEBYRANK', keys[u], 0, -length - 1)
         redis.call('PEXPIRE', keys[u], ttl)
-        users[#users + 1], events[#events + 1] = user, changed
+        n_users = n_users + 1
+        users[n_users], events[n_users] = user, changed
       end
     end
   end
