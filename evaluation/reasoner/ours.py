@@ -17,9 +17,10 @@ from torch.nn import functional
 from evaluation.reasoner.measures import Inferred, Scorer, Scores
 from evaluation.reasoner.shop import Shop
 from evaluation.reasoner.splits import NEXT, Case
-from models.block_reasoner import BlockDiffusionReasoner
+from models.block_reasoner import DEFAULT_PLAN, BlockDiffusionReasoner
 from models.checkpoint import Checkpoint, load
 from models.reasoner_training import TrainingConfig, train_reasoner
+from models.sampler import Plan
 from models.sequences import Log, first_events
 
 HISTORY = 200
@@ -38,10 +39,10 @@ class Told:
 class Ours:
     """One trained network over the shop's catalogue; items it was not trained on are known by their vector."""
 
-    def __init__(self, checkpoint: Checkpoint, shop: Shop) -> None:
+    def __init__(self, checkpoint: Checkpoint, shop: Shop, plan: Plan = DEFAULT_PLAN, between: int = 0) -> None:
         self.checkpoint = checkpoint
         self._shop = shop
-        self._reasoner = BlockDiffusionReasoner(checkpoint, max_history=HISTORY)
+        self._reasoner = BlockDiffusionReasoner(checkpoint, plan=plan, between=between, max_history=HISTORY)
         row_of = {item_id: row for row, item_id in enumerate(checkpoint.item_ids[: checkpoint.network.config.items])}
         trained = torch.tensor([row_of.get(item_id, -1) for item_id in shop.catalogue.item_ids])
         with torch.inference_mode():
@@ -83,14 +84,20 @@ class Ours:
 
 
 def train_ours(
-    log: Log, shop: Shop, config: TrainingConfig, *, progress: Callable[[float], None] = lambda _: None
+    log: Log,
+    shop: Shop,
+    config: TrainingConfig,
+    *,
+    plan: Plan = DEFAULT_PLAN,
+    between: int = 0,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> Ours:
     """Train on a part of the shop's log. Raises `models.reasoner_training.TrainingError`."""
     with tempfile.TemporaryDirectory(prefix="freshet-evaluate-") as folder:
         made = train_reasoner(
             shop.columns(log), shop.catalogue, config, Path(folder) / "ours", progress=lambda at: progress(at.share)
         )
-        return Ours(load(made), shop)
+        return Ours(load(made), shop, plan, between)
 
 
 def then_scores(lists: Sequence[Inferred], scorer: Scorer) -> Scorer:

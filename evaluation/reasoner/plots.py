@@ -25,12 +25,16 @@ def draw(found: Mapping[str, Any], folder: Path) -> list[Path]:
     if "time_split" in found:
         protocols["time split"] = found["time_split"]["models"]
     files = [_bars(folder / "models.png", protocols, "ndcg10", "NDCG@10, next new item")]
-    if "sets" in found:
+    if len(_stepped(found["models"])) > 1:
         files.append(_steps(folder / "steps.png", found))
+    if "enrichment" in found:
         files.append(_bars(folder / "enrichment.png", found["enrichment"], "tuned", "recall@50 of the next 16"))
+    held: dict[str, Figures] = {}
     if "cold" in found:
-        held = {"cold items, HR@10": _only(found["cold"], "hr10")}
+        held["cold items, HR@10"] = _only(found["cold"], "hr10")
+    if "hidden_category" in found:
         held["hidden category, recall@16"] = _only(found["hidden_category"], "recall")
+    if held:
         files.append(_bars(folder / "held_out.png", held, "value", "held out of training and history"))
     return files
 
@@ -59,26 +63,33 @@ def _bars(file: Path, panels: Mapping[str, Figures], measure: str, title: str) -
 
 
 def _steps(file: Path, found: Mapping[str, Any]) -> Path:
-    """Measures of the inferred set by denoising steps; a dotted line is the same network's next-item top 16."""
+    """Measures of the inferred set by denoising steps; a dotted line is the same network's next-item ranking."""
     from matplotlib.figure import Figure
 
-    panels = [("sets", measure) for measure in ("recall16", "diversity", "categories")]
+    panels = [("models", "ndcg10")]
+    if "sets" in found:
+        panels += [("sets", measure) for measure in ("recall16", "diversity", "categories")]
     if "hidden_category" in found:
         panels += [("hidden_category", measure) for measure in ("found", "recall")]
     figure = Figure(figsize=(3.4 * len(panels), 3.2), layout="constrained")
     for axes, (stage, measure) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         figures = found[stage]
-        models = [name for name in figures if name.startswith("ours_")]
+        models = _stepped(figures)
         steps = [int(name.removeprefix("ours_")) for name in models]
         values, errors = _errors([figures[model] for model in models], measure)
         axes.errorbar(steps, values, yerr=errors, marker="o", capsize=2, color="tab:orange")
-        axes.axhline(figures["next_item"][measure], color="0.4", linestyle=":")
+        alone = figures.get("next_item") or figures["ours"]
+        axes.axhline(alone[measure], color="0.4", linestyle=":")
         axes.set_xscale("log", base=2)
         axes.set_xticks(steps, [str(step) for step in steps])
         axes.set_title(f"{stage.replace('_', ' ')}: {measure}")
         axes.set_xlabel("steps")
     figure.savefig(file, dpi=120)
     return file
+
+
+def _stepped(figures: Figures) -> list[str]:
+    return [name for name in figures if name.startswith("ours_")]
 
 
 def _errors(each: Sequence[Mapping[str, Any]], measure: str) -> tuple[list[float], list[list[float]]]:

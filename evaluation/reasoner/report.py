@@ -36,6 +36,7 @@ def answer(made: Evaluation) -> dict[str, Any]:
     if "cold.ours.hr10" in names:
         found["cold_ours_over_textknn"] = tally.ratio("cold.ours.hr10", "cold.text_knn.hr10")
         found["cold"] = group(tally, "cold")
+    if "hidden.ours_1.found" in names:
         found["hidden_category"] = group(tally, "hidden")
     if "time.ours.hr10" in names:
         differences = {name: tally.difference(f"time.{a}.ndcg10", f"time.{b}.ndcg10") for name, (a, b) in HEAD.items()}
@@ -45,7 +46,7 @@ def answer(made: Evaluation) -> dict[str, Any]:
         spaces = dict.fromkeys(name.split(".")[1] for name in names if name.startswith("enrich."))
         found["enrichment"] = {space: group(tally, f"enrich.{space}") for space in spaces}
         found["enrichment_over_log"] = {space: dict(_over_log(tally, space)) for space in spaces}
-        found["steps_over_one"] = dict(_over_one(tally))
+    found["steps_over_one"] = dict(_over_one(tally))
     found["settings"] = made.settings()
     return found
 
@@ -68,15 +69,15 @@ def _over_log(tally: Tally, space: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _over_one(tally: Tally) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What more steps change, paired with 1 step: in sets and in hidden categories."""
+    """What more steps change, paired with 1 step."""
     for name in tally.names():
         stage, model, measure = name.split(".", 2)
         one = f"{stage}.ours_1.{measure}"
-        if stage in ("sets", "hidden") and model.startswith("ours_") and model != "ours_1" and one in tally.names():
+        if stage != "enrich" and model.startswith("ours_") and model != "ours_1":
             yield f"{stage}.{model}.{measure}", tally.difference(name, one)
 
 
-def tables(found: Mapping[str, Any]) -> Iterator[Table]:
+def tables(found: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
     """The answer for a person."""
     yield _table("leave last out: next new item", found["models"])
     yield _differences("paired differences of NDCG@10", {name: found[name] for name in HEAD})
@@ -86,34 +87,35 @@ def tables(found: Mapping[str, Any]) -> Iterator[Table]:
     if "cold" in found:
         yield _table(f"{found['cold_items']} cold items, never trained, ranked among themselves", found["cold"])
         yield _differences("HR@10 of ours over text kNN", {"cold_ours_over_textknn": found["cold_ours_over_textknn"]})
-        yield _table(
-            "one category taken out of the history (categories: " + found["categories"] + ")", found["hidden_category"]
-        )
+    if "hidden_category" in found:
+        title = f"one category taken out of the history (categories: {found['categories']})"
+        yield _table(title, found["hidden_category"])
     if "sets" in found:
         yield _table(f"16 inferred items against the next 16 ({found['sets_by']})", found["sets"])
         for space, figures in found["enrichment"].items():
             yield _table(f"recall@50 of the next 16 by user vector, {space} vectors: 1:1, and weight tuned", figures)
             yield _differences("paired, tuned, over the log vector alone", found["enrichment_over_log"][space])
+    if found["steps_over_one"]:
         yield _differences("what more steps change, paired with 1 step", found["steps_over_one"])
-    tried = Table("tried on validation", "NDCG@10", box=None, title="settings chosen", title_justify="left")
+    tried = Table("", "NDCG@10", box=None)
     for one in found["settings"]["tried"]:
         tried.add_row(one["what"], f"{one['ndcg10']:.4f}")
-    yield tried
+    yield "tried on validation, under the first seed", tried
 
 
-def _table(title: str, figures: Figures) -> Table:
+def _table(title: str, figures: Figures) -> tuple[str, Table]:
     measures = [name for name in next(iter(figures.values())) if not name.endswith("_interval")]
-    table = Table("", *measures, box=None, title=title, title_justify="left")
+    table = Table("", *measures, box=None)
     for model, values in figures.items():
         table.add_row(model, *(_cell(values[name], values[f"{name}_interval"]) for name in measures))
-    return table
+    return title, table
 
 
-def _differences(title: str, figures: Figures) -> Table:
-    table = Table("", "", box=None, title=title, title_justify="left", show_header=False)
+def _differences(title: str, figures: Figures) -> tuple[str, Table]:
+    table = Table("", "", box=None, show_header=False)
     for name, figure in figures.items():
         table.add_row(name, _cell(figure["value"], figure["interval"], sign=name != "cold_ours_over_textknn"))
-    return table
+    return title, table
 
 
 def _cell(value: float, interval: list[float], *, sign: bool = False) -> str:

@@ -14,21 +14,25 @@ import numpy as np
 
 from evaluation.reasoner import baselines, splits, tuning
 from evaluation.reasoner.hidden import measure_hidden
-from evaluation.reasoner.measures import Scorer, Tally, best, gains, ranks
+from evaluation.reasoner.measures import Scorer, Tally, best, ranks
 from evaluation.reasoner.ours import Ours, then_scores, train_ours
 from evaluation.reasoner.sasrec import SasRecConfig, train_sasrec
 from evaluation.reasoner.sets import Lists, coverage, measure_enrichment, measure_sets
 from evaluation.reasoner.shop import Shop
-from evaluation.reasoner.splits import NEXT, Case, Split
+from evaluation.reasoner.splits import NEXT, Case, HeldOut, Split
 from evaluation.reasoner.tuning import Chosen
-from models.reasoner_training import TrainingConfig
+from models.reasoner_training import TrainingConfig, TrainingError
+from models.sampler import Plan
 from models.sequences import Log
 
 Report = Callable[[str, float], None]
 """Told what is being done, and the share of it that is done."""
 LEAST_SET_USERS = 500
 """Where a time split has fewer users, the next 16 are asked by leaving each user's last 16 new items out."""
-STAGES = ("last", "time", "sets", "held")
+WITHOUT_VALIDATION = TrainingConfig(validation_share=0.0, validate_every=0, patience=0)
+"""All that a split gives is learned from, to the end of the step budget: no model stops early, none loses events."""
+NAMES = {"last": "leave last out", "time": "time split", "sets": "leave last 16 out", "held": "held out"}
+STAGES = tuple(NAMES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +41,10 @@ class Options:
 
     seeds: Sequence[int] = (0, 1, 2)
     steps: Sequence[int] = (1, 2, 4, 8, 16)
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(validation_share=0.0))
+    training: TrainingConfig = field(default_factory=lambda: WITHOUT_VALIDATION)
     stages: Sequence[str] = STAGES
+    plan: Plan = field(default_factory=Plan)
+    between: int = 0
     users: int | None = None
     tune: bool = True
 
@@ -58,6 +64,7 @@ class Evaluation:
         }
         self.chosen: Chosen | None = None
         self._report = report
+        self._where = ""
         self._coverage: dict[str, list[float]] = {}
 
     def run(self) -> Tally:
@@ -66,6 +73,7 @@ class Evaluation:
         for place, seed in enumerate(self.options.seeds):
             for name, stage in stages.items():
                 if name == "last" or name in self.options.stages:
+                    self._where = f"seed {place + 1} of {len(self.options.seeds)}, {NAMES[name]}"
                     stage(seed, place)
         self.facts["coverage"] = {name: round(float(np.mean(each)), 4) for name, each in self._coverage.items()}
         return self.tally
@@ -74,11 +82,13 @@ class Evaluation:
         split = splits.leave_last(self.shop.log, np.random.default_rng(seed))
         validation, test = self._some(split.validation), self._some(split.test)
         if self.chosen is None:
+            if not test:
+                raise TrainingError(f"no user has {splits.LEAST_ITEMS} different items: there is nobody to ask")
             self.facts["last_users"] = len(test)
             self.chosen = tuning.choose(
                 self.shop, split.train, validation, self._sasrec(seed), self._tell("tuning"), sasrec=self.options.tune
             )
-        models, ours = self._models(split.train, seed, validation)
+        models, ours = self._models(split.train, seed)
         if place == 0:
             self.chosen = tuning.choose_blends(self.chosen, models, validation)
         self._rank("last", models, ours, test)
@@ -87,7 +97,9 @@ class Evaluation:
         split = splits.time_split(self.shop.log, np.random.default_rng(seed))
         self.facts["time_users"] = len(split.test)
         test = self._some(split.test)
-        models, ours = self._models(split.train, seed, ())
+        if not test:
+            return
+        models, ours = self._models(split.train, seed)
         self._rank("time", models, ours, test)
         if len(split.test) >= LEAST_SET_USERS and "sets" in self.options.stages:
             self.facts.update(sets_by="time split", sets_users=len(test))
@@ -98,19 +110,28 @@ class Evaluation:
             return
         split = splits.leave_last_many(self.shop.log, np.random.default_rng(seed))
         test = self._some(split.test)
+        if not test:
+            self.facts["sets_by"] = f"nothing: no user has {2 * NEXT} different items"
+            return
         self.facts.update(sets_by=f"leave last {NEXT} out", sets_users=len(test))
-        models, ours = self._models(split.train, seed, ())
+        models, ours = self._models(split.train, seed, sasrec=False)
         self._fill(seed, models, ours, test, split)
 
     def _held(self, seed: int, place: int) -> None:
         made = splits.held_out(self.shop.log, self.shop.categories, np.random.default_rng(seed), part=(place % 3, 3))
         assert self.chosen is not None
-        ours = train_ours(made.train, self.shop, self._training(seed), progress=self._tell("ours, held-out items"))
+        ours = self._train(made.train, seed)
         cold = self._some(made.cold)
         self.facts.update(cold_items=len(made.cold_items), cold_users=len(cold), hidden_users=len(made.hidden))
         text = baselines.text_scorer(self.shop.vectors, self.chosen.text_half_life)
-        for name, scorer in (("ours", ours.scores), ("text_knn", text)):
-            self.tally.add_ranks(f"cold.{name}", cold, ranks(scorer, cold, among=made.cold_items))
+        if cold:
+            for name, scorer in (("ours", ours.scores), ("text_knn", text)):
+                self.tally.add_ranks(f"cold.{name}", cold, ranks(scorer, cold, among=made.cold_items))
+        if made.hidden:
+            self._hidden(made, ours, seed)
+
+    def _hidden(self, made: HeldOut, ours: Ours, seed: int) -> None:
+        assert self.chosen is not None
         popular = baselines.popularity(made.train, len(self.shop))
         near = baselines.windowed_scorer(
             baselines.windowed_table(made.train, len(self.shop), self.chosen.windowed, np.random.default_rng(seed)),
@@ -121,23 +142,23 @@ class Evaluation:
         lists["next_item"] = best(ours.scores, made.hidden, NEXT)
         measure_hidden(self.tally, self.shop, made, lists, np.random.default_rng(seed))
 
-    def _models(self, train: Log, seed: int, validation: Sequence[Case]) -> tuple[dict[str, Scorer], Ours]:
+    def _models(self, train: Log, seed: int, *, sasrec: bool = True) -> tuple[dict[str, Scorer], Ours]:
         """Every scorer, learned from `train`."""
         assert self.chosen is not None
         shop, rows, chosen = self.shop, len(self.shop), self.chosen
         windowed = baselines.windowed_table(train, rows, chosen.windowed, np.random.default_rng(seed))
-        judge = (lambda scorer: float(gains(ranks(scorer, validation)).mean())) if len(validation) else None
-        config = replace(chosen.sasrec, seed=seed)
-        sasrec, _ = train_sasrec(train, shop.vectors, config, judge=judge, progress=self._tell("SASRec"))
-        ours = train_ours(train, shop, self._training(seed), progress=self._tell("ours"))
-        return {
+        models = {
             "popularity": baselines.popularity(train, rows),
             "knn": baselines.neighbour_scorer(baselines.cosine_table(train, rows), chosen.knn_half_life),
             "cooccurrence": baselines.windowed_scorer(windowed, chosen.windowed),
             "text_knn": baselines.text_scorer(shop.vectors, chosen.text_half_life),
-            "sasrec": sasrec,
-            "ours": ours.scores,
-        }, ours
+        }
+        if sasrec:
+            config = replace(chosen.sasrec, seed=seed)
+            models["sasrec"] = train_sasrec(train, shop.vectors, config, progress=self._tell("training SASRec"))
+        ours = self._train(train, seed)
+        models["ours"] = ours.scores
+        return models, ours
 
     def _rank(self, stage: str, models: dict[str, Scorer], ours: Ours, cases: Sequence[Case]) -> None:
         """HR@10 and NDCG@10 of the next new item for every model, its steps and the ensembles."""
@@ -162,7 +183,9 @@ class Evaluation:
             "popularity": best(models["popularity"], cases, NEXT),
             "random": best(baselines.random_order(len(self.shop), np.random.default_rng(seed)), cases, NEXT),
         }
-        every = {**made, **controls, "sasrec": best(models["sasrec"], cases, NEXT, weigh="softmax")}
+        every = {**made, **controls}
+        if "sasrec" in models:
+            every["sasrec"] = best(models["sasrec"], cases, NEXT, weigh="softmax")
         measure_sets(self.tally, self.shop, cases, every)
         for name, lists in every.items():
             self._coverage.setdefault(name, []).append(coverage(lists, len(self.shop)))
@@ -170,8 +193,11 @@ class Evaluation:
         for space, vectors in (("aligned", self.shop.vectors), ("network", ours.embeddings)):
             measure_enrichment(self.tally, space, vectors, cases, enriched)
 
-    def _training(self, seed: int) -> TrainingConfig:
-        return replace(self.options.training, seed=seed)
+    def _train(self, log: Log, seed: int) -> Ours:
+        asked = self.options
+        config = replace(asked.training, seed=seed)
+        tell = self._tell("training ours")
+        return train_ours(log, self.shop, config, plan=asked.plan, between=asked.between, progress=tell)
 
     def _sasrec(self, seed: int) -> SasRecConfig:
         ours = self.options.training
@@ -193,9 +219,10 @@ class Evaluation:
         return [cases[at] for at in chosen]
 
     def _tell(self, text: str) -> Callable[[float], None]:
-        return lambda share: self._report(text, share)
+        where = f"{self._where}: {text}"
+        return lambda share: self._report(where, share)
 
     def settings(self) -> dict[str, Any]:
         """Everything that was chosen, with what was tried."""
         assert self.chosen is not None
-        return {"training": asdict(self.options.training), **self.chosen.told()}
+        return {"training": asdict(self.options.training), "plan": asdict(self.options.plan), **self.chosen.told()}

@@ -24,7 +24,7 @@ from models.sequences import Ints, Log, first_events, sequences, windows
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SasRecConfig:
-    """Sizes and budget; learning rate, dropout and id-dropout are what is tuned."""
+    """Sizes and budget; steps (up to the budget), learning rate, dropout and id-dropout are what is tuned."""
 
     steps: int = 600
     learning_rate: float = 3e-3
@@ -37,8 +37,6 @@ class SasRecConfig:
     heads: int = 2
     weight_decay: float = 0.01
     warmup: float = 0.05
-    checks: int = 5
-    """How often the validation is asked on the way: the best weights are kept."""
     seed: int = 0
 
 
@@ -89,13 +87,9 @@ def train_sasrec(
     vectors: Vectors,
     config: SasRecConfig,
     *,
-    judge: Callable[[Scorer], float] | None = None,
     progress: Callable[[float], None] = lambda _: None,
-) -> tuple[Scorer, float]:
-    """The scorer of a trained network, and what `judge` said of it; with `judge` the best of `checks` states is kept.
-
-    Each item's first event counts, as for ours: what is asked is the next new item.
-    """
+) -> Scorer:
+    """The scorer of a trained network. Each item's first event counts, as for ours: asked is the next new item."""
     rng = np.random.default_rng(config.seed)
     knowledge = torch.from_numpy(vectors)
     counts = torch.from_numpy(np.log1p(np.bincount(log.items, minlength=len(vectors)))).float()
@@ -104,9 +98,6 @@ def train_sasrec(
         network = SasRec(len(vectors), vectors.shape[1], config)
         with torch.no_grad():
             network.bias.copy_(counts - counts.mean())
-        scorer = sasrec_scorer(network, knowledge, config)
-        found, kept = -1.0, {name: value.clone() for name, value in network.state_dict().items()}
-        every = max(1, config.steps // config.checks)
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
         )
@@ -114,21 +105,14 @@ def train_sasrec(
             share = step / config.steps
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * min(share / config.warmup + 0.01, 1.0 - share, 1.0)
-            network.train()
             loss = cross_entropy(network, knowledge, torch.from_numpy(rows), torch.from_numpy(lengths), config)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             progress(share)
-            if judge is not None and ((step + 1) % every == 0 or step + 1 == config.steps):
-                value = judge(scorer)
-                if value > found:
-                    found, kept = value, {name: state.clone() for name, state in network.state_dict().items()}
-        if judge is not None:
-            network.load_state_dict(kept)
     network.eval().requires_grad_(False)
-    return scorer, found
+    return sasrec_scorer(network, knowledge, config)
 
 
 def _batches(log: Log, config: SasRecConfig, rng: np.random.Generator) -> Iterator[tuple[Ints, Ints]]:
@@ -152,7 +136,6 @@ def sasrec_scorer(network: SasRec, knowledge: Tensor, config: SasRecConfig) -> S
 
     @torch.inference_mode()
     def scorer(cases: Sequence[Case]) -> Scores:
-        network.eval()
         embeddings = network.embed(knowledge)
         read = [first_events(case.history)[-config.window :] for case in cases]
         lengths = torch.tensor([len(rows) for rows in read])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.sequences import Ints, Log
+from models.sequences import Ints, Log, first_places
 
 Bools = NDArray[np.bool_]
 LEAST_ITEMS = 5
@@ -174,8 +174,3 @@ def spans(log: Log) -> Iterator[tuple[int, int, int]]:
     starts = np.flatnonzero(np.diff(log.users, prepend=-1))
     for begin, end in zip(starts, np.append(starts[1:], len(log.users)), strict=True):
         yield int(log.users[begin]), int(begin), int(end)
-
-
-def first_places(items: Ints) -> Ints:
-    """Where each different item stands for the first time, ascending."""
-    return np.sort(np.unique(items, return_index=True)[1])

@@ -27,6 +27,8 @@ SASREC_GRID: Mapping[str, Sequence[float]] = {
     "dropout": (0.2, 0.1, 0.4),
     "id_dropout": (0.0, 0.3),
 }
+STEP_SHARES = (1.0, 0.5)
+"""Shares of the step budget: a network that overfits is better off with less."""
 BLENDS = {"ensemble": ("ours", "cooccurrence"), "sasrec_ensemble": ("sasrec", "cooccurrence")}
 BLEND_WEIGHTS = tuple(round(0.1 * tenth, 1) for tenth in range(11))
 TUNING_USERS = 1_000
@@ -109,23 +111,23 @@ def choose_sasrec(
 ) -> SasRecConfig:
     """The best of the grid, one setting after the other."""
     seen: dict[SasRecConfig, float] = {}
-    total = 1 + sum(len(values) - 1 for values in SASREC_GRID.values())
-    best = replace(start, **{name: values[0] for name, values in SASREC_GRID.items()})  # type: ignore[arg-type]
-    for name, values in SASREC_GRID.items():
+    total = 1 + sum(len(values) - 1 for values in (*SASREC_GRID.values(), STEP_SHARES))
+    grid = {**SASREC_GRID, "steps": [max(1, round(share * start.steps)) for share in STEP_SHARES]}
+    best = replace(start, **{name: values[0] for name, values in grid.items()})  # type: ignore[arg-type]
+    for name, values in grid.items():
         for value in values:
             config = replace(best, **{name: value})  # type: ignore[arg-type]
             if config in seen:
                 continue
             done = len(seen)
-            _, found = train_sasrec(
+            scorer = train_sasrec(
                 train,
                 shop.vectors,
                 config,
-                judge=judge,
                 progress=lambda share, done=done: progress((done + share) / total),  # type: ignore[misc]
             )
-            what = f"lr {config.learning_rate:g}, dropout {config.dropout:g}, id-dropout {config.id_dropout:g}"
-            seen[config] = note(f"SASRec: {what}", found)
+            rates = f"lr {config.learning_rate:g}, dropout {config.dropout:g}, id-dropout {config.id_dropout:g}"
+            seen[config] = note(f"SASRec: {config.steps} steps, {rates}", judge(scorer))
         best = max(seen, key=lambda config: seen[config])
     return best
 

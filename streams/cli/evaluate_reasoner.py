@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
@@ -20,7 +20,9 @@ from streams.files import FileError
 if TYPE_CHECKING:
     from evaluation.reasoner.run import Options
     from models.reasoner_training import TrainingConfig
+    from models.sampler import Plan
 
+Config = TypeVar("Config", "TrainingConfig", "Plan")
 _in = click.Path(exists=True, dir_okay=False, path_type=Path)
 STAGES = ("time", "sets", "held")
 
@@ -42,6 +44,8 @@ def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> tu
 @click.option("--steps", default="1,2,4,8,16", show_default=True, callback=_numbers, help="Denoising steps; with 1.")
 @click.option("--train-steps", type=click.IntRange(1), help="Training steps of ours and of SASRec.")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="A field of our TrainingConfig.")
+@click.option("--plan", "plans", multiple=True, metavar="NAME=VALUE", help="A field of the sampler's Plan.")
+@click.option("--between", default=0, show_default=True, type=click.IntRange(0), help="Slots in the log's gaps.")
 @click.option("--stages", default=",".join(STAGES), show_default=True, help="Beside leave-last-out: which of these.")
 @click.option("--users", type=click.IntRange(1), help="Ask at most so many users in each test.")
 @click.option("--no-tuning", is_flag=True, help="SASRec as it comes, for a quick look; not a fair comparison.")
@@ -54,6 +58,8 @@ def reasoner(
     steps: tuple[int, ...],
     train_steps: int | None,
     changes: tuple[str, ...],
+    plans: tuple[str, ...],
+    between: int,
     stages: str,
     users: int | None,
     no_tuning: bool,
@@ -62,10 +68,11 @@ def reasoner(
 ) -> None:
     """Compare the block-diffusion reasoner with popularity, kNN, co-occurrence and SASRec on EVENTS over ITEMS."""
     from evaluation.reasoner import plots, report
-    from evaluation.reasoner.run import Options
-    from models.reasoner_training import TrainingConfig, TrainingError
+    from evaluation.reasoner.run import WITHOUT_VALIDATION, Options
+    from models.reasoner_training import TrainingError
+    from models.sampler import Plan
 
-    training = changed(TrainingConfig(validation_share=0.0), changes)
+    training = changed(WITHOUT_VALIDATION, changes)
     if train_steps is not None:
         training = replace(training, steps=train_steps)
     asked = tuple(stages.split(",")) if stages else ()
@@ -74,7 +81,14 @@ def reasoner(
     if 1 not in steps:
         raise click.BadParameter("--steps must hold 1: what the others are compared with")
     options = Options(
-        seeds=seeds, steps=steps, training=training, stages=("last", *asked), users=users, tune=not no_tuning
+        seeds=seeds,
+        steps=steps,
+        training=training,
+        plan=changed(Plan(), plans),
+        between=between,
+        stages=("last", *asked),
+        users=users,
+        tune=not no_tuning,
     )
     try:
         found = _run(events, items, options)
@@ -86,10 +100,10 @@ def reasoner(
     if as_json:
         click.echo(json.dumps(found))
         return
-    console = Console(width=None if Console().is_terminal else 160)
-    for table in report.tables(found):
+    console = Console()
+    for title, table in report.tables(found):
+        click.echo(f"\n{title}")
         console.print(table)
-        console.print()
     told = f"{found['users']} users, {found['items']} items, {found['events']} events"
     click.echo(f"{told}; intervals: 95 %, users drawn again, each user's figure the mean over seeds {list(seeds)}")
     for file in files:
@@ -108,7 +122,8 @@ def _run(events: Path, items: Path, options: Options) -> dict[str, Any]:
     settings = Settings.load()
     torch.set_num_threads(settings.torch_threads)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    errors = Console(stderr=True)
+    with Progress(*columns, console=errors) as bar:
         task = bar.add_task("encoding item texts", total=1.0)
         shop = load(
             events,
@@ -118,12 +133,18 @@ def _run(events: Path, items: Path, options: Options) -> dict[str, Any]:
             max_items=options.training.max_items,
             encoded=lambda done, total: bar.update(task, completed=done / max(1, total)),
         )
-        made = Evaluation(shop, options, lambda text, share: bar.update(task, description=text, completed=share))
+
+        def told(text: str, share: float) -> None:
+            if not errors.is_terminal and text != bar.tasks[task].description:
+                click.echo(f"{bar.tasks[task].elapsed or 0:.0f} s: {text}", err=True)
+            bar.update(task, description=text, completed=share)
+
+        made = Evaluation(shop, options, told)
         made.run()
     return report.answer(made)
 
 
-def changed(config: TrainingConfig, changes: tuple[str, ...]) -> TrainingConfig:
+def changed(config: Config, changes: tuple[str, ...]) -> Config:
     """`config` with `NAME=VALUE` set, the value read as the field's type; raises `click.BadParameter`."""
     known = {field.name for field in fields(config)}
     for change in changes:
