@@ -62,6 +62,4 @@ def load_network(folder: Path, config: Mapping[str, Any]) -> MaskedNetwork:
 def load(folder: Path, config: Mapping[str, Any], users_at_once: int) -> Writer:
     """See `loading.FAMILIES`; the published tokenizer is code of its own around Qwen2's, which is used instead."""
     tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
-    network = load_network(folder, config)
-    network.stop_at(tokenizer)
-    return InfillingWriter(folder.name, tokenizer, network, users_at_once=users_at_once)
+    return InfillingWriter(folder.name, tokenizer, load_network(folder, config), users_at_once=users_at_once)

@@ -71,7 +71,8 @@ class InfillingWriter:
         self._users_at_once = users_at_once
         self._threshold = threshold
         self._clock = clock
-        self._special = frozenset(tokenizer.all_special_ids)
+        self._control = control_ids(tokenizer) | {network.mask_id}
+        self._stops = (self._control | network.stop_ids) - {network.mask_id}
         self._head = self._chat_head()
 
     def write(self, logs: Sequence[Log], *, slots: int, end: float | None) -> list[Written]:
@@ -118,7 +119,7 @@ class InfillingWriter:
     def _tokens(self, text: str) -> list[int]:
         """Tokens of `text` without any control token, whatever it says."""
         ids = self._tokenizer.encode(text, add_special_tokens=False)
-        return [one for one in ids if one not in self._special and one != self._network.mask_id]
+        return [one for one in ids if one not in self._control]
 
     def _chat_head(self) -> list[int]:
         """The turns before the model's own, by its chat template; as plain text where it has none."""
@@ -148,7 +149,7 @@ class InfillingWriter:
             if still_open:
                 return Line(""), False
             shares.append(share)
-            if token in self._network.stop_ids:
+            if token in self._stops:
                 break
             kept.append(token)
             if "\n" in (text := self._decode(kept)) and text.strip():
@@ -158,3 +159,9 @@ class InfillingWriter:
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def control_ids(tokenizer: Any) -> frozenset[int]:
+    """Every token that stands for no text: ends, turns, masks. A model that reads one has ended its line."""
+    added = tokenizer.added_tokens_decoder
+    return frozenset(tokenizer.all_special_ids) | {token for token, about in added.items() if about.special}

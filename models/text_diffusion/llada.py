@@ -105,6 +105,4 @@ def load_network(folder: Path, config: Mapping[str, Any]) -> MaskedNetwork:
 def load(folder: Path, config: Mapping[str, Any], users_at_once: int) -> Writer:
     """See `loading.FAMILIES`."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    network = load_network(folder, config)
-    network.stop_at(tokenizer)
-    return InfillingWriter(folder.name, tokenizer, network, users_at_once=users_at_once)
+    return InfillingWriter(folder.name, tokenizer, load_network(folder, config), users_at_once=users_at_once)

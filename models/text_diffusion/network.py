@@ -10,7 +10,7 @@ bidirectional attention LLaDA and Dream are trained with; over several it is Fas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,24 +49,15 @@ class Prefix:
 class MaskedNetwork:
     """Logits of masked tokens from a Hugging Face causal model, e.g. `LlamaForCausalLM`, used as an encoder.
 
-    `shifted`: position i is read from the state at i-1, as in Dream, whose blocks must begin with a given token.
-    `banned` tokens are never read; the mask is always among them.
+    `shifted`: position i is read from the state at i-1, as in Dream, whose blocks must begin with a given token. The
+    mask itself is never read. `stop_ids` are read like others and end a text.
     """
 
-    def __init__(
-        self, model: Any, *, mask_id: int, stop_ids: Sequence[int], banned: Sequence[int] = (), shifted: bool = False
-    ) -> None:
+    def __init__(self, model: Any, *, mask_id: int, stop_ids: Iterable[int], shifted: bool = False) -> None:
         self.model = model.eval().requires_grad_(False)
         self.mask_id = mask_id
         self.stop_ids = frozenset(stop_ids)
         self.shifted = shifted
-        self._banned = sorted({mask_id, *banned} - self.stop_ids)
-
-    def stop_at(self, tokenizer: Any) -> None:
-        """Take the tokenizer's end of text for a stop too, and never read another of its control tokens."""
-        ends = {tokenizer.eos_token_id, tokenizer.pad_token_id} - {None, self.mask_id}
-        self.stop_ids |= ends
-        self._banned = sorted({self.mask_id, *self._banned, *tokenizer.all_special_ids} - self.stop_ids)
 
     @property
     def device(self) -> torch.device:
@@ -95,7 +86,7 @@ class MaskedNetwork:
             assert not open_[:, 0].any(), "a shifted model cannot read the first token of a block"
             states = states.roll(1, dims=1)
         logits = self.model.lm_head(states[open_]).float()  # (M, V)
-        logits[:, self._banned] = -torch.inf
+        logits[:, self.mask_id] = -torch.inf
         best, tokens = logits.max(dim=1)
         return (best - logits.logsumexp(dim=1)).exp(), tokens
 

@@ -19,11 +19,12 @@ from schemas.records import Item
 
 _NO_ITEM = Item("", 0, "")
 _KEYS_PER_TRIP = 500
+_FACTS = 4
 _MOST_KEPT = 100_000
 
 
 class KnownTitles:
-    """Titles out of the item knowledge of one version in Redis: its summary, else its category; the item id without.
+    """Titles out of the item knowledge of one version in Redis: its summary, else category and facts, else the item id.
 
     Features carry no title, so an item that nobody has distilled yet is known by its id alone, which tells a language
     model little. What is found is kept, as long as it fits; what is not found is looked for again.
@@ -59,7 +60,8 @@ def _title(blob: bytes | None) -> str:
     if read is None:
         return ""
     _, document = read
-    words = document.get("summary") or " > ".join(document.get("category") or ())
+    facts = [str(claim["value"]) for claim in document.get("claims", ()) if claim["kind"] == "attribute"]
+    words = document.get("summary") or ", ".join([*(document.get("category") or ())[-1:], *facts[:_FACTS]])
     return clean(str(words), MAX_TITLE)
 
 

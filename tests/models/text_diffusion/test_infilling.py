@@ -11,7 +11,7 @@ from processors.refresh import UserRefresher
 from schemas.records import UserFeatures, UserTier
 from tests.models.reasoner_tools import told
 from tests.models.text_diffusion.text_tools import catalogue, grounder, titles
-from tests.models.text_diffusion.tiny import EOS_ID, MASK_ID, network, tokenizer
+from tests.models.text_diffusion.tiny import EOS_ID, MASK_ID, TURN_ID, network, tokenizer
 
 EVEN = Log(("green tea", "tea pot", "honey jar"), (0, 0, 0))
 GAP = Log(("green tea", "tea pot", "honey jar", "camping tent"), (0, 1, 2, 1_000))
@@ -72,18 +72,17 @@ def test_a_gap_in_the_log_gets_slots_among_the_behaviours() -> None:
 
 def test_a_title_cannot_mask_or_end_anything() -> None:
     """Catches control tokens in a title that the tokenizer would honour."""
-    tricky = Log(("tea <|mask|><|end|> pot",), (1,))
+    tricky = Log(("tea <|mask|><|end|><|turn|> pot",), (1,))
     layout = writer().layout(tricky, 4)
-    assert EOS_ID not in layout.blocks[0]
-    assert MASK_ID not in layout.blocks[0]
+    assert not {EOS_ID, MASK_ID, TURN_ID} & set(layout.blocks[0])
 
 
 def test_what_the_network_reads_becomes_lines() -> None:
     """Catches words of one user or slot in another's place, and text after a line's end."""
-    texts = ["tent", "tea\nx", "", ".,.", "cups", " honey "]
+    texts = ["tent", "tea\nx", "", ".,.", "cup<|turn|>s", " honey "]
     reader = InfillingWriter("scripted", tokenizer(), Scripted(texts))  # type: ignore[arg-type]
     [written] = reader.write([EVEN], slots=6, end=None)
-    assert [line.text for line in written.lines] == ["tent", "tea", "cups", "honey"]
+    assert [line.text for line in written.lines] == ["tent", "tea", "cup", "honey"]
     assert all(abs(line.confidence - 0.95) < 1e-6 for line in written.lines)
     assert not written.degraded
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from models.text_diffusion.network import MaskedNetwork
 
 torch.set_num_threads(1)
 
-VOCABULARY, MASK_ID, EOS_ID = 300, 290, 291
+VOCABULARY, MASK_ID, EOS_ID, TURN_ID = 300, 290, 291, 292
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -53,7 +53,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
     made = PreTrainedTokenizerFast(tokenizer_object=core)
     made.add_tokens([f"<filler{n}>" for n in range(MASK_ID - len(alphabet))])
     made.add_special_tokens({"mask_token": "<|mask|>", "eos_token": "<|end|>"})
-    assert (made.mask_token_id, made.eos_token_id) == (MASK_ID, EOS_ID)
+    made.add_tokens([AddedToken("<|turn|>", special=True)])  # a control token that no attribute names
+    assert (made.mask_token_id, made.eos_token_id, len(made)) == (MASK_ID, EOS_ID, TURN_ID + 1)
     return made
 
 
