@@ -1,20 +1,36 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
+from models.aligner import LinearAligner
+from models.block_reasoner import BlockDiffusionReasoner
+from models.catalogue import Catalogue
+from models.checkpoint import Checkpoint
+from models.cooccurrence import CooccurrenceReasoner
+from models.text_diffusion.grounding import Grounder
 from models.text_diffusion.infilling import SLOT_TOKENS, SLOTS_PER_BLOCK, InfillingWriter
 from models.text_diffusion.prompt import Log
 from models.text_diffusion.reasoner import TextDiffusionReasoner
 from processors.refresh import UserRefresher
-from schemas.records import UserFeatures, UserTier
+from schemas.codec import Codec
+from schemas.records import UserFeatures
+from tests.models import reasoner_tools
 from tests.models.reasoner_tools import told
-from tests.models.text_diffusion.text_tools import catalogue, grounder, titles
+from tests.models.text_diffusion.text_tools import ENCODER, TITLES, titles
 from tests.models.text_diffusion.tiny import EOS_ID, MASK_ID, TURN_ID, network, tokenizer
 
 EVEN = Log(("green tea", "tea pot", "honey jar"), (0, 0, 0))
 GAP = Log(("green tea", "tea pot", "honey jar", "camping tent"), (0, 1, 2, 1_000))
+
+NARROW = LinearAligner.random(0, ENCODER.dims, reasoner_tools.DIMS)
+
+
+def narrow(texts: list[str]) -> np.ndarray:
+    return NARROW.align(ENCODER.encode(texts))
 
 
 def writer(**given: object) -> InfillingWriter:
@@ -110,19 +126,26 @@ def test_users_are_decoded_in_batches_with_the_same_answers() -> None:
     assert [[line.text for line in each.lines] for each in one] == [[line.text for line in each.lines] for each in all_]
 
 
-def refreshed(reasoner: TextDiffusionReasoner) -> UserFeatures:
-    refresher = UserRefresher(reasoner, None, "v1", lambda: 5, 4, 2, deadline_s=60)
-    [user] = refresher.refresh([told("u", "i0", "i1")], catalogue())
-    return user
-
-
 def test_the_record_is_that_of_every_reasoner() -> None:
-    """Catches a reasoner in process whose behaviours no lane could publish."""
+    """Catches a reasoner whose behaviours no lane could publish, or that leaves a field of the record out."""
     scripted = Scripted(["tent", "camping tent", "flight", "green tea"])
     reader = InfillingWriter("scripted", tokenizer(), scripted)  # type: ignore[arg-type]
-    user = refreshed(TextDiffusionReasoner(reader, grounder(), titles))
-    assert (user.tier, user.reasoner) == (UserTier.DIFFUSION, "text-diffusion@scripted")
-    assert "i3" in [one.item_id for one in user.behaviors]
-    assert {"i0", "i1"}.isdisjoint(one.item_id for one in user.behaviors)
-    tiny = refreshed(TextDiffusionReasoner(writer(), grounder(), titles))
-    assert len(tiny.inferred_vector) == len(tiny.log_vector) == 64
+    learned = CooccurrenceReasoner([told("w", "i0", "i3")])
+    trained = Checkpoint(reasoner_tools.network(6), tuple(TITLES), vectors := narrow(list(TITLES.values())), {}, {})
+    reasoners = {
+        "text-diffusion@scripted": TextDiffusionReasoner(reader, Grounder(ENCODER, NARROW, 0.6), titles),
+        "block-diffusion@unsaved": BlockDiffusionReasoner(trained),
+        "cooccurrence": learned,
+    }
+    for name, reasoner in reasoners.items():
+        refresher = UserRefresher(reasoner, None, "v1", lambda: 5, 4, 2, deadline_s=60)
+        [user] = refresher.refresh([told("u", "i0", "i1")], Catalogue(list(TITLES), vectors))
+        came_back = Codec().decode(UserFeatures, Codec().encode(user))
+        assert dataclasses.replace(came_back, behaviors=user.behaviors) == user
+        assert [(one.item_id, one.text) for one in came_back.behaviors] == [
+            (one.item_id, one.text) for one in user.behaviors
+        ]
+        assert (user.reasoner, len(user.log_vector), len(user.inferred_vector)) == (name, 16, 16)
+        assert "i3" in [one.item_id for one in user.behaviors]
+        assert {"i0", "i1"}.isdisjoint(one.item_id for one in user.behaviors)
+        assert np.frombuffer(user.inferred_vector, "<f2").any()
