@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from models.block_diffusion import MASK_ROW, BlockDiffusionNetwork, Prefix
 from models.infill import Layout
+from models.neighbours import Offset
 from models.sequences import Ints
 from models.shortlist import Shortlist
 
@@ -54,8 +55,9 @@ class Reading:
 class BlockDenoiser:
     """See `models.sampler.Denoiser`. The prefix is encoded at the first call: an expired deadline costs nothing.
 
-    `embeddings` (N, width) and `bias` (N,) of all items. With `shortlists`, the sampler sees K columns a user instead
-    of N rows: places in the shortlist that is made at the first call; `rows_of` turns them into rows.
+    `embeddings` (N, width) and `bias` (N,) of all items; `offset` is added to the scores of some. With `shortlists`,
+    the sampler sees K columns a user instead of N rows: places in the shortlist that is made at the first call;
+    `rows_of` turns them into rows.
     """
 
     def __init__(
@@ -64,25 +66,41 @@ class BlockDenoiser:
         embeddings: Tensor,
         bias: Tensor,
         reading: Reading,
+        offset: Offset | None = None,
         shortlists: Callable[[Tensor], Shortlist] | None = None,
     ) -> None:
         self._network = network
         self._embeddings = embeddings
         self._bias = bias
         self._reading = reading
+        self._offset = offset
         self._shortlists = shortlists
         self._prefix: Prefix | None = None
         self._listed: Listed | None = None
+        self._offset_of_all: Tensor | None = None
 
     def __call__(self, slots: Tensor, open_: Tensor) -> tuple[Tensor, Tensor | None]:
         states = self._states(slots)  # (B, S, width)
         if self._shortlists is not None and self._listed is None:
-            self._listed = Listed.of(self._shortlists(states.mean(1)), self._embeddings, self._bias)
+            self._listed = Listed.of(self._shortlists(states.mean(1)), self._embeddings, self._bias, self._offset)
         wanted = states.gather(1, open_[..., None].expand(-1, -1, states.shape[-1]))  # (B, m, width)
-        if self._listed is None:
-            return self._network.scores(wanted, self._embeddings, self._bias), None
-        logits = torch.baddbmm(self._listed.bias[:, None], wanted, self._listed.embeddings.transpose(1, 2))
-        return logits, self._listed.shortlist.rest(wanted)
+        first = self._reading.slots.gather(1, open_) == 0  # read after the history alone
+        scale = self._network.neighbour_scale[(~first).long()][..., None]  # (B, m, 1)
+        if self._listed is not None:
+            logits = torch.baddbmm(self._listed.bias[:, None], wanted, self._listed.embeddings.transpose(1, 2))
+            if self._listed.offset is not None:
+                logits.addcmul_(scale, self._listed.offset[:, None])
+            return logits, self._listed.shortlist.rest(wanted)
+        logits = self._network.scores(wanted, self._embeddings, self._bias)
+        if self._offset is not None:
+            logits.addcmul_(scale, self._dense_offset()[:, None])
+        return logits, None
+
+    def _dense_offset(self) -> Tensor:
+        if self._offset_of_all is None:
+            assert self._offset is not None
+            self._offset_of_all = self._offset.dense(len(self._embeddings))
+        return self._offset_of_all
 
     def rows_of(self, columns: Tensor) -> Tensor:
         """Item rows (B, S) of columns or MASK_ROW (B, S)."""
@@ -106,14 +124,17 @@ class BlockDenoiser:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """Shortlists with what their items score: `embeddings` (B, K, width), `bias` (B, K), -inf where there is none."""
+    """Shortlists with what their items score: `embeddings` (B, K, width), `bias` (B, K), -inf where there is none,
+    `offset` (B, K)."""
 
     shortlist: Shortlist
     embeddings: Tensor
     bias: Tensor
+    offset: Tensor | None
 
     @classmethod
-    def of(cls, shortlist: Shortlist, embeddings: Tensor, bias: Tensor) -> Listed:
+    def of(cls, shortlist: Shortlist, embeddings: Tensor, bias: Tensor, offset: Offset | None) -> Listed:
         """Look the rows up in `embeddings` (N, width) and `bias` (N,)."""
         rows = shortlist.rows.clamp(min=0)
-        return cls(shortlist, embeddings[rows], torch.where(shortlist.rows >= 0, bias[rows], -torch.inf))
+        known = torch.where(shortlist.rows >= 0, bias[rows], -torch.inf)
+        return cls(shortlist, embeddings[rows], known, None if offset is None else offset.at(shortlist.rows))

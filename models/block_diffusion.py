@@ -89,6 +89,7 @@ class BlockDiffusionNetwork(nn.Module):
         self.ids = nn.Parameter(torch.zeros(config.items, config.width))
         self.bias = nn.Parameter(torch.zeros(config.items))
         self.cold_bias = nn.Parameter(torch.zeros(()))
+        self.neighbour_scale = nn.Parameter(torch.ones(2))  # of the offsets: for the first slot, for all later ones
         self.knowledge = nn.Linear(config.knowledge_dims, config.width, bias=False)
         self.mask = nn.Parameter(torch.zeros(config.width))
         self.start = nn.Parameter(torch.zeros(config.width))

@@ -23,6 +23,7 @@ from models.block_diffusion import BlockDiffusionNetwork
 from models.catalogue import Catalogue, Rows
 from models.checkpoint import Checkpoint, load
 from models.infill import layout
+from models.neighbours import SPAN, Neighbours, Offset
 from models.reasoner import Inference, UserHistory
 from models.sampler import Block, Plan, denoise
 from models.sequences import Ints, first_places
@@ -35,6 +36,8 @@ FULL_SCORING_ITEMS = 20_000
 """Larger catalogues are scored within each user's shortlist (docs/catalogue-scale.md)."""
 SHORTLIST = 256
 """Items in it, besides those the user has."""
+NEAR = 64
+"""Neighbours of the user's items in it, besides."""
 
 DEFAULT_PLAN = Plan()
 
@@ -120,12 +123,12 @@ class BlockDiffusionReasoner:
         if self._repeats:
             users, seen = users[:0], seen[:0]
         forbidden = (torch.from_numpy(users), torch.from_numpy(seen))
-        shortlists = None
+        shortlists, offset = None, table.offset(rows)
         if table.index is not None:
-            shortlists = without(table.index, forbidden, max(len(one) for one in rows))
+            shortlists = without(table.index, forbidden, max(len(one) for one in rows), offset)
             forbidden = (forbidden[0][:0], forbidden[1][:0])
         everything = table.embeddings[: table.size], table.bias[: table.size]
-        denoiser = BlockDenoiser(self._network, *everything, reading, shortlists)
+        denoiser = BlockDenoiser(self._network, *everything, reading, offset, shortlists)
 
         def expired() -> bool:
             return end is not None and self._clock() >= end
@@ -135,7 +138,7 @@ class BlockDiffusionReasoner:
 
     def _current_table(self, catalogue: Catalogue) -> ItemTable:
         if self._table is None or self._table.catalogue is not catalogue:
-            self._table = ItemTable(self._network, self._trained, catalogue)
+            self._table = ItemTable(self._network, self._trained, catalogue, self.checkpoint.neighbours)
         self._table.refresh()
         return self._table
 
@@ -143,7 +146,13 @@ class BlockDiffusionReasoner:
 class ItemTable:
     """Embeddings (capacity, width) and biases of every catalogue row, brought up to date by what changed."""
 
-    def __init__(self, network: BlockDiffusionNetwork, trained: dict[str, int], catalogue: Catalogue) -> None:
+    def __init__(
+        self,
+        network: BlockDiffusionNetwork,
+        trained: dict[str, int],
+        catalogue: Catalogue,
+        neighbours: Neighbours | None = None,
+    ) -> None:
         if catalogue.dims != network.config.knowledge_dims:
             raise ValueError(
                 f"the catalogue has {catalogue.dims} dims, the checkpoint wants {network.config.knowledge_dims}"
@@ -156,6 +165,23 @@ class ItemTable:
         self._network = network
         self._trained = trained
         self._revision = 0
+        self._neighbours = neighbours
+        # Id rows of the checkpoint and rows of the catalogue, by one another; -1 where there is none.
+        self._id_row = torch.zeros(0, dtype=torch.long)
+        self._row_of_id = torch.full((network.config.items,), -1)
+
+    def offset(self, histories: Sequence[Rows]) -> Offset | None:
+        """What co-occurrence adds to the scores of histories, as catalogue rows; None without a table."""
+        if self._neighbours is None:
+            return None
+        newest = [rows[-self._neighbours.reach :] for rows in histories]
+        lengths = torch.tensor([len(rows) for rows in newest])
+        history = torch.zeros(len(newest), int(lengths.max()), dtype=torch.long)
+        for user, rows in enumerate(newest):
+            history[user, : len(rows)] = torch.from_numpy(rows)
+        ids, shares = self._neighbours.of(self._id_row[history], lengths)
+        rows_ = self._row_of_id[ids]
+        return Offset(rows_.clamp(min=0), torch.where(rows_ >= 0, shares, 0.0))
 
     def refresh(self) -> None:
         """Embed the rows written since the last call; removed items can no longer be chosen."""
@@ -166,11 +192,14 @@ class ItemTable:
             extra = max(changes.size - len(self.embeddings), len(self.embeddings))
             self.embeddings = torch.cat([self.embeddings, torch.zeros(extra, self.embeddings.shape[1])])
             self.bias = torch.cat([self.bias, torch.full((extra,), -torch.inf)])
+            self._id_row = torch.cat([self._id_row, torch.full((extra,), -1)])
         ids = self.catalogue.item_ids
         trained = torch.tensor([self._trained.get(ids[row], -1) for row in changes.rows], dtype=torch.long)
         embeddings, bias = self._network.embed(torch.from_numpy(changes.vectors), trained)
         rows = torch.from_numpy(changes.rows)
         self.embeddings[rows] = embeddings
+        self._id_row[rows] = trained
+        self._row_of_id[trained[trained >= 0]] = rows[trained >= 0]
         bias = torch.where(torch.from_numpy(changes.alive), bias, -torch.inf)
         self.bias[rows] = bias
         self.size, self._revision = changes.size, changes.revision
@@ -181,16 +210,24 @@ class ItemTable:
             self.index.update(torch.arange(self.size), self.embeddings[: self.size], self.bias[: self.size])
 
 
-def without(index: CandidateIndex, forbidden: tuple[Tensor, Tensor], most: int) -> Callable[[Tensor], Shortlist]:
-    """Shortlists of `index` without each user's forbidden rows, of which no user has more than `most`."""
+def without(
+    index: CandidateIndex, forbidden: tuple[Tensor, Tensor], most: int, offset: Offset | None
+) -> Callable[[Tensor], Shortlist]:
+    """Shortlists of `index` without each user's forbidden rows, of which no user has more than `most`.
+
+    The items with the largest `offset` are in them whatever the network says.
+    """
     users, seen = forbidden
 
     def shortlists(states: Tensor) -> Shortlist:
         listed = index.shortlist(states, SHORTLIST + most)
-        span = index.size
-        of_user = torch.arange(len(states))[:, None] * span
-        struck = torch.isin(listed.rows + of_user, users * span + seen)
-        return replace(listed, rows=torch.where(struck, -1, listed.rows))
+        rows, of_user = listed.rows, torch.arange(len(states))[:, None] * SPAN
+        if offset is not None:
+            near = offset.best(NEAR)
+            twice = torch.isin(near + of_user, rows + of_user)
+            rows = torch.cat([rows, torch.where(twice, -1, near)], dim=1)
+        struck = torch.isin(rows + of_user, users * SPAN + seen)
+        return replace(listed, rows=torch.where(struck, -1, rows))
 
     return shortlists
 

@@ -13,7 +13,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,20 @@ from torch.nn import functional
 from models.block_diffusion import BlockDiffusionNetwork, NetworkConfig
 from models.catalogue import Catalogue
 from models.checkpoint import Checkpoint, save
+from models.neighbours import NeighbourConfig, Neighbours, PairCounts
 from models.reasoner import UserHistory
 from models.reasoner_loss import Corpus, LossConfig, losses
-from models.reasoner_validation import Validation
+from models.reasoner_validation import Validation, neighbour_scorer
 from models.sequences import EventColumns, Ints, Log, code, most_frequent, sequences, split_time, windows
 from models.training_state import TrainingState, UnfinishedRun
 
 COLD_SAMPLE = 0.2
 """Share of items treated as new when their bias is calibrated."""
+FOLDS = 5
+"""Parts of the users: co-occurrence is shown to each without its own pairs, or the network would trust it too much."""
+HALF_LIVES = (3.0, 6.0, 12.0, 30.0)
+DAMPINGS = (0.25, 0.5)
+TUNING_USERS = 1_000
 
 
 class TrainingError(ValueError):
@@ -46,7 +52,8 @@ class TrainingConfig:
     Every `validate_every` steps the newest `validation_share` of the events is asked about; training ends early after
     `patience` times without a better answer, and the best weights are kept (0 of either: not so). `distinct` trains
     on each item's first event only. `include_rare` puts items beyond `max_items` into the checkpoint as cold rows,
-    known by their vectors. `device`: "auto" takes CUDA where it is, in bf16.
+    known by their vectors. With `neighbours` the network learns on top of co-occurrence. `device`: "auto" takes CUDA
+    where it is, in bf16.
     """
 
     steps: int = 600
@@ -73,6 +80,7 @@ class TrainingConfig:
     layers: int = 2
     heads: int = 2
     dropout: float = 0.1
+    neighbours: bool = True
     device: str = "auto"
 
     @property
@@ -132,10 +140,13 @@ def train_reasoner(
     ids = catalogue.item_ids
     asked = Validation.of(log, split, config.validation_users, config.seed)
     device = config.torch_device
+    pairs, chosen_neighbours = _neighbours(past, len(chosen), asked, config)
     corpus = Corpus(
         torch.from_numpy(vectors).to(device),
         torch.from_numpy(counts / max(1, counts.sum())).float().to(device),
+        pairs.tables(chosen_neighbours) if pairs else (),
     )
+    neighbours = pairs.table(chosen_neighbours) if pairs else None
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = _network(counts, catalogue.dims, config)
@@ -144,22 +155,25 @@ def train_reasoner(
         run = UnfinishedRun(out, _identity(config, past, vectors, warm_start))
         if not resume:
             run.forget()
-        fitted = _Fit(network.to(device), corpus, past, asked, config, run).run(progress)
-        _calibrate_cold_bias(network, corpus.vectors, past, config)
+        folds = pairs.fold_of_user if pairs else np.zeros(past.user_count, dtype=np.int64)
+        fitted = _Fit(network.to(device), corpus, neighbours, past, folds, asked, config, run).run(progress)
+        _calibrate_cold_bias(network, corpus.vectors, neighbours, past, config)
     metrics = {
         **fitted,
+        "neighbours": asdict(chosen_neighbours) if pairs else None,
         "train_events": len(past.items),
         "items": len(counts),
         "users": past.user_count,
         "parameters": sum(p.numel() for p in network.parameters()),
-        **asked.report(network, corpus.vectors, counts, distinct=config.distinct),
+        **asked.report(network, corpus.vectors, neighbours, counts, distinct=config.distinct),
     }
     if config.include_rare:
         rare = np.setdiff1d(catalogue.rows(catalogue.item_ids), np.append(chosen, -1))
         chosen = np.concatenate([chosen, rare])
         vectors, _ = catalogue.at(chosen)
     item_ids = tuple(ids[row] for row in chosen)
-    save(Checkpoint(network.cpu(), item_ids, vectors, asdict(config), metrics), out, also)
+    made = Checkpoint(network.cpu(), item_ids, vectors, asdict(config), metrics, neighbours=neighbours)
+    save(made, out, also)
     run.forget()
     return out
 
@@ -195,6 +209,28 @@ def _network(counts: Ints, dims: int, config: TrainingConfig) -> BlockDiffusionN
     return network
 
 
+def _neighbours(
+    log: Log, items: int, asked: Validation, config: TrainingConfig
+) -> tuple[PairCounts | None, NeighbourConfig]:
+    """Pairs of items, and how to weigh them: what ranks best on validation, by itself."""
+    best = NeighbourConfig()
+    if not config.neighbours:
+        return None, best
+    rng = np.random.default_rng([config.seed, 4])
+    pairs = PairCounts(log, items, FOLDS, rng, distinct=config.distinct, window=best.window)
+    asked = Validation(asked.novel[:TUNING_USERS], asked.every[:TUNING_USERS])
+    if not asked.every:
+        return pairs, best
+    tried = []
+    for damping in DAMPINGS:
+        table = pairs.table(replace(best, damping=damping))
+        for half_life in HALF_LIVES:
+            scorer = neighbour_scorer(replace(table, half_life=half_life), items, distinct=config.distinct)
+            tried.append((asked.ndcg_of(scorer), half_life, damping))
+    _, half_life, damping = max(tried)
+    return pairs, replace(best, half_life=half_life, damping=damping)
+
+
 def _begin_from(start: Checkpoint, network: BlockDiffusionNetwork, item_ids: Sequence[str]) -> None:
     """Copy weights; an item the checkpoint does not know begins at its knowledge, with the popularity it has."""
     old, sizes = start.network, network.config
@@ -225,6 +261,10 @@ def _identity(config: TrainingConfig, log: Log, vectors: np.ndarray[Any, Any], s
     return f"{config} {digest} {start.revision if start else ''}"
 
 
+Batch = tuple[Ints, Ints, Ints]
+"""See `models.sequences.windows`."""
+
+
 class _Fit:
     """One run: steps, validations, and the state that is saved at each of them."""
 
@@ -232,14 +272,18 @@ class _Fit:
         self,
         network: BlockDiffusionNetwork,
         corpus: Corpus,
+        neighbours: Neighbours | None,
         log: Log,
+        folds: Ints,
         asked: Validation,
         config: TrainingConfig,
         unfinished: UnfinishedRun,
     ) -> None:
         self.network = network
         self.corpus = corpus
+        self.neighbours = neighbours
         self.log = log
+        self.folds = folds
         self.asked = asked
         self.config = config
         self.unfinished = unfinished
@@ -258,12 +302,12 @@ class _Fit:
         self.network.train()
         cap_s = math.inf if config.minutes is None else 60.0 * config.minutes
         share = 0.0
-        for rows, lengths in self._batches():
+        for batch in self._batches():
             state.seconds = before + time.monotonic() - began
             share = max(state.step / config.steps, state.seconds / cap_s)
             if share >= 1.0 or (config.patience and state.worse >= config.patience):
                 break
-            self._step(rows, lengths, share)
+            self._step(batch, share)
             progress(Progress(min(1.0, share), state.step, state.loss, max(0.0, state.best_score)))
             if config.validate_every and state.step % config.validate_every == 0:
                 self._validate()
@@ -282,13 +326,15 @@ class _Fit:
             "train_loss": round(state.loss, 4),
         }
 
-    def _step(self, rows: Ints, lengths: Ints, share: float) -> None:
+    def _step(self, batch: Batch, share: float) -> None:
         config, state, device = self.config, self.state, self.corpus.vectors.device
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * min(share / config.warmup + 0.01, 1.0 - share, 1.0)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            rows, lengths, users = batch
             moved = torch.from_numpy(rows).to(device), torch.from_numpy(lengths).to(device)
-            dense, masked = losses(self.network, self.corpus, *moved, config.loss)
+            folds = torch.from_numpy(self.folds[users])
+            dense, masked = losses(self.network, self.corpus, *moved, config.loss, folds)
         self.optimizer.zero_grad(set_to_none=True)
         (dense + config.masked_weight * masked).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -305,8 +351,8 @@ class _Fit:
             return
         asked = bool(self.asked.every)
         self.network.eval()
-        vectors, distinct = self.corpus.vectors, self.config.distinct
-        score = self.asked.ndcg(self.network, vectors, distinct=distinct) if asked else state.step
+        known = self.corpus.vectors, self.neighbours
+        score = self.asked.ndcg(self.network, *known, distinct=self.config.distinct) if asked else state.step
         self.network.train()
         if score >= state.best_score:  # of equals the newest: its slots have learned longer
             state.best_score, state.best_step, state.worse = score, state.step, 0
@@ -314,7 +360,7 @@ class _Fit:
         else:
             state.worse += 1
 
-    def _batches(self) -> Iterator[tuple[Ints, Ints]]:
+    def _batches(self) -> Iterator[Batch]:
         """Batches without end, from where the run stands; ties are shuffled anew in each epoch."""
         config, state = self.config, self.state
         while True:
@@ -331,10 +377,12 @@ class _Fit:
 
 
 @torch.inference_mode()
-def _calibrate_cold_bias(network: BlockDiffusionNetwork, vectors: Tensor, log: Log, config: TrainingConfig) -> None:
+def _calibrate_cold_bias(
+    network: BlockDiffusionNetwork, vectors: Tensor, neighbours: Neighbours | None, log: Log, config: TrainingConfig
+) -> None:
     """Set the bias of new items so that a sample treated as new gets, in sum, the share of events it really has."""
     rng = np.random.default_rng([config.seed, 3])
-    rows, lengths = next(windows(sequences(log, rng, distinct=config.distinct), config.window, 16, rng))
+    rows, lengths, _ = next(windows(sequences(log, rng, distinct=config.distinct), config.window, 16, rng))
     items = len(vectors)
     cold = torch.from_numpy(rng.random(items) < COLD_SAMPLE)
     if not cold.any() or cold.all():
@@ -344,6 +392,9 @@ def _calibrate_cold_bias(network: BlockDiffusionNetwork, vectors: Tensor, log: L
     history = functional.embedding(torch.from_numpy(rows).to(vectors.device), embeddings)
     prefix = network.prefix(history, torch.from_numpy(lengths).to(vectors.device))
     logits = network.scores(prefix.last, embeddings, bias).cpu()
+    if neighbours is not None:
+        offset = neighbours.offset(torch.from_numpy(rows), torch.from_numpy(lengths), items)
+        logits += network.neighbour_scale[0].cpu() * torch.where(cold, 0.0, offset)
     share = float(np.isin(log.items, torch.nonzero(cold)[:, 0].numpy()).mean())
     if not 0.0 < share < 1.0:
         return

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from models import ranking
 from models.block_diffusion import BlockDiffusionNetwork
+from models.neighbours import Neighbours
 from models.sequences import Ints, Log, Question, first_events, questions
 
 
@@ -31,17 +32,28 @@ class Validation:
         """Up to `users` questions from the events after `split`; its own draws, whatever training drew."""
         return cls(*questions(log, split, users, np.random.default_rng([seed, 1])))
 
-    def ndcg(self, network: BlockDiffusionNetwork, vectors: Tensor, *, distinct: bool) -> float:
+    def ndcg(
+        self, network: BlockDiffusionNetwork, vectors: Tensor, neighbours: Neighbours | None, *, distinct: bool
+    ) -> float:
         """NDCG@10 of the next new item; where nobody has one, of the next item."""
+        return self.ndcg_of(network_scorer(network, vectors, neighbours, distinct=distinct))
+
+    def ndcg_of(self, scorer: ranking.Scorer) -> float:
+        """The same of any scorer."""
         novel = bool(self.novel)
-        scorer = network_scorer(network, vectors, distinct=distinct)
         return ranking.ranking_metrics(self.novel or self.every, scorer, novel=novel)["ndcg10"]
 
     def report(
-        self, network: BlockDiffusionNetwork, vectors: Tensor, counts: Ints, *, distinct: bool
+        self,
+        network: BlockDiffusionNetwork,
+        vectors: Tensor,
+        neighbours: Neighbours | None,
+        counts: Ints,
+        *,
+        distinct: bool,
     ) -> dict[str, Any]:
         """HR@10 and NDCG@10 for the network and for popularity: next new item, and next item (`all_`)."""
-        model = network_scorer(network, vectors, distinct=distinct)
+        model = network_scorer(network, vectors, neighbours, distinct=distinct)
         popular = ranking.popularity(counts)
         result: dict[str, Any] = {"validation_users": len(self.novel)}
         for name, asked, is_novel in (("", self.novel, True), ("all_", self.every, False)):
@@ -52,22 +64,46 @@ class Validation:
 
 
 def network_scorer(
-    network: BlockDiffusionNetwork, vectors: Tensor, *, distinct: bool, history: int = 200
+    network: BlockDiffusionNetwork,
+    vectors: Tensor,
+    neighbours: Neighbours | None = None,
+    *,
+    distinct: bool,
+    history: int = 200,
 ) -> ranking.Scorer:
     """Scores of the next item."""
 
     @torch.inference_mode()
     def scorer(part: Sequence[Question]) -> ranking.Scores:
         embeddings, bias = network.embed(vectors, torch.arange(len(vectors), device=vectors.device))
-        read = [first_events(question.history) if distinct else question.history for question in part]
-        read = [rows[-history:] for rows in read]
-        lengths = torch.tensor([len(rows) for rows in read])
-        padded = torch.zeros(len(read), int(lengths.max()), dtype=torch.long)
-        for user, rows in enumerate(read):
-            padded[user, : len(rows)] = torch.from_numpy(rows)
+        padded, lengths = read(part, history, distinct=distinct)
         clean = functional.embedding(padded.to(vectors.device), embeddings)
         prefix = network.prefix(clean, lengths.to(vectors.device))
-        scores: ranking.Scores = network.scores(prefix.last, embeddings, bias).float().cpu().numpy()
-        return scores
+        scores = network.scores(prefix.last, embeddings, bias).float().cpu()
+        if neighbours is not None:
+            scores += network.neighbour_scale[0].cpu() * neighbours.offset(padded, lengths, len(vectors))
+        ranked: ranking.Scores = scores.numpy()
+        return ranked
 
     return scorer
+
+
+def neighbour_scorer(neighbours: Neighbours, items: int, *, distinct: bool) -> ranking.Scorer:
+    """Scores by the offset alone."""
+
+    def scorer(part: Sequence[Question]) -> ranking.Scores:
+        ranked: ranking.Scores = neighbours.offset(*read(part, 200, distinct=distinct), items).numpy()
+        return ranked
+
+    return scorer
+
+
+def read(part: Sequence[Question], history: int, *, distinct: bool) -> tuple[Tensor, Tensor]:
+    """Item rows (Q, L) padded with 0 and their lengths (Q,)."""
+    rows = [first_events(question.history) if distinct else question.history for question in part]
+    rows = [each[-history:] for each in rows]
+    lengths = torch.tensor([len(each) for each in rows])
+    padded = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+    for user, each in enumerate(rows):
+        padded[user, : len(each)] = torch.from_numpy(each)
+    return padded, lengths

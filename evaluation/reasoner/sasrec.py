@@ -118,7 +118,8 @@ def train_sasrec(
 def _batches(log: Log, config: SasRecConfig, rng: np.random.Generator) -> Iterator[tuple[Ints, Ints]]:
     """Windows without end, ties shuffled anew in each epoch; one item more than is read, to be predicted."""
     while True:
-        yield from windows(sequences(log, rng, distinct=True), config.window + 1, config.batch, rng)
+        for rows, lengths, *_ in windows(sequences(log, rng, distinct=True), config.window + 1, config.batch, rng):
+            yield rows, lengths
 
 
 def cross_entropy(network: SasRec, knowledge: Tensor, rows: Tensor, lengths: Tensor, config: SasRecConfig) -> Tensor:

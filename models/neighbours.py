@@ -1,0 +1,190 @@
+"""What was done near an item in other users' histories, as an offset to the network's scores.
+
+Owns the table of windowed co-occurrence, how it is counted, and the offset of a history. A small network learns rare
+pairs slowly, and counting knows them at once; trained on top of the offset it learns what counting does not know.
+Must not know the network. The score is that of `models.cooccurrence`, frozen at training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.sequences import Ints, Log, sequences
+
+FLOOR = 1e-4
+"""Share of a history's summed score that counts as none: log(1 + share / FLOOR) runs from 0 to about 9."""
+SPAN = 2**40
+"""Between the keys of two users: more than there are rows."""
+SHUFFLES = 3
+"""Orders in which events of one time are counted: a basket larger than the window is seen in parts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeighbourConfig:
+    """Pairs at most `window` events apart count 1 / distance; an item `half_life` places back weighs half.
+
+    `damping` 0 favours frequent neighbours, 0.5 is a cosine. The `most` best neighbours of an item are kept.
+    """
+
+    window: int = 10
+    most: int = 100
+    half_life: float = 6.0
+    damping: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Per item its neighbours: `rows` (N, K), -1 where there are fewer, and `weights` (N, K)."""
+
+    rows: Tensor
+    weights: Tensor
+    half_life: float
+
+    @property
+    def reach(self) -> int:
+        """How many of a history's newest items count: what stands further back weighs less than 1 / 64."""
+        return max(1, round(6 * self.half_life))
+
+    def of(self, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Neighbours and weights, both (B, M * K), of histories (B, L) padded on the right to `lengths` (B,).
+
+        -1 in a history is an item nothing is known of. The same neighbour may come several times; absent ones have
+        weight 0 and row 0. Weights sum to 1 per user, or 0.
+        """
+        back = torch.arange(min(history.shape[1], self.reach))
+        at = lengths[:, None] - 1 - back  # (B, M)
+        read = torch.where(at >= 0, history.gather(1, at.clamp(min=0)), -1)
+        known = read >= 0
+        rows, weights = self.rows[read.clamp(min=0)], self.weights[read.clamp(min=0)]  # (B, M, K)
+        present = known[..., None] & (rows >= 0)
+        decay = torch.exp2(-back / self.half_life)
+        weights = torch.where(present, weights * decay[:, None], 0.0).flatten(1)
+        rows = torch.where(present, rows, 0).flatten(1)
+        return rows, weights / weights.sum(1, keepdim=True).clamp(min=1e-30)
+
+    def offset(self, history: Tensor, lengths: Tensor, items: int) -> Tensor:
+        """Offsets (B, items) of histories (B, L), see `Offset`."""
+        return Offset(*self.of(history, lengths)).dense(items)
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """log(1 + share / FLOOR) of each item's share of a user's summed score; 0 for what is no neighbour.
+
+    `rows` (B, E) may hold an item several times, its `shares` (B, E) count together.
+    """
+
+    rows: Tensor
+    shares: Tensor
+
+    def dense(self, items: int) -> Tensor:
+        """Of all items (B, items)."""
+        summed = torch.zeros(len(self.rows), items).scatter_add_(1, self.rows, self.shares)
+        return summed.div_(FLOOR).log1p_()
+
+    def at(self, rows: Tensor) -> Tensor:
+        """Of some items (B, K), 0 where the row is -1."""
+        keys, sums = self._summed()
+        wanted = rows + torch.arange(len(rows))[:, None] * SPAN
+        place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+        found = (keys[place] == wanted) & (rows >= 0)
+        return torch.where(found, sums[place], 0.0).div_(FLOOR).log1p_()
+
+    def best(self, count: int) -> Tensor:
+        """The `count` rows (B, count) with the largest shares, each once, -1 where there are fewer."""
+        keys, sums = self._summed()
+        user = keys // SPAN
+        order = torch.argsort(sums, descending=True, stable=True)
+        order = order[torch.argsort(user[order], stable=True)]
+        user, rows = user[order], keys[order] % SPAN
+        rank = torch.arange(len(user)) - torch.searchsorted(user, user)
+        kept = (rank < count) & (sums[order] > 0)
+        best = torch.full((len(self.rows), count), -1)
+        best[user[kept], rank[kept]] = rows[kept]
+        return best
+
+    def _summed(self) -> tuple[Tensor, Tensor]:
+        """Each user and row once, as ascending keys, and the sum of its shares."""
+        keys, inverse = torch.unique(self.rows + torch.arange(len(self.rows))[:, None] * SPAN, return_inverse=True)
+        return keys, torch.zeros(len(keys)).scatter_add_(0, inverse.flatten(), self.shares.flatten())
+
+
+def offsets_at_all_places(
+    tables: Sequence[Neighbours], folds: Tensor, history: Tensor, place: Tensor, columns: int
+) -> Tensor:
+    """Offsets (B, T, columns) of each beginning of histories (B, T): at position p by the items before it.
+
+    User b is answered by `tables[folds[b]]`, which must not have been counted on that user. `place` (N,) is each
+    item's column, or `columns` where it has none.
+    """
+    batch, length = history.shape
+    decay = 0.5 ** (1 / tables[0].half_life)
+    all_rows = torch.stack([table.rows for table in tables])  # (folds, N, K)
+    all_weights = torch.stack([table.weights for table in tables])
+    out = torch.zeros(batch, length, columns + 1)
+    state = torch.zeros(batch, columns + 1)
+    for position in range(1, length):
+        rows = all_rows[folds, history[:, position - 1]]  # (B, K)
+        weights = torch.where(rows >= 0, all_weights[folds, history[:, position - 1]], 0.0)
+        state.mul_(decay).scatter_add_(1, place[rows.clamp(min=0)], weights)
+        out[:, position] = state
+    whole = out.sum(2, keepdim=True).clamp_(min=1e-30)
+    return out[..., :columns].div_(whole.mul_(FLOOR)).log1p_()
+
+
+class PairCounts:
+    """How often items met, by fold of users, so that a table can be made without any one fold."""
+
+    def __init__(
+        self, log: Log, items: int, folds: int, rng: np.random.Generator, *, distinct: bool, window: int
+    ) -> None:
+        self._items = items
+        self.fold_of_user: Ints = rng.integers(folds, size=log.user_count)
+        keys: list[list[Ints]] = [[] for _ in range(folds)]
+        values: list[list[np.ndarray]] = [[] for _ in range(folds)]
+        for _ in range(SHUFFLES):
+            made = sequences(log, rng, distinct=distinct)
+            owner = np.repeat(np.arange(len(made.starts)), made.lengths)
+            fold = self.fold_of_user[made.users][owner]
+            for distance in range(1, min(window, len(made.items) - 1) + 1):
+                left, right = made.items[:-distance], made.items[distance:]
+                kept = (owner[:-distance] == owner[distance:]) & (left != right)
+                for number in range(folds):
+                    mine = kept & (fold[:-distance] == number)
+                    keys[number].append(left[mine] * items + right[mine])
+                    values[number].append(np.full(int(mine.sum()), 1 / (distance * SHUFFLES)))
+        self._folds = [_summed(np.concatenate(k), np.concatenate(v)) for k, v in zip(keys, values, strict=True)]
+
+    def table(self, config: NeighbourConfig, *, without: int | None = None) -> Neighbours:
+        """The neighbours by the pairs of all users, or of all but the fold `without`."""
+        parts = [fold for number, fold in enumerate(self._folds) if number != without]
+        key = np.concatenate([fold[0] for fold in parts])
+        value = np.concatenate([fold[1] for fold in parts])
+        left, right = key // self._items, key % self._items
+        key, value = _summed(np.concatenate([key, right * self._items + left]), np.concatenate([value, value]))
+        left, right = key // self._items, key % self._items
+        total = np.maximum(np.bincount(left, value, minlength=self._items), 1e-30)
+        score = value / np.sqrt(total[left]) / total[right] ** config.damping
+        order = np.lexsort((-score, left))
+        left, right, score = left[order], right[order], score[order]
+        rank = np.arange(len(left)) - np.searchsorted(left, left)
+        kept = rank < config.most
+        rows = np.full((self._items, config.most), -1)
+        weights = np.zeros((self._items, config.most), dtype=np.float32)
+        rows[left[kept], rank[kept]] = right[kept]
+        weights[left[kept], rank[kept]] = score[kept]
+        return Neighbours(torch.from_numpy(rows), torch.from_numpy(weights), config.half_life)
+
+    def tables(self, config: NeighbourConfig) -> list[Neighbours]:
+        """One table per fold, made without it."""
+        return [self.table(config, without=number) for number in range(len(self._folds))]
+
+
+def _summed(keys: Ints, values: np.ndarray) -> tuple[Ints, np.ndarray]:
+    unique, inverse = np.unique(keys, return_inverse=True)
+    return unique, np.bincount(inverse, values, minlength=len(unique))
