@@ -18,9 +18,16 @@ HEAD = {
     "ours_minus_sasrec_ndcg10": ("ours", "sasrec"),
     "ensemble_minus_knn_ndcg10": ("ensemble", "cooccurrence"),
     "ours_minus_knn_ndcg10": ("ours", "cooccurrence"),
+    "ours_minus_sasrec_ensemble_ndcg10": ("ours", "sasrec_ensemble"),
     "ensemble_minus_sasrec_ensemble_ndcg10": ("ensemble", "sasrec_ensemble"),
 }
 """Paired differences of NDCG@10; `knn` is the windowed co-occurrence, the strongest of the neighbour baselines."""
+
+SPACES = {
+    "text": "PCA of the texts",
+    "aligned": "aligner trained on the training part of the log",
+    "network": "the network's own embeddings",
+}
 
 
 def answer(made: Evaluation) -> dict[str, Any]:
@@ -45,7 +52,8 @@ def answer(made: Evaluation) -> dict[str, Any]:
         found["sets"] = group(tally, "sets")
         spaces = dict.fromkeys(name.split(".")[1] for name in names if name.startswith("enrich."))
         found["enrichment"] = {space: group(tally, f"enrich.{space}") for space in spaces}
-        found["enrichment_over_log"] = {space: dict(_over_log(tally, space)) for space in spaces}
+        for other in ("log", "next_item"):
+            found[f"enrichment_over_{other}"] = {space: dict(_over(tally, space, other)) for space in spaces}
     found["steps_over_one"] = dict(_over_one(tally))
     found["settings"] = made.settings()
     return found
@@ -62,10 +70,10 @@ def group(tally: Tally, stage: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _over_log(tally: Tally, space: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _over(tally: Tally, space: str, other: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for model in group(tally, f"enrich.{space}"):
-        if model != "log":
-            yield model, tally.difference(f"enrich.{space}.{model}.tuned", f"enrich.{space}.log.tuned")
+        if model != other:
+            yield model, tally.difference(f"enrich.{space}.{model}.tuned", f"enrich.{space}.{other}.tuned")
 
 
 def _over_one(tally: Tally) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -93,8 +101,9 @@ def tables(found: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
     if "sets" in found:
         yield _table(f"16 inferred items against the next 16 ({found['sets_by']})", found["sets"])
         for space, figures in found["enrichment"].items():
-            yield _table(f"recall@50 of the next 16 by user vector, {space} vectors: 1:1, and weight tuned", figures)
+            yield _table(f"recall@50 of the next 16 by user vector, {SPACES[space]}: 1:1, and weight tuned", figures)
             yield _differences("paired, tuned, over the log vector alone", found["enrichment_over_log"][space])
+            yield _differences("paired, tuned, over next-item's top 16", found["enrichment_over_next_item"][space])
     if found["steps_over_one"]:
         yield _differences("what more steps change, paired with 1 step", found["steps_over_one"])
     tried = Table("", "NDCG@10", box=None)

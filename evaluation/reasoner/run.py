@@ -18,8 +18,8 @@ from evaluation.reasoner.measures import Scorer, Tally, best, ranks
 from evaluation.reasoner.ours import Ours, then_scores, train_ours
 from evaluation.reasoner.sasrec import SasRecConfig, train_sasrec
 from evaluation.reasoner.sets import Lists, coverage, measure_enrichment, measure_sets
-from evaluation.reasoner.shop import Shop
-from evaluation.reasoner.splits import NEXT, Case, HeldOut, Split
+from evaluation.reasoner.shop import Shop, co_engaged_vectors
+from evaluation.reasoner.splits import NEXT, Case, HeldOut
 from evaluation.reasoner.tuning import Chosen
 from models.reasoner_training import TrainingConfig, TrainingError
 from models.sampler import Plan
@@ -103,7 +103,7 @@ class Evaluation:
         self._rank("time", models, ours, test)
         if len(split.test) >= LEAST_SET_USERS and "sets" in self.options.stages:
             self.facts.update(sets_by="time split", sets_users=len(test))
-            self._fill(seed, models, ours, test, split)
+            self._fill(seed, models, ours, test, split.train)
 
     def _sets(self, seed: int, place: int) -> None:
         if self.facts.get("sets_by") == "time split":
@@ -115,19 +115,20 @@ class Evaluation:
             return
         self.facts.update(sets_by=f"leave last {NEXT} out", sets_users=len(test))
         models, ours = self._models(split.train, seed, sasrec=False)
-        self._fill(seed, models, ours, test, split)
+        self._fill(seed, models, ours, test, split.train)
 
     def _held(self, seed: int, place: int) -> None:
         made = splits.held_out(self.shop.log, self.shop.categories, np.random.default_rng(seed), part=(place % 3, 3))
         assert self.chosen is not None
         ours = self._train(made.train, seed)
         cold = self._some(made.cold)
-        self.facts.update(cold_items=len(made.cold_items), cold_users=len(cold), hidden_users=len(made.hidden))
+        self.facts.update(cold_items=len(made.cold_items), cold_users=len(cold))
         text = baselines.text_scorer(self.shop.vectors, self.chosen.text_half_life)
         if cold:
             for name, scorer in (("ours", ours.scores), ("text_knn", text)):
                 self.tally.add_ranks(f"cold.{name}", cold, ranks(scorer, cold, among=made.cold_items))
         if made.hidden:
+            self.facts["hidden_users_a_seed"] = len(made.hidden)
             self._hidden(made, ours, seed)
 
     def _hidden(self, made: HeldOut, ours: Ours, seed: int) -> None:
@@ -174,7 +175,7 @@ class Evaluation:
             blended = tuning.blended(models[one], models[other], weight)
             self.tally.add_ranks(f"{stage}.{name}", cases, ranks(blended, cases))
 
-    def _fill(self, seed: int, models: dict[str, Scorer], ours: Ours, cases: Sequence[Case], split: Split) -> None:
+    def _fill(self, seed: int, models: dict[str, Scorer], ours: Ours, cases: Sequence[Case], train: Log) -> None:
         """The next 16: sets by steps and their controls, and what they add to the user vector."""
         made: Lists = {f"ours_{steps}": ours.infer(cases, steps, seed=seed) for steps in self.options.steps}
         controls: Lists = {
@@ -190,7 +191,9 @@ class Evaluation:
         for name, lists in every.items():
             self._coverage.setdefault(name, []).append(coverage(lists, len(self.shop)))
         enriched = {name: lists for name, lists in every.items() if name in ("ours_1", "ours_4") or name in controls}
-        for space, vectors in (("aligned", self.shop.vectors), ("network", ours.embeddings)):
+        self._tell("training an aligner")(0.0)
+        aligned = co_engaged_vectors(self.shop, train, seed=seed)
+        for space, vectors in (("text", self.shop.vectors), ("aligned", aligned), ("network", ours.embeddings)):
             measure_enrichment(self.tally, space, vectors, cases, enriched)
 
     def _train(self, log: Log, seed: int) -> Ours:

@@ -14,28 +14,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from models.aligner import LinearAligner
+from models.aligner_training import AlignerConfig, train_aligner
 from models.catalogue import Catalogue, Vectors
+from models.contrastive import Texts
 from models.encoder import TextEncoder
+from models.pairs import NothingToLearn
 from models.sequences import EventColumns, Log, code, most_frequent
-from processors.embed_catalogue import embed_catalogue
+from processors.embed_texts import encoded_texts
 from schemas.records import Item
 from streams.files import FileError, read_events, read_items
 
 Bools = NDArray[np.bool_]
 CLUSTERS = 20
 """Kinds of items that k-means makes where the listing names no category."""
+ALIGNER = AlignerConfig()
 NOT_ENGAGED = ("return", "refund", "cancel")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shop:
-    """Rows are items, in the catalogue's order; `log` holds all events, `vectors` (N, dims) the aligned vectors.
+    """Rows are items, in the catalogue's order; `log` holds all events.
 
-    `categories` (N, G) says which categories an item is of; `clustered` where k-means of the vectors made them.
+    `texts` are the encoded texts, `vectors` (N, dims) their PCA: it learns from texts alone, so that nothing of the log
+    is in it. `categories` (N, G) says which categories an item is of; `clustered` where k-means made them.
     """
 
     items: Sequence[Item]
     log: Log
+    texts: Texts
     catalogue: Catalogue
     vectors: Vectors
     categories: Bools
@@ -85,9 +92,23 @@ def load(
     times = table["event_time"].to_numpy().astype(np.int64)
     log = code(EventColumns(table["user_id"].to_pylist(), ids, times), place[rows])
     kept = [wanted[names[row]] for row in chosen]
-    catalogue, _ = embed_catalogue(kept, encoder, min(dims, len(kept)), report=encoded)
-    vectors = catalogue.changes().vectors
-    return Shop(kept, log, catalogue, vectors, *_categories(kept, vectors))
+    texts = encoded_texts(kept, {}, encoder, report=encoded)
+    vectors = LinearAligner.fit_pca(np.unique(texts.text, axis=0), dims).align(texts.text)
+    catalogue = Catalogue([item.item_id for item in kept], vectors)
+    return Shop(kept, log, texts, catalogue, vectors, *_categories(kept, vectors))
+
+
+def co_engaged_vectors(shop: Shop, train: Log, *, seed: int = 0) -> Vectors:
+    """Vectors (N, dims) of an aligner trained on a part of the log, as `freshet train aligner` does on all of it.
+
+    The PCA where nothing is to be learned.
+    """
+    config = replace(ALIGNER, head=replace(ALIGNER.head, dims=shop.vectors.shape[1], seed=seed))
+    try:
+        aligner, _ = train_aligner(shop.columns(train), shop.catalogue.item_ids, shop.texts, config)
+    except NothingToLearn:
+        return shop.vectors
+    return aligner.align(shop.texts.text)
 
 
 def engaged(events: pa.Table) -> pa.Table:

@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 import models.encoder
+from models.aligner_training import AlignerConfig
+from models.contrastive import HeadConfig
 from streams.cli import main
 from tests.evaluation.successor_world import write
 from tests.fakes_encoder import FakeEncoder
@@ -22,6 +24,7 @@ def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models.encoder, "prepared_encoder", lambda _: FakeEncoder(32))
     monkeypatch.setattr("evaluation.reasoner.tuning.SASREC_GRID", {"learning_rate": (3e-3, 6e-3)})
     monkeypatch.setattr("evaluation.reasoner.run.LEAST_SET_USERS", 5)
+    monkeypatch.setattr("evaluation.reasoner.shop.ALIGNER", AlignerConfig(head=HeadConfig(steps=5, batch=16)))
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ def test_the_last_line_is_the_answer(files: list[str], tmp_path: Path) -> None:
         assert holds(found[name])
     assert found["seeds"] == [0, 1]
     assert set(found["cold"]) == {"ours", "text_knn"}
-    assert set(found["enrichment"]) == {"aligned", "network"}
+    assert set(found["enrichment"]) == {"text", "aligned", "network"}
     arms = {"log", "ours_1", "ours_4", "next_item", "cooccurrence", "popularity", "random"}
     assert set(found["enrichment"]["aligned"]) == arms
     assert {"ours_1", "ours_4", "cooccurrence", "popularity", "random_category"} <= set(found["hidden_category"])
