@@ -145,8 +145,8 @@ class PairCounts:
     ) -> None:
         self._items = items
         self.fold_of_user: Ints = rng.integers(folds, size=log.user_count)
-        keys: list[list[Ints]] = [[] for _ in range(folds)]
-        values: list[list[np.ndarray]] = [[] for _ in range(folds)]
+        keys: list[list[Ints]] = [[np.zeros(0, dtype=np.int64)] for _ in range(folds)]
+        values: list[list[np.ndarray]] = [[np.zeros(0)] for _ in range(folds)]
         for _ in range(SHUFFLES):
             made = sequences(log, rng, distinct=distinct)
             owner = np.repeat(np.arange(len(made.starts)), made.lengths)

@@ -87,7 +87,7 @@ def test_a_shortlist_scores_as_the_whole_catalogue_does():
         return made[-1]
 
     reading = Reading.of(rows, layouts, 200)
-    listed = BlockDenoiser(NETWORK, EMBEDDINGS, BIAS, reading, shortlists)
+    listed = BlockDenoiser(NETWORK, EMBEDDINGS, BIAS, reading, shortlists=shortlists)
     places = torch.tensor([[0, 1, 3]]).expand(5, -1)
     listed(torch.full((5, SLOTS), MASK_ROW), places)
     columns = torch.full((5, SLOTS), MASK_ROW)
