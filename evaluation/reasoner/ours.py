@@ -17,8 +17,11 @@ from torch.nn import functional
 from evaluation.reasoner.measures import Inferred, Scorer, Scores
 from evaluation.reasoner.shop import Shop
 from evaluation.reasoner.splits import NEXT, Case
-from models.block_reasoner import DEFAULT_PLAN, BlockDiffusionReasoner
+from models.block_denoiser import BlockDenoiser, Reading
+from models.block_diffusion import MASK_ROW
+from models.block_reasoner import DEFAULT_PLAN, BlockDiffusionReasoner, ItemTable
 from models.checkpoint import Checkpoint, load
+from models.infill import Layout
 from models.reasoner_training import TrainingConfig, train_reasoner
 from models.sampler import Plan
 from models.sequences import Log, first_events
@@ -43,30 +46,29 @@ class Ours:
         self.checkpoint = checkpoint
         self._shop = shop
         self._reasoner = BlockDiffusionReasoner(checkpoint, plan=plan, between=between, max_history=HISTORY)
-        row_of = {item_id: row for row, item_id in enumerate(checkpoint.item_ids[: checkpoint.network.config.items])}
-        trained = torch.tensor([row_of.get(item_id, -1) for item_id in shop.catalogue.item_ids])
+        trained = checkpoint.item_ids[: checkpoint.network.config.items]
+        row_of = {item_id: row for row, item_id in enumerate(trained)}
         with torch.inference_mode():
-            self._embeddings, self._bias = checkpoint.network.embed(torch.from_numpy(shop.vectors), trained)
+            self._table = ItemTable(checkpoint.network, row_of, shop.catalogue, checkpoint.neighbours)
+            self._table.refresh()
 
     @property
     def embeddings(self) -> Scores:
         """What the network knows an item by (N, width), L2-normalised."""
-        made: Scores = functional.normalize(self._embeddings, dim=1).numpy()
+        made: Scores = functional.normalize(self._table.embeddings[: self._table.size], dim=1).numpy()
         return made
 
     @torch.inference_mode()
     def scores(self, cases: Sequence[Case]) -> Scores:
-        """Logits (Q, N) of the next item; the first slot's, whatever the steps."""
+        """Logits (Q, N) of the next item: those of a first slot while all are masked, whatever the steps."""
         distinct = bool(self.checkpoint.settings.get("distinct", True))
-        read = [first_events(case.history) if distinct else case.history for case in cases]
-        read = [rows[-HISTORY:] for rows in read]
-        lengths = torch.tensor([len(rows) for rows in read])
-        padded = torch.zeros(len(read), int(lengths.max()), dtype=torch.long)
-        for user, rows in enumerate(read):
-            padded[user, : len(rows)] = torch.from_numpy(rows)
-        network = self.checkpoint.network
-        prefix = network.prefix(functional.embedding(padded, self._embeddings), lengths)
-        scores: Scores = network.scores(prefix.last, self._embeddings, self._bias).numpy()
+        rows = [first_events(case.history) if distinct else case.history for case in cases]
+        table, after = self._table, Layout(np.arange(1), np.zeros(0, dtype=np.int64))
+        reading = Reading.of(rows, [after] * len(rows), HISTORY)
+        known = table.embeddings[: table.size], table.bias[: table.size]
+        denoiser = BlockDenoiser(self.checkpoint.network, *known, reading, table.offset(rows))
+        logits, _ = denoiser(torch.full((len(rows), 1), MASK_ROW), torch.zeros(len(rows), 1, dtype=torch.long))
+        scores: Scores = logits[:, 0].numpy()
         return scores
 
     def infer(self, cases: Sequence[Case], steps: int, *, slots: int = NEXT, seed: int = 0) -> list[Inferred]:

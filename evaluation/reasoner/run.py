@@ -29,7 +29,7 @@ Report = Callable[[str, float], None]
 """Told what is being done, and the share of it that is done."""
 LEAST_SET_USERS = 500
 """Where a time split has fewer users, the next 16 are asked by leaving each user's last 16 new items out."""
-WITHOUT_VALIDATION = TrainingConfig(validation_share=0.0, validate_every=0, patience=0)
+WITHOUT_VALIDATION = TrainingConfig(validation_share=0.0, validation_users=0, validate_every=0, patience=0)
 """All that a split gives is learned from, to the end of the step budget: no model stops early, none loses events."""
 NAMES = {"last": "leave last out", "time": "time split", "sets": "leave last 16 out", "held": "held out"}
 STAGES = tuple(NAMES)
