@@ -7,6 +7,7 @@ know the network: it sees a `Denoiser`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,9 +18,6 @@ from torch import Tensor
 
 from models.block_diffusion import MASK_ROW
 from models.schedules import SCHEDULES
-
-GROUP = 64
-"""Items per group in `top`: the maxima of groups are found at memory speed, `topk` then sorts 64 times fewer."""
 
 STRUCK = -1e30
 """Key of an item that is taken or forbidden: before a slot that is taken, after everything else."""
@@ -135,10 +133,11 @@ def _strike(logits: Tensor, forbidden: tuple[Tensor, Tensor], rows: Tensor) -> N
 
 def _best(logits: Tensor, rest: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
     """Log-probabilities and items (B, m, K) of the `count` best of each slot, -inf where struck out."""
-    values, items = top(logits, count)
-    mass = logits.logsumexp(-1)
-    log_probabilities = values - (mass if rest is None else torch.logaddexp(mass, rest))[..., None]
-    return torch.where(values == -torch.inf, -torch.inf, log_probabilities), items
+    log_probabilities, items = top(logits.log_softmax(-1), count)  # fused: half of what logsumexp costs
+    if rest is not None:
+        listed = torch.sigmoid(logits.logsumexp(-1) - rest)  # share of the mass
+        log_probabilities = log_probabilities + listed.log()[..., None]
+    return log_probabilities.nan_to_num(nan=-torch.inf, neginf=-torch.inf), items
 
 
 def _entropies(logits: Tensor) -> Tensor:
@@ -150,20 +149,24 @@ def _entropies(logits: Tensor) -> Tensor:
 def top(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` largest of the last dimension, like `topk`, through the maxima of groups: exact and faster.
 
-    The `count` largest values lie in the `count` groups with the largest maxima.
+    The `count` largest values lie in the `count` groups with the largest maxima. Group g holds g, g + groups, ...: the
+    maxima of all groups are found in one sweep over rows.
     """
     size = logits.shape[-1]
-    groups = size // GROUP
+    count = min(count, size)
+    per_group = 2 ** max(0, round(math.log2(max(1.0, size / count)) / 2))  # as much to look through in both stages
+    groups = size // per_group
     if groups <= 2 * count:
-        values, at = logits.topk(min(count, size), dim=-1)
+        values, at = logits.topk(count, dim=-1)
         return values, at
-    body = logits[..., : groups * GROUP].view(*logits.shape[:-1], groups, GROUP)
-    best = body.amax(-1).topk(count, dim=-1).indices  # (..., count)
-    inside = body.gather(-2, best[..., None].expand(*best.shape, GROUP)).flatten(-2)  # (..., count * GROUP)
-    at = (best[..., None] * GROUP + torch.arange(GROUP)).flatten(-2)
-    if groups * GROUP < size:
-        rest = torch.arange(groups * GROUP, size).expand(*at.shape[:-1], -1)
-        inside = torch.cat([inside, logits[..., groups * GROUP :]], dim=-1)
+    body = logits[..., : groups * per_group].view(*logits.shape[:-1], per_group, groups)
+    best = body.amax(-2).topk(count, dim=-1, sorted=False).indices[..., None, :]  # (..., 1, count)
+    members = best + groups * torch.arange(per_group, device=logits.device)[:, None]  # (..., per_group, count)
+    inside = body.gather(-1, best.expand(members.shape)).flatten(-2)
+    at = members.flatten(-2)
+    if groups * per_group < size:
+        rest = torch.arange(groups * per_group, size, device=logits.device).expand(*at.shape[:-1], -1)
+        inside = torch.cat([inside, logits[..., groups * per_group :]], dim=-1)
         at = torch.cat([at, rest], dim=-1)
     values, where = inside.topk(count, dim=-1)
     return values, at.gather(-1, where)
