@@ -38,15 +38,19 @@ def train_on(
     folder: Path,
     *,
     aligner: Aligner | None = None,
+    warm_start: Path | None = None,
+    resume: bool = False,
     encoded: Callable[[int, int], None] = lambda _done, _total: None,
     trained: Callable[[Progress], None] = lambda _: None,
 ) -> checkpoint.Checkpoint:
     """Train a reasoner on `events` (`files.EVENT_SCHEMA`) over `items` and put its checkpoint at `folder`.
 
-    The checkpoint brings its aligner (the given one, else PCA), so that workers embed new items into the space it
-    was trained in. Raises `TrainingError` where there is nothing to learn from, `FileNotFoundError` where the
+    The checkpoint brings its aligner (the given one, else that of the checkpoint in `warm_start`, else PCA), so that
+    workers embed new items into the space it was trained in. `warm_start` and `resume` as in `train_reasoner`. Raises
+    `TrainingError` where there is nothing to learn from or nothing fit to begin from, `FileNotFoundError` where the
     encoder is not prepared.
     """
+    start, aligner = _start(warm_start, aligner)
     columns = _columns(events)
     chosen = _chosen(columns, items, config)
     encoder = prepared_encoder(settings)
@@ -56,10 +60,28 @@ def train_on(
         catalogue,
         config,
         folder,
+        warm_start=start,
+        resume=resume,
         progress=trained,
         also=lambda new: used.save(new / checkpoint.ALIGNER),
     )
     return checkpoint.load(folder)
+
+
+def _start(folder: Path | None, aligner: Aligner | None) -> tuple[checkpoint.Checkpoint | None, Aligner | None]:
+    """The checkpoint to begin from, and the aligner of the space it was trained in."""
+    if folder is None:
+        return None, aligner
+    try:
+        start = checkpoint.load(folder)
+        theirs = load_aligner(folder / checkpoint.ALIGNER) if (folder / checkpoint.ALIGNER).exists() else None
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{folder}: {error}") from error
+    if theirs is not None and aligner is not None and theirs.revision != aligner.revision:
+        raise TrainingError(
+            f"{folder} was trained in another vector space than the aligner given; leave one of them out"
+        )
+    return start, aligner or theirs
 
 
 def train_aligner_on(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from freshet.settings import Settings
 from models import checkpoint
+from models.aligner import Aligner
 from models.reasoner_training import Progress as TrainingProgress
 from models.reasoner_training import TrainingConfig, TrainingError
 from streams.cli.log_options import LogSource, TrainingLog, log_options
@@ -23,6 +25,16 @@ from streams.cli.train_aligner import aligner
 from streams.training import train_on, trained_aligner
 
 DEFAULTS = TrainingConfig()
+PATIENCE = f"End after so many validations, {DEFAULTS.validate_every} steps apart, without a better answer; 0: never."
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """What a training begins from: an aligner, an earlier checkpoint, itself cut off."""
+
+    aligner: Aligner | None
+    warm_start: Path | None
+    resume: bool
 
 
 @click.group()
@@ -41,6 +53,10 @@ train.add_command(aligner)
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Stop after this long, if earlier.")
 @click.option("--max-items", default=DEFAULTS.max_items, show_default=True, type=click.IntRange(2))
 @click.option("--include-rare", is_flag=True, help="Keep rarer items in the checkpoint, known by their text alone.")
+@click.option("--warm-start", type=click.Path(path_type=Path), help="Begin at the weights of this checkpoint.")
+@click.option("--resume", is_flag=True, help="Go on where the same training was cut off.")
+@click.option("--patience", default=DEFAULTS.patience, show_default=True, type=click.IntRange(0), help=PATIENCE)
+@click.option("--no-neighbours", is_flag=True, help="Train the network alone, without co-occurrence beneath it.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON at the end, no progress bar.")
 def reasoner(
@@ -51,17 +67,32 @@ def reasoner(
     minutes: float | None,
     max_items: int,
     include_rare: bool,
+    warm_start: Path | None,
+    resume: bool,
+    patience: int,
+    no_neighbours: bool,
     seed: int,
     as_json: bool,
 ) -> None:
     """Train the block-diffusion reasoner on a log of events over a catalogue."""
     settings = source.resolve(Settings.load())
     folder = out or (Path(settings.checkpoint) if settings.checkpoint else settings.home / "reasoner")
-    config = TrainingConfig(steps=steps, minutes=minutes, max_items=max_items, include_rare=include_rare, seed=seed)
+    config = TrainingConfig(
+        steps=steps,
+        minutes=minutes,
+        max_items=max_items,
+        include_rare=include_rare,
+        patience=patience,
+        neighbours=not no_neighbours,
+        seed=seed,
+    )
     began = time.monotonic()
     with _bar(quiet=as_json) as bar:
         try:
-            log = _train(source, settings, config, folder, aligner_file, bar)
+            # A checkpoint to begin from brings the aligner of its space.
+            chosen = trained_aligner(settings, aligner_file) if aligner_file or not warm_start else None
+            begin = Begin(chosen, warm_start, resume)
+            log = _train(source, settings, config, folder, begin, bar)
         except (TrainingError, FileNotFoundError) as error:
             raise click.ClickException(str(error)) from error
     metrics = checkpoint.load(folder).metrics
@@ -73,7 +104,7 @@ def _train(
     settings: Settings,
     config: TrainingConfig,
     folder: Path,
-    aligner_file: Path | None,
+    begin: Begin,
     bar: Progress,
 ) -> TrainingLog:
     log = source.read(settings, bar)
@@ -81,7 +112,7 @@ def _train(
     training = bar.add_task("training the reasoner", total=1.0, visible=False)
 
     def told(progress: TrainingProgress) -> None:
-        text = f"training the reasoner, step {progress.step}, loss {progress.loss:.2f}"
+        text = f"training the reasoner, step {progress.step}, loss {progress.loss:.2f}, NDCG@10 {progress.best:.3f}"
         bar.update(training, completed=progress.share, description=text, visible=True)
 
     train_on(
@@ -90,7 +121,9 @@ def _train(
         settings,
         config,
         folder,
-        aligner=trained_aligner(settings, aligner_file),
+        aligner=begin.aligner,
+        warm_start=begin.warm_start,
+        resume=begin.resume,
         encoded=lambda done, total: bar.update(encoding, completed=done, total=total),
         trained=told,
     )
@@ -107,7 +140,11 @@ def _show(answer: dict[str, Any], as_json: bool) -> None:
         click.echo(json.dumps(answer))
         return
     click.echo(f"checkpoint  {answer['checkpoint']}")
-    click.echo(f"trained     {answer['steps']} steps, {answer['train_events']} events, {answer['items']} items")
+    early = f", best at {answer['best_step']}" if answer["best_step"] < answer["steps"] else ""
+    resumed = f", resumed at {answer['resumed_at']}" if answer["resumed_at"] else ""
+    click.echo(
+        f"trained     {answer['steps']} steps{early}{resumed}, {answer['train_events']} events, {answer['items']} items"
+    )
     for name, key in (("next new item", ""), ("next item", "all_")):
         click.echo(
             f"{name:<16}HR@10 {answer[key + 'hr10']:.4f}  (popularity {answer[key + 'popularity_hr10']:.4f})   "
