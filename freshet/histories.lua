@@ -2,12 +2,14 @@
 -- Called by freshet/histories.py and freshet/due.py; freshet/functions.py adds the library's header and digest.
 -- No call takes more than 500 users: each runs alone on the server.
 
--- A user with events that its features do not know is in one of two sorted sets: `due`, where it may be claimed at once,
--- or `waiting` for the moment from which it may. Its score there is a mark: milliseconds, and as fraction how many events
--- came since the last refresh. 2^53 leaves ten bits for them beside the milliseconds of the next two centuries.
+-- A user with events that its features do not know is in one of two sorted sets: in `due`, where it may be claimed, or
+-- in `waiting` until the moment from which it may. Its score there is a mark: milliseconds, and as fraction how many
+-- events came since the last refresh. 2^53 leaves ten bits for them beside the milliseconds of the next two centuries.
 local UNIT, MOST_EVENTS = 1024, 1023
 -- More events than this no longer bring a user forward.
 local BONUS_EVENTS = 64
+-- As many more users than wanted become due in a claim, so that activity has somebody to choose from.
+local AHEAD = 64
 -- Times a claim looks for others in place of users that turn out to be leased or refreshed just now.
 local ROUNDS = 4
 
@@ -198,13 +200,15 @@ local function take(key, highest, limit)
 end
 
 -- KEYS: due, waiting, leased, refreshed. ARGV: limit, lease_ms, the policy. Answers {token, user, user, ...}.
--- Whatever stands in the sets, the work is bounded by `limit`: what is left over is left to the next claim.
+-- Whatever stands in the sets, the work is bounded by `limit`; what is left over waits for the next claim. No fewer are
+-- promoted than claimed, so that nobody in `due` passes an older one in `waiting`; twice as many refreshes are
+-- forgotten as can be noted, so that they do not pile up.
 local function claim(keys, args)
   local limit, lease, policy = tonumber(args[1]), tonumber(args[2]), policy_of(args, 3)
   local now = now_ms()
   local expiry = now + lease
   take(keys[REFRESHED], now - policy.patience, 2 * limit)
-  promote(keys, policy, now, 2 * limit)
+  promote(keys, policy, now, limit + AHEAD)
   give_back(keys, now, take(keys[LEASED], now, limit))
   local claimed = { string.format('%.0f', expiry) }
   for _ = 1, ROUNDS do
@@ -231,8 +235,8 @@ local function claim(keys, args)
   return claimed
 end
 
--- KEYS: due, waiting, leased, refreshed. ARGV: 'complete' or 'release', the policy, then user and token in turn. Answers
--- how many leases were still held under their token: one that ran out and went to another worker is left alone.
+-- KEYS: due, waiting, leased, refreshed. ARGV: 'complete' or 'release', the policy, then user and token in turn.
+-- Answers how many leases were still held under their token: one that ran out and went to another worker is left alone.
 local function finish(keys, args)
   local now, policy = now_ms(), policy_of(args, 2)
   local users, held = {}, {}
