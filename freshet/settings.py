@@ -118,7 +118,7 @@ class Settings:
     refresh_batch: int = _setting(128, "Users claimed and inferred together", least=1, most=10_000)
     lease_s: float = _setting(60.0, "A claimed user comes back after this many seconds", least=1)
     slots: int = _setting(16, "Behaviours inferred per user", least=1, most=256)
-    steps: int = _setting(2, "Denoising steps per block", least=1, most=256)
+    steps: int = _setting(1, "Denoising steps per block", least=1, most=256)
     feature_ttl_s: int = _setting(
         30 * 86_400, "Seconds a user, history or deletion mark lives without a write", least=60
     )

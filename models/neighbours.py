@@ -7,6 +7,7 @@ Must not know the network. The score is that of `models.cooccurrence`, frozen at
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from models.sequences import Ints, Log, sequences
 
-FLOOR = 1e-4
-"""Share of a history's summed score that counts as none: log(1 + share / FLOOR) runs from 0 to about 9."""
+FLOOR = 1e-3
+"""Share of a history's summed score that counts as none: log(1 + share / FLOOR) runs from 0 to about 7."""
 SPAN = 2**40
 """Between the keys of two users: more than there are rows."""
 SHUFFLES = 3
@@ -47,8 +48,8 @@ class Neighbours:
 
     @property
     def reach(self) -> int:
-        """How many of a history's newest items count: what stands further back weighs less than 1 / 64."""
-        return max(1, round(6 * self.half_life))
+        """How many of a history's newest items count: what stands further back weighs less than FLOOR."""
+        return max(1, math.ceil(self.half_life * math.log2(1 / FLOOR)))
 
     def of(self, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Neighbours and weights, both (B, M * K), of histories (B, L) padded on the right to `lengths` (B,).
@@ -115,12 +116,17 @@ class Offset:
 
 
 def offsets_at_all_places(
-    tables: Sequence[Neighbours], folds: Tensor, history: Tensor, place: Tensor, columns: int
+    tables: Sequence[Neighbours],
+    folds: Tensor,
+    history: Tensor,
+    place: Tensor,
+    columns: int,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Offsets (B, T, columns) of each beginning of histories (B, T): at position p by the items before it.
 
     User b is answered by `tables[folds[b]]`, which must not have been counted on that user. `place` (N,) is each
-    item's column, or `columns` where it has none.
+    item's column, or `columns` where it has none. An item that is not `known` (N,) has no neighbours and is none.
     """
     batch, length = history.shape
     decay = 0.5 ** (1 / tables[0].half_life)
@@ -129,8 +135,12 @@ def offsets_at_all_places(
     out = torch.zeros(batch, length, columns + 1)
     state = torch.zeros(batch, columns + 1)
     for position in range(1, length):
-        rows = all_rows[folds, history[:, position - 1]]  # (B, K)
-        weights = torch.where(rows >= 0, all_weights[folds, history[:, position - 1]], 0.0)
+        newest = history[:, position - 1]
+        rows = all_rows[folds, newest]  # (B, K)
+        present = rows >= 0
+        if known is not None:
+            present &= known[rows.clamp(min=0)] & known[newest][:, None]
+        weights = torch.where(present, all_weights[folds, newest], 0.0)
         state.mul_(decay).scatter_add_(1, place[rows.clamp(min=0)], weights)
         out[:, position] = state
     whole = out.sum(2, keepdim=True).clamp_(min=1e-30)

@@ -64,7 +64,8 @@ def losses(
     share = torch.empty(batch, blocks, device=rows.device).uniform_(LEAST_MASKED, 1.0)
     share = share.repeat_interleave(config.block, 1)[:, :length]
     hidden = (torch.rand(batch, length, device=rows.device) < share) & inside
-    embeddings, bias = network.embed(corpus.vectors, kept_ids(corpus.vectors, config.id_dropout))
+    trained = kept_ids(corpus.vectors, config.id_dropout)
+    embeddings, bias = network.embed(corpus.vectors, trained)
     clean = functional.embedding(rows, embeddings)  # (B, T, width)
     noisy = torch.where(hidden[..., None], network.mask, clean)
     dense, shifted = network(clean, noisy, lengths, config.block)
@@ -76,7 +77,7 @@ def losses(
 
     def offset(place: Tensor, columns: int) -> Tensor:
         assert folds is not None
-        at_all = offsets_at_all_places(corpus.tables, folds, rows, place, columns)  # (B, T, columns)
+        at_all = offsets_at_all_places(corpus.tables, folds, rows, place, columns, trained >= 0)  # (B, T, columns)
         user, slot = wanted.nonzero(as_tuple=True)
         scale = network.neighbour_scale
         return torch.cat([scale[0] * at_all[inside], scale[1] * at_all[user, slot - slot % config.block]])

@@ -249,7 +249,9 @@ def _begin_from(start: Checkpoint, network: BlockDiffusionNetwork, item_ids: Seq
         ids = torch.where(known[:, None], old.ids[rows], 0.0)
         offset = (old.bias[rows[known]] - network.bias[known]).mean()
         bias = torch.where(known, old.bias[rows], network.bias + offset)
-        weights = {**old.state_dict(), "ids": ids, "bias": bias}
+        # Not the checkpoint's, which was calibrated after its training: in training new items begin as average ones.
+        cold_bias = bias[known].mean()
+        weights = {**old.state_dict(), "ids": ids, "bias": bias, "cold_bias": cold_bias}
     network.load_state_dict(weights)
 
 
