@@ -244,14 +244,20 @@ class Faiss:
         self._index.cp.spherical = False  # the default for products; here it halves the recall that is missing
         self._index.cp.niter, self._index.cp.max_points_per_centroid = ROUNDS, SAMPLE_PER_CENTROID
         self._index.set_direct_map_type(faiss.DirectMap.Hashtable)
-        self._index.nprobe = self._probes
         self._index.train(vectors.numpy())
         self._index.add_with_ids(vectors.numpy(), np.arange(len(vectors)))
         self._centroids = torch.from_numpy(self._quantizer.reconstruct_n(0, cells))
 
+    def wider(self) -> Faiss:
+        """See `Cells.wider`."""
+        other = copy.copy(self)
+        other.name, other._probes = "faiss ivf, 1/8", min(len(self._centroids), 4 * self._probes)
+        return other
+
     def find(self, queries: Tensor, count: int) -> Tensor:
         """See `Finder.find`."""
         queries = with_one(queries)
+        self._index.nprobe = self._probes
         scores, probed = (queries @ self._centroids.T).topk(self._probes, 1)
         return torch.from_numpy(
             self._index.search_preassigned(queries.numpy(), count, probed.numpy(), scores.numpy())[1]

@@ -87,7 +87,7 @@ class World:
         """Over some of the users."""
         layouts = [layout((), SLOTS, 0, 0) for _ in users]
         reading = Reading.of([self.histories[user] for user in users], layouts, 200)
-        return BlockDenoiser(self.network, self.embeddings, self.bias, reading, shortlists)
+        return BlockDenoiser(self.network, self.embeddings, self.bias, reading, shortlists=shortlists)
 
     def first(self, users: Sequence[int]) -> Tensor:
         """The states (B, width) that predict the users' first slots."""
@@ -196,7 +196,7 @@ def finders(vectors: Tensor) -> Iterator[tuple[Finder, float]]:
         finder = maker(vectors.clone())
         build_s = time.process_time() - began
         yield finder, build_s
-        if isinstance(finder, Cells):
+        if isinstance(finder, Cells | Faiss):
             yield finder.wider(), build_s
 
 
