@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from freshet.settings import Settings
+from streams.errors import kafka_retriable
 from streams.lag import watermarks
 from streams.producer import KafkaProducer
 from streams.source import SourceRecord
@@ -67,8 +68,16 @@ def committed(kafka: str, group: str, topic: str, partition: int = 0) -> int | N
     # Not AdminClient.list_consumer_group_offsets: librdkafka 2.16 crashes in it while the coordinator is loading.
     # A consumer that never subscribes does not join the group.
     consumer = Consumer({"bootstrap.servers": kafka, "group.id": group})
+    deadline = time.monotonic() + 10
     try:
-        offset: int = consumer.committed([TopicPartition(topic, partition)], timeout=10)[0].offset
+        while True:
+            try:
+                offset: int = consumer.committed([TopicPartition(topic, partition)], timeout=10)[0].offset
+                break
+            except KafkaException as error:  # the coordinator of a broker's first group moves for a moment
+                if not kafka_retriable(error.args[0]) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
     finally:
         consumer.close()
     return None if offset < 0 else offset
