@@ -80,20 +80,18 @@ class BlockDenoiser:
         self._offset_of_all: Tensor | None = None
 
     def __call__(self, slots: Tensor, open_: Tensor) -> tuple[Tensor, Tensor | None]:
-        states = self._states(slots)  # (B, S, width)
+        states = self._network.weighed(self._states(slots))  # (B, S, width)
         if self._shortlists is not None and self._listed is None:
             self._listed = Listed.of(self._shortlists(states.mean(1)), self._embeddings, self._bias, self._offset)
         wanted = states.gather(1, open_[..., None].expand(-1, -1, states.shape[-1]))  # (B, m, width)
-        first = self._reading.slots.gather(1, open_) == 0  # read after the history alone
-        scale = self._network.neighbour_scale[(~first).long()][..., None]  # (B, m, 1)
         if self._listed is not None:
             logits = torch.baddbmm(self._listed.bias[:, None], wanted, self._listed.embeddings.transpose(1, 2))
             if self._listed.offset is not None:
-                logits.addcmul_(scale, self._listed.offset[:, None])
+                logits += self._listed.offset[:, None]
             return logits, self._listed.shortlist.rest(wanted)
-        logits = self._network.scores(wanted, self._embeddings, self._bias)
+        logits = functional.linear(wanted, self._embeddings, self._bias)
         if self._offset is not None:
-            logits.addcmul_(scale, self._dense_offset()[:, None])
+            logits += self._dense_offset()[:, None]
         return logits, None
 
     def _dense_offset(self) -> Tensor:

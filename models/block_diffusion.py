@@ -81,7 +81,10 @@ class Layer(nn.Module):
 
 
 class BlockDiffusionNetwork(nn.Module):
-    """Item embeddings in, states out; `scores` ties the output to the same embeddings."""
+    """Item embeddings in, states out; `scores` ties the output to the same embeddings.
+
+    `score_weight` scales all logits once training is over: what they weigh beside other evidence.
+    """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -89,7 +92,8 @@ class BlockDiffusionNetwork(nn.Module):
         self.ids = nn.Parameter(torch.zeros(config.items, config.width))
         self.bias = nn.Parameter(torch.zeros(config.items))
         self.cold_bias = nn.Parameter(torch.zeros(()))
-        self.neighbour_scale = nn.Parameter(torch.ones(2))  # of the offsets: for the first slot, for all later ones
+        self.register_buffer("score_weight", torch.ones(()))
+        self.score_weight: Tensor
         self.knowledge = nn.Linear(config.knowledge_dims, config.width, bias=False)
         self.mask = nn.Parameter(torch.zeros(config.width))
         self.start = nn.Parameter(torch.zeros(config.width))
@@ -113,11 +117,16 @@ class BlockDiffusionNetwork(nn.Module):
         known = (trained >= 0).to(self.ids.dtype)
         rows = trained.clamp(min=0)
         embeddings: Tensor = self.knowledge(vectors) + self.ids[rows] * known[:, None]
-        return embeddings, torch.where(trained >= 0, self.bias[rows], self.cold_bias)
+        bias = torch.where(trained >= 0, self.bias[rows], self.cold_bias)
+        return embeddings, bias * self.score_weight
+
+    def weighed(self, states: Tensor) -> Tensor:
+        """States whose products with embeddings, plus their biases, are logits."""
+        return states * self.score_weight
 
     def scores(self, states: Tensor, embeddings: Tensor, bias: Tensor) -> Tensor:
         """Logits (..., N) of `states` (..., width) over items."""
-        return functional.linear(states, embeddings, bias)
+        return functional.linear(self.weighed(states), embeddings, bias)
 
     def forward(self, clean: Tensor, noisy: Tensor, lengths: Tensor, block: int) -> tuple[Tensor, Tensor]:
         """States of clean and noisy sequences, both (B, T, width), all blocks at once.

@@ -123,12 +123,12 @@ class BlockDiffusionReasoner:
         if self._repeats:
             users, seen = users[:0], seen[:0]
         forbidden = (torch.from_numpy(users), torch.from_numpy(seen))
-        shortlists, offset = None, table.offset(rows)
+        offset, listed = table.offset(rows), None
         if table.index is not None:
-            shortlists = without(table.index, forbidden, max(len(one) for one in rows), offset)
+            listed = shortlists(table.index, forbidden, offset)
             forbidden = (forbidden[0][:0], forbidden[1][:0])
         everything = table.embeddings[: table.size], table.bias[: table.size]
-        denoiser = BlockDenoiser(self._network, *everything, reading, offset, shortlists)
+        denoiser = BlockDenoiser(self._network, *everything, reading, offset, listed)
 
         def expired() -> bool:
             return end is not None and self._clock() >= end
@@ -210,26 +210,24 @@ class ItemTable:
             self.index.update(torch.arange(self.size), self.embeddings[: self.size], self.bias[: self.size])
 
 
-def without(
-    index: CandidateIndex, forbidden: tuple[Tensor, Tensor], most: int, offset: Offset | None
+def shortlists(
+    index: CandidateIndex, forbidden: tuple[Tensor, Tensor], offset: Offset | None
 ) -> Callable[[Tensor], Shortlist]:
-    """Shortlists of `index` without each user's forbidden rows, of which no user has more than `most`.
+    """From states (B, width) to shortlists of `index` without each user's forbidden rows.
 
     The items with the largest `offset` are in them whatever the network says.
     """
-    users, seen = forbidden
+    users, struck = forbidden
 
-    def shortlists(states: Tensor) -> Shortlist:
-        listed = index.shortlist(states, SHORTLIST + most)
-        rows, of_user = listed.rows, torch.arange(len(states))[:, None] * SPAN
-        if offset is not None:
-            near = offset.best(NEAR)
-            twice = torch.isin(near + of_user, rows + of_user)
-            rows = torch.cat([rows, torch.where(twice, -1, near)], dim=1)
-        struck = torch.isin(rows + of_user, users * SPAN + seen)
-        return replace(listed, rows=torch.where(struck, -1, rows))
+    def make(states: Tensor) -> Shortlist:
+        listed = index.shortlist(states, SHORTLIST, forbidden)
+        if offset is None:
+            return listed
+        near, of_user = offset.best(NEAR), torch.arange(len(states))[:, None] * SPAN
+        besides = torch.isin(near + of_user, torch.cat([(listed.rows + of_user).flatten(), users * SPAN + struck]))
+        return index.listing(torch.cat([listed.rows, torch.where(besides, -1, near)], dim=1), forbidden)
 
-    return shortlists
+    return make
 
 
 @dataclass(frozen=True, slots=True)

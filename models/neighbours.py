@@ -1,18 +1,18 @@
 """What was done near an item in other users' histories, as an offset to the network's scores.
 
 Owns the table of windowed co-occurrence, how it is counted, and the offset of a history. A small network learns rare
-pairs slowly, and counting knows them at once; trained on top of the offset it learns what counting does not know.
-Must not know the network. The score is that of `models.cooccurrence`, frozen at training.
+pairs slowly, and counting knows them at once: the logits of both are added. Must not know the network. The score is
+that of `models.cooccurrence`, frozen at training.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.sequences import Ints, Log, sequences
@@ -115,86 +115,40 @@ class Offset:
         return keys, torch.zeros(len(keys)).scatter_add_(0, inverse.flatten(), self.shares.flatten())
 
 
-def offsets_at_all_places(
-    tables: Sequence[Neighbours],
-    folds: Tensor,
-    history: Tensor,
-    place: Tensor,
-    columns: int,
-    known: Tensor | None = None,
-) -> Tensor:
-    """Offsets (B, T, columns) of each beginning of histories (B, T): at position p by the items before it.
-
-    User b is answered by `tables[folds[b]]`, which must not have been counted on that user. `place` (N,) is each
-    item's column, or `columns` where it has none. An item that is not `known` (N,) has no neighbours and is none.
-    """
-    batch, length = history.shape
-    decay = 0.5 ** (1 / tables[0].half_life)
-    all_rows = torch.stack([table.rows for table in tables])  # (folds, N, K)
-    all_weights = torch.stack([table.weights for table in tables])
-    out = torch.zeros(batch, length, columns + 1)
-    state = torch.zeros(batch, columns + 1)
-    for position in range(1, length):
-        newest = history[:, position - 1]
-        rows = all_rows[folds, newest]  # (B, K)
-        present = rows >= 0
-        if known is not None:
-            present &= known[rows.clamp(min=0)] & known[newest][:, None]
-        weights = torch.where(present, all_weights[folds, newest], 0.0)
-        state.mul_(decay).scatter_add_(1, place[rows.clamp(min=0)], weights)
-        out[:, position] = state
-    whole = out.sum(2, keepdim=True).clamp_(min=1e-30)
-    return out[..., :columns].div_(whole.mul_(FLOOR)).log1p_()
+Pairs = tuple[Ints, NDArray[np.float64]]
+"""Keys, left * items + right, each once, and counts."""
 
 
-class PairCounts:
-    """How often items met, by fold of users, so that a table can be made without any one fold."""
-
-    def __init__(
-        self, log: Log, items: int, folds: int, rng: np.random.Generator, *, distinct: bool, window: int
-    ) -> None:
-        self._items = items
-        self.fold_of_user: Ints = rng.integers(folds, size=log.user_count)
-        keys: list[list[Ints]] = [[np.zeros(0, dtype=np.int64)] for _ in range(folds)]
-        values: list[list[np.ndarray]] = [[np.zeros(0)] for _ in range(folds)]
-        for _ in range(SHUFFLES):
-            made = sequences(log, rng, distinct=distinct)
-            owner = np.repeat(np.arange(len(made.starts)), made.lengths)
-            fold = self.fold_of_user[made.users][owner]
-            for distance in range(1, min(window, len(made.items) - 1) + 1):
-                left, right = made.items[:-distance], made.items[distance:]
-                kept = (owner[:-distance] == owner[distance:]) & (left != right)
-                for number in range(folds):
-                    mine = kept & (fold[:-distance] == number)
-                    keys[number].append(left[mine] * items + right[mine])
-                    values[number].append(np.full(int(mine.sum()), 1 / (distance * SHUFFLES)))
-        self._folds = [_summed(np.concatenate(k), np.concatenate(v)) for k, v in zip(keys, values, strict=True)]
-
-    def table(self, config: NeighbourConfig, *, without: int | None = None) -> Neighbours:
-        """The neighbours by the pairs of all users, or of all but the fold `without`."""
-        parts = [fold for number, fold in enumerate(self._folds) if number != without]
-        key = np.concatenate([fold[0] for fold in parts])
-        value = np.concatenate([fold[1] for fold in parts])
-        left, right = key // self._items, key % self._items
-        key, value = _summed(np.concatenate([key, right * self._items + left]), np.concatenate([value, value]))
-        left, right = key // self._items, key % self._items
-        total = np.maximum(np.bincount(left, value, minlength=self._items), 1e-30)
-        score = value / np.sqrt(total[left]) / total[right] ** config.damping
-        order = np.lexsort((-score, left))
-        left, right, score = left[order], right[order], score[order]
-        rank = np.arange(len(left)) - np.searchsorted(left, left)
-        kept = rank < config.most
-        rows = np.full((self._items, config.most), -1)
-        weights = np.zeros((self._items, config.most), dtype=np.float32)
-        rows[left[kept], rank[kept]] = right[kept]
-        weights[left[kept], rank[kept]] = score[kept]
-        return Neighbours(torch.from_numpy(rows), torch.from_numpy(weights), config.half_life)
-
-    def tables(self, config: NeighbourConfig) -> list[Neighbours]:
-        """One table per fold, made without it."""
-        return [self.table(config, without=number) for number in range(len(self._folds))]
+def count_pairs(log: Log, items: int, rng: np.random.Generator, *, distinct: bool, window: int) -> Pairs:
+    """Pairs of items at most `window` events apart, both ways, each worth 1 / distance."""
+    summed: Pairs = (np.zeros(0, dtype=np.int64), np.zeros(0))
+    for _ in range(SHUFFLES):
+        keys, values = [summed[0]], [summed[1]]
+        made = sequences(log, rng, distinct=distinct)
+        owner = np.repeat(np.arange(len(made.starts)), made.lengths)
+        for distance in range(1, min(window, len(made.items) - 1) + 1):
+            left, right = made.items[:-distance], made.items[distance:]
+            kept = (owner[:-distance] == owner[distance:]) & (left != right)
+            left, right = left[kept], right[kept]
+            keys.append(np.concatenate([left * items + right, right * items + left]))
+            values.append(np.full(2 * len(left), 1 / (distance * SHUFFLES)))
+        unique, inverse = np.unique(np.concatenate(keys), return_inverse=True)
+        summed = unique, np.bincount(inverse, np.concatenate(values), minlength=len(unique)).astype(np.float64)
+    return summed
 
 
-def _summed(keys: Ints, values: np.ndarray) -> tuple[Ints, np.ndarray]:
-    unique, inverse = np.unique(keys, return_inverse=True)
-    return unique, np.bincount(inverse, values, minlength=len(unique))
+def neighbours(pairs: Pairs, items: int, config: NeighbourConfig) -> Neighbours:
+    """The table of `count_pairs`' pairs."""
+    key, value = pairs
+    left, right = key // items, key % items
+    total = np.maximum(np.bincount(left, value, minlength=items), 1e-30)
+    score = value / np.sqrt(total[left]) / total[right] ** config.damping
+    order = np.lexsort((-score, left))
+    left, right, score = left[order], right[order], score[order]
+    rank = np.arange(len(left)) - np.searchsorted(left, left)
+    kept = rank < config.most
+    rows = np.full((items, config.most), -1)
+    weights = np.zeros((items, config.most), dtype=np.float32)
+    rows[left[kept], rank[kept]] = right[kept]
+    weights[left[kept], rank[kept]] = score[kept]
+    return Neighbours(torch.from_numpy(rows), torch.from_numpy(weights), config.half_life)

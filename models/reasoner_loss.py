@@ -7,7 +7,6 @@ masked diffusion, LLaDA, arXiv 2502.09992; blocks as in BD3-LM, arXiv 2503.09573
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.block_diffusion import BlockDiffusionNetwork
-from models.neighbours import Neighbours, offsets_at_all_places
 
 LEAST_MASKED = 0.1
 """Smallest share of masks in a block: 1/t is unbounded below, and one lonely mask says little."""
@@ -23,14 +21,10 @@ LEAST_MASKED = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """What does not change from batch to batch: item vectors (N, dims) and each item's share of the events (N,).
-
-    `tables` are neighbours by fold of users, each counted without its fold; none: the network is trained alone.
-    """
+    """What does not change from batch to batch: item vectors (N, dims) and each item's share of the events (N,)."""
 
     vectors: Tensor
     unigram: Tensor
-    tables: Sequence[Neighbours] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,17 +39,11 @@ class LossConfig:
 
 
 def losses(
-    network: BlockDiffusionNetwork,
-    corpus: Corpus,
-    rows: Tensor,
-    lengths: Tensor,
-    config: LossConfig,
-    folds: Tensor | None = None,
+    network: BlockDiffusionNetwork, corpus: Corpus, rows: Tensor, lengths: Tensor, config: LossConfig
 ) -> tuple[Tensor, Tensor]:
     """Dense next-item cross-entropy, and 1/t-weighted masked cross-entropy, of windows `rows` (B, T).
 
-    `folds` (B,) says which of the corpus's tables was counted without each user. An item whose id is dropped in this
-    step, on the input and on the output, is read as a new one.
+    An item whose id is dropped in this step, on the input and on the output, is read as a new one.
     """
     batch, length = rows.shape
     places = torch.arange(length, device=rows.device)
@@ -64,8 +52,7 @@ def losses(
     share = torch.empty(batch, blocks, device=rows.device).uniform_(LEAST_MASKED, 1.0)
     share = share.repeat_interleave(config.block, 1)[:, :length]
     hidden = (torch.rand(batch, length, device=rows.device) < share) & inside
-    trained = kept_ids(corpus.vectors, config.id_dropout)
-    embeddings, bias = network.embed(corpus.vectors, trained)
+    embeddings, bias = network.embed(corpus.vectors, kept_ids(corpus.vectors, config.id_dropout))
     clean = functional.embedding(rows, embeddings)  # (B, T, width)
     noisy = torch.where(hidden[..., None], network.mask, clean)
     dense, shifted = network(clean, noisy, lengths, config.block)
@@ -74,17 +61,7 @@ def losses(
     targets = torch.cat([rows[inside], rows[wanted]])
     split = int(inside.sum())
     negatives = len(embeddings) if len(embeddings) <= config.full_softmax_items else config.negatives
-
-    def offset(place: Tensor, columns: int) -> Tensor:
-        assert folds is not None
-        at_all = offsets_at_all_places(corpus.tables, folds, rows, place, columns, trained >= 0)  # (B, T, columns)
-        user, slot = wanted.nonzero(as_tuple=True)
-        scale = network.neighbour_scale
-        return torch.cat([scale[0] * at_all[inside], scale[1] * at_all[user, slot - slot % config.block]])
-
-    each = sampled_cross_entropy(
-        states, targets, embeddings, bias, corpus.unigram, negatives, offset if corpus.tables else None
-    )
+    each = sampled_cross_entropy(states, targets, embeddings, bias, corpus.unigram, negatives)
     weighted = (each[split:] / share[wanted]).sum() / split
     return each[:split].mean(), weighted
 
@@ -96,33 +73,21 @@ def kept_ids(vectors: Tensor, dropout: float) -> Tensor:
 
 
 def sampled_cross_entropy(
-    states: Tensor,
-    targets: Tensor,
-    embeddings: Tensor,
-    bias: Tensor,
-    unigram: Tensor,
-    negatives: int,
-    offset: Callable[[Tensor, int], Tensor] | None = None,
+    states: Tensor, targets: Tensor, embeddings: Tensor, bias: Tensor, unigram: Tensor, negatives: int
 ) -> Tensor:
     """Cross-entropy (P,) over the batch's own targets and `negatives` uniform items, corrected for their sampling.
 
     The logits lose log q, q being an item's chance to be among the candidates: the loss differs from the full one,
     the scores that minimise it do not. With at least as many negatives as items this is the full softmax. At 10
-    thousand items it makes a step three times cheaper. `offset` gives what is added to the logits (P, columns), from
-    each item's column (N,) and their number; an item that is no candidate has column `columns`.
+    thousand items it makes a step three times cheaper.
     """
     items = len(embeddings)
     if negatives >= items:
-        logits = functional.linear(states, embeddings, bias)
-        if offset is not None:
-            logits = logits + offset(torch.arange(items, device=targets.device), items)
-        return functional.cross_entropy(logits, targets, reduction="none")
+        return functional.cross_entropy(functional.linear(states, embeddings, bias), targets, reduction="none")
     candidates = torch.unique(torch.cat([targets, torch.randint(items, (negatives,), device=targets.device)]))
-    place = torch.full((items,), len(candidates), device=targets.device)
+    place = torch.zeros(items, dtype=torch.long, device=targets.device)
     place[candidates] = torch.arange(len(candidates), device=targets.device)
     missed = negatives * math.log1p(-1 / items) + len(targets) * torch.log1p(-unigram[candidates].clamp(max=0.99))
     chance = -torch.expm1(missed)
     logits = functional.linear(states, embeddings[candidates], bias[candidates] - chance.log())
-    if offset is not None:
-        logits = logits + offset(place, len(candidates))
     return functional.cross_entropy(logits, place[targets], reduction="none")

@@ -13,7 +13,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,15 @@ from torch.nn import functional
 from models.block_diffusion import BlockDiffusionNetwork, NetworkConfig
 from models.catalogue import Catalogue
 from models.checkpoint import Checkpoint, save
-from models.neighbours import NeighbourConfig, Neighbours, PairCounts
 from models.reasoner import UserHistory
 from models.reasoner_loss import Corpus, LossConfig, losses
-from models.reasoner_validation import Validation, neighbour_scorer
+from models.reasoner_validation import Validation, network_scorer
+from models.reasoner_weighing import weigh
 from models.sequences import EventColumns, Ints, Log, code, most_frequent, sequences, split_time, windows
 from models.training_state import TrainingState, UnfinishedRun
 
 COLD_SAMPLE = 0.2
 """Share of items treated as new when their bias is calibrated."""
-FOLDS = 5
-"""Parts of the users: co-occurrence is shown to each without its own pairs, or the network would trust it too much."""
-HALF_LIVES = (3.0, 6.0, 12.0, 30.0)
-DAMPINGS = (0.25, 0.5)
-TUNING_USERS = 1_000
 
 
 class TrainingError(ValueError):
@@ -52,8 +47,9 @@ class TrainingConfig:
     Every `validate_every` steps the newest `validation_share` of the events is asked about; training ends early after
     `patience` times without a better answer, and the best weights are kept (0 of either: not so). `distinct` trains
     on each item's first event only. `include_rare` puts items beyond `max_items` into the checkpoint as cold rows,
-    known by their vectors. With `neighbours` the network learns on top of co-occurrence. `device`: "auto" takes CUDA
-    where it is, in bf16.
+    known by their vectors. With `neighbours` co-occurrence is added to the network's scores, which weigh
+    `network_weight` beside it, or where that is None what validation likes best. `device`: "auto" takes CUDA where it
+    is, in bf16.
     """
 
     steps: int = 600
@@ -81,6 +77,7 @@ class TrainingConfig:
     heads: int = 2
     dropout: float = 0.1
     neighbours: bool = True
+    network_weight: float | None = None
     device: str = "auto"
 
     @property
@@ -138,15 +135,13 @@ def train_reasoner(
     counts = np.bincount(past.items, minlength=len(chosen))
     vectors, _ = catalogue.at(chosen)
     ids = catalogue.item_ids
-    asked = Validation.of(log, split, config.validation_users, config.seed)
+    users = config.validation_users if config.validation_share > 0 else 0  # else all would have been trained on
+    asked = Validation.of(log, split, users, config.seed)
     device = config.torch_device
-    pairs, chosen_neighbours = _neighbours(past, len(chosen), asked, config)
     corpus = Corpus(
         torch.from_numpy(vectors).to(device),
         torch.from_numpy(counts / max(1, counts.sum())).float().to(device),
-        pairs.tables(chosen_neighbours) if pairs else (),
     )
-    neighbours = pairs.table(chosen_neighbours) if pairs else None
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = _network(counts, catalogue.dims, config)
@@ -155,24 +150,26 @@ def train_reasoner(
         run = UnfinishedRun(out, _identity(config, past, vectors, warm_start))
         if not resume:
             run.forget()
-        folds = pairs.fold_of_user if pairs else np.zeros(past.user_count, dtype=np.int64)
-        fitted = _Fit(network.to(device), corpus, neighbours, past, folds, asked, config, run).run(progress)
-        _calibrate_cold_bias(network, corpus.vectors, neighbours, past, config)
+        fitted = _Fit(network.to(device), corpus, past, asked, config, run).run(progress)
+        _calibrate_cold_bias(network, corpus.vectors, past, config)
+    table, weighing = None, None
+    if config.neighbours:
+        table, weighing = weigh(network, corpus.vectors, past, asked, config)
     metrics = {
         **fitted,
-        "neighbours": asdict(chosen_neighbours) if pairs else None,
+        "neighbours": weighing,
         "train_events": len(past.items),
         "items": len(counts),
         "users": past.user_count,
         "parameters": sum(p.numel() for p in network.parameters()),
-        **asked.report(network, corpus.vectors, neighbours, counts, distinct=config.distinct),
+        **asked.report(network, corpus.vectors, table, counts, distinct=config.distinct),
     }
     if config.include_rare:
         rare = np.setdiff1d(catalogue.rows(catalogue.item_ids), np.append(chosen, -1))
         chosen = np.concatenate([chosen, rare])
         vectors, _ = catalogue.at(chosen)
     item_ids = tuple(ids[row] for row in chosen)
-    made = Checkpoint(network.cpu(), item_ids, vectors, asdict(config), metrics, neighbours=neighbours)
+    made = Checkpoint(network.cpu(), item_ids, vectors, asdict(config), metrics, neighbours=table)
     save(made, out, also)
     run.forget()
     return out
@@ -209,28 +206,6 @@ def _network(counts: Ints, dims: int, config: TrainingConfig) -> BlockDiffusionN
     return network
 
 
-def _neighbours(
-    log: Log, items: int, asked: Validation, config: TrainingConfig
-) -> tuple[PairCounts | None, NeighbourConfig]:
-    """Pairs of items, and how to weigh them: what ranks best on validation, by itself."""
-    best = NeighbourConfig()
-    if not config.neighbours:
-        return None, best
-    rng = np.random.default_rng([config.seed, 4])
-    pairs = PairCounts(log, items, FOLDS, rng, distinct=config.distinct, window=best.window)
-    asked = Validation(asked.novel[:TUNING_USERS], asked.every[:TUNING_USERS])
-    if not asked.every:
-        return pairs, best
-    tried = []
-    for damping in DAMPINGS:
-        table = pairs.table(replace(best, damping=damping))
-        for half_life in HALF_LIVES:
-            scorer = neighbour_scorer(replace(table, half_life=half_life), items, distinct=config.distinct)
-            tried.append((asked.ndcg_of(scorer), half_life, damping))
-    _, half_life, damping = max(tried)
-    return pairs, replace(best, half_life=half_life, damping=damping)
-
-
 def _begin_from(start: Checkpoint, network: BlockDiffusionNetwork, item_ids: Sequence[str]) -> None:
     """Copy weights; an item the checkpoint does not know begins at its knowledge, with the popularity it has."""
     old, sizes = start.network, network.config
@@ -251,7 +226,8 @@ def _begin_from(start: Checkpoint, network: BlockDiffusionNetwork, item_ids: Seq
         bias = torch.where(known, old.bias[rows], network.bias + offset)
         # Not the checkpoint's, which was calibrated after its training: in training new items begin as average ones.
         cold_bias = bias[known].mean()
-        weights = {**old.state_dict(), "ids": ids, "bias": bias, "cold_bias": cold_bias}
+        fresh = {"ids": ids, "bias": bias, "cold_bias": cold_bias, "score_weight": network.score_weight}
+        weights = {**old.state_dict(), **fresh}
     network.load_state_dict(weights)
 
 
@@ -263,7 +239,7 @@ def _identity(config: TrainingConfig, log: Log, vectors: np.ndarray[Any, Any], s
     return f"{config} {digest} {start.revision if start else ''}"
 
 
-Batch = tuple[Ints, Ints, Ints]
+Batch = tuple[Ints, Ints]
 """See `models.sequences.windows`."""
 
 
@@ -274,18 +250,14 @@ class _Fit:
         self,
         network: BlockDiffusionNetwork,
         corpus: Corpus,
-        neighbours: Neighbours | None,
         log: Log,
-        folds: Ints,
         asked: Validation,
         config: TrainingConfig,
         unfinished: UnfinishedRun,
     ) -> None:
         self.network = network
         self.corpus = corpus
-        self.neighbours = neighbours
         self.log = log
-        self.folds = folds
         self.asked = asked
         self.config = config
         self.unfinished = unfinished
@@ -333,10 +305,8 @@ class _Fit:
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * min(share / config.warmup + 0.01, 1.0 - share, 1.0)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            rows, lengths, users = batch
-            moved = torch.from_numpy(rows).to(device), torch.from_numpy(lengths).to(device)
-            folds = torch.from_numpy(self.folds[users])
-            dense, masked = losses(self.network, self.corpus, *moved, config.loss, folds)
+            rows, lengths = (torch.from_numpy(part).to(device) for part in batch)
+            dense, masked = losses(self.network, self.corpus, rows, lengths, config.loss)
         self.optimizer.zero_grad(set_to_none=True)
         (dense + config.masked_weight * masked).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -353,8 +323,8 @@ class _Fit:
             return
         asked = bool(self.asked.every)
         self.network.eval()
-        known = self.corpus.vectors, self.neighbours
-        score = self.asked.ndcg(self.network, *known, distinct=self.config.distinct) if asked else state.step
+        scorer = network_scorer(self.network, self.corpus.vectors, distinct=self.config.distinct)
+        score = self.asked.ndcg(scorer) if asked else state.step
         self.network.train()
         if score >= state.best_score:  # of equals the newest: its slots have learned longer
             state.best_score, state.best_step, state.worse = score, state.step, 0
@@ -379,12 +349,10 @@ class _Fit:
 
 
 @torch.inference_mode()
-def _calibrate_cold_bias(
-    network: BlockDiffusionNetwork, vectors: Tensor, neighbours: Neighbours | None, log: Log, config: TrainingConfig
-) -> None:
+def _calibrate_cold_bias(network: BlockDiffusionNetwork, vectors: Tensor, log: Log, config: TrainingConfig) -> None:
     """Set the bias of new items so that a sample treated as new gets, in sum, the share of events it really has."""
     rng = np.random.default_rng([config.seed, 3])
-    rows, lengths, _ = next(windows(sequences(log, rng, distinct=config.distinct), config.window, 16, rng))
+    rows, lengths = next(windows(sequences(log, rng, distinct=config.distinct), config.window, 16, rng))
     items = len(vectors)
     cold = torch.from_numpy(rng.random(items) < COLD_SAMPLE)
     if not cold.any() or cold.all():
@@ -394,9 +362,6 @@ def _calibrate_cold_bias(
     history = functional.embedding(torch.from_numpy(rows).to(vectors.device), embeddings)
     prefix = network.prefix(history, torch.from_numpy(lengths).to(vectors.device))
     logits = network.scores(prefix.last, embeddings, bias).cpu()
-    if neighbours is not None:
-        offset = neighbours.offset(torch.from_numpy(rows), torch.from_numpy(lengths), items)
-        logits += network.neighbour_scale[0].cpu() * torch.where(cold, 0.0, offset)
     share = float(np.isin(log.items, torch.nonzero(cold)[:, 0].numpy()).mean())
     if not 0.0 < share < 1.0:
         return

@@ -32,16 +32,13 @@ class Validation:
         """Up to `users` questions from the events after `split`; its own draws, whatever training drew."""
         return cls(*questions(log, split, users, np.random.default_rng([seed, 1])))
 
-    def ndcg(
-        self, network: BlockDiffusionNetwork, vectors: Tensor, neighbours: Neighbours | None, *, distinct: bool
-    ) -> float:
+    def ndcg(self, scorer: ranking.Scorer) -> float:
         """NDCG@10 of the next new item; where nobody has one, of the next item."""
-        return self.ndcg_of(network_scorer(network, vectors, neighbours, distinct=distinct))
+        return ranking.ranking_metrics(self.novel or self.every, scorer, novel=bool(self.novel))["ndcg10"]
 
-    def ndcg_of(self, scorer: ranking.Scorer) -> float:
-        """The same of any scorer."""
-        novel = bool(self.novel)
-        return ranking.ranking_metrics(self.novel or self.every, scorer, novel=novel)["ndcg10"]
+    def some(self, users: int) -> Validation:
+        """At most so many questions of each kind."""
+        return Validation(self.novel[:users], self.every[:users])
 
     def report(
         self,
@@ -81,7 +78,7 @@ def network_scorer(
         prefix = network.prefix(clean, lengths.to(vectors.device))
         scores = network.scores(prefix.last, embeddings, bias).float().cpu()
         if neighbours is not None:
-            scores += network.neighbour_scale[0].cpu() * neighbours.offset(padded, lengths, len(vectors))
+            scores += neighbours.offset(padded, lengths, len(vectors))
         ranked: ranking.Scores = scores.numpy()
         return ranked
 

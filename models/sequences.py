@@ -50,15 +50,11 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """Sequences of rows, laid end to end in `items`; sequence s is `items[starts[s] : starts[s] + lengths[s]]`.
-
-    `users` (S,) are whose they are, as in the log.
-    """
+    """Sequences of rows, laid end to end in `items`; sequence s is `items[starts[s] : starts[s] + lengths[s]]`."""
 
     items: Ints
     starts: Ints
     lengths: Ints
-    users: Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +102,7 @@ def sequences(log: Log, rng: np.random.Generator, *, distinct: bool) -> Sequence
         users, items = users[first], items[first]
     starts = np.flatnonzero(np.diff(users, prepend=-1))
     lengths = np.diff(starts, append=len(users))
-    return Sequences(items, starts, lengths, users[starts])
+    return Sequences(items, starts, lengths)
 
 
 def first_events(rows: Ints) -> Ints:
@@ -122,10 +118,8 @@ def first_places(rows: Ints) -> Ints:
     return places
 
 
-def windows(
-    sequences: Sequences, length: int, batch: int, rng: np.random.Generator
-) -> Iterator[tuple[Ints, Ints, Ints]]:
-    """One epoch of random windows: rows (B, T) padded with 0, their lengths (B,) and their users (B,).
+def windows(sequences: Sequences, length: int, batch: int, rng: np.random.Generator) -> Iterator[tuple[Ints, Ints]]:
+    """One epoch of random windows: rows (B, T) padded with 0, and their lengths (B,).
 
     A sequence comes once per started `length` of its items, each time at a random place.
     """
@@ -138,7 +132,7 @@ def windows(
         spare = sequences.lengths[chosen] - lengths
         starts = sequences.starts[chosen] + (rng.random(len(chosen)) * (spare + 1)).astype(np.int64)
         at = np.minimum(starts[:, None] + places, len(sequences.items) - 1)
-        yield np.where(places < lengths[:, None], sequences.items[at], 0), lengths, sequences.users[chosen]
+        yield np.where(places < lengths[:, None], sequences.items[at], 0), lengths
 
 
 def questions(log: Log, split: int, limit: int, rng: np.random.Generator) -> tuple[list[Question], list[Question]]:

@@ -45,6 +45,8 @@ class Ours:
     def __init__(self, checkpoint: Checkpoint, shop: Shop, plan: Plan = DEFAULT_PLAN, between: int = 0) -> None:
         self.checkpoint = checkpoint
         self._shop = shop
+        self._plan = plan
+        self._between = between
         self._reasoner = BlockDiffusionReasoner(checkpoint, plan=plan, between=between, max_history=HISTORY)
         trained = checkpoint.item_ids[: checkpoint.network.config.items]
         row_of = {item_id: row for row, item_id in enumerate(trained)}
@@ -58,15 +60,27 @@ class Ours:
         made: Scores = functional.normalize(self._table.embeddings[: self._table.size], dim=1).numpy()
         return made
 
-    @torch.inference_mode()
+    def weighed(self, weight: float) -> Ours:
+        """The same network, weighing so much beside its neighbours; this one is not to be used any more."""
+        self.checkpoint.network.score_weight.fill_(weight)
+        return Ours(self.checkpoint, self._shop, self._plan, self._between)
+
+    def network_scores(self, cases: Sequence[Case]) -> Scores:
+        """`scores` of the network alone, as if it had no neighbours."""
+        return self._scores(cases, neighbours=False)
+
     def scores(self, cases: Sequence[Case]) -> Scores:
         """Logits (Q, N) of the next item: those of a first slot while all are masked, whatever the steps."""
+        return self._scores(cases, neighbours=True)
+
+    @torch.inference_mode()
+    def _scores(self, cases: Sequence[Case], *, neighbours: bool) -> Scores:
         distinct = bool(self.checkpoint.settings.get("distinct", True))
         rows = [first_events(case.history) if distinct else case.history for case in cases]
         table, after = self._table, Layout(np.arange(1), np.zeros(0, dtype=np.int64))
         reading = Reading.of(rows, [after] * len(rows), HISTORY)
         known = table.embeddings[: table.size], table.bias[: table.size]
-        denoiser = BlockDenoiser(self.checkpoint.network, *known, reading, table.offset(rows))
+        denoiser = BlockDenoiser(self.checkpoint.network, *known, reading, table.offset(rows) if neighbours else None)
         logits, _ = denoiser(torch.full((len(rows), 1), MASK_ROW), torch.zeros(len(rows), 1, dtype=torch.long))
         scores: Scores = logits[:, 0].numpy()
         return scores

@@ -89,6 +89,10 @@ class Evaluation:
                 self.shop, split.train, validation, self._sasrec(seed), self._tell("tuning"), sasrec=self.options.tune
             )
         models, ours = self._models(split.train, seed)
+        if place == 0 and self.options.training.neighbours:
+            weight, tried = tuning.choose_weight(ours, validation)
+            self.chosen = replace(self.chosen, network_weight=weight, tried=(*self.chosen.tried, *tried))
+            models, ours = self._ours(models, ours.weighed(weight))
         if place == 0:
             self.chosen = tuning.choose_blends(self.chosen, models, validation)
         self._rank("last", models, ours, test)
@@ -157,8 +161,12 @@ class Evaluation:
         if sasrec:
             config = replace(chosen.sasrec, seed=seed)
             models["sasrec"] = train_sasrec(train, shop.vectors, config, progress=self._tell("training SASRec"))
-        ours = self._train(train, seed)
+        return self._ours(models, self._train(train, seed))
+
+    def _ours(self, models: dict[str, Scorer], ours: Ours) -> tuple[dict[str, Scorer], Ours]:
         models["ours"] = ours.scores
+        if self.options.training.neighbours:
+            models["network"] = ours.network_scores
         return models, ours
 
     def _rank(self, stage: str, models: dict[str, Scorer], ours: Ours, cases: Sequence[Case]) -> None:
@@ -198,7 +206,7 @@ class Evaluation:
 
     def _train(self, log: Log, seed: int) -> Ours:
         asked = self.options
-        config = replace(asked.training, seed=seed)
+        config = replace(asked.training, seed=seed, network_weight=self.chosen.network_weight if self.chosen else None)
         tell = self._tell("training ours")
         return train_ours(log, self.shop, config, plan=asked.plan, between=asked.between, progress=tell)
 

@@ -15,13 +15,15 @@ import numpy as np
 from evaluation.reasoner import baselines
 from evaluation.reasoner.baselines import Windowed
 from evaluation.reasoner.measures import Scorer, Scores, gains, ranks, ranks_of, strike
+from evaluation.reasoner.ours import Ours
 from evaluation.reasoner.sasrec import SasRecConfig, train_sasrec
 from evaluation.reasoner.shop import Shop
 from evaluation.reasoner.splits import Case
+from models.reasoner_weighing import NETWORK_WEIGHTS
 from models.sequences import Log
 
-HALF_LIVES = (4.0, 16.0, 64.0, 256.0)
-WINDOWS, EVENT_HALF_LIVES, DAMPINGS = (5, 10, 20), (5.0, 20.0, 50.0), (0.0, 0.25, 0.5)
+HALF_LIVES = (1.0, 4.0, 16.0, 64.0)
+WINDOWS, EVENT_HALF_LIVES, DAMPINGS = (5, 10, 20), (2.0, 5.0, 12.0, 50.0), (0.25, 0.5, 0.75)
 SASREC_GRID: Mapping[str, Sequence[float]] = {
     "learning_rate": (1e-3, 3e-3, 6e-3),
     "dropout": (0.2, 0.1, 0.4),
@@ -42,6 +44,7 @@ class Chosen:
     knn_half_life: float
     text_half_life: float
     sasrec: SasRecConfig
+    network_weight: float | None = None
     blends: Mapping[str, tuple[str, str, float]] = field(default_factory=dict)
     tried: tuple[tuple[str, float], ...] = ()
 
@@ -52,6 +55,7 @@ class Chosen:
             "knn_half_life_events": self.knn_half_life,
             "text_half_life_events": self.text_half_life,
             "sasrec": asdict(self.sasrec),
+            "network_weight": self.network_weight,
             "blend_weights": {name: weight for name, (_, _, weight) in self.blends.items()},
             "tried": [{"what": what, "ndcg10": round(value, 5)} for what, value in self.tried],
         }
@@ -98,7 +102,7 @@ def choose(
         for each in HALF_LIVES
     ]
     best = choose_sasrec(shop, train, start, judge, note, progress) if sasrec else start
-    return Chosen(windowed, _best(knn), _best(text), best, {}, tuple(tried))
+    return Chosen(windowed, _best(knn), _best(text), best, tried=tuple(tried))
 
 
 def choose_sasrec(
@@ -130,6 +134,15 @@ def choose_sasrec(
             seen[config] = note(f"SASRec: {config.steps} steps, {rates}", judge(scorer))
         best = max(seen, key=lambda config: seen[config])
     return best
+
+
+def choose_weight(ours: Ours, validation: Sequence[Case]) -> tuple[float, list[tuple[str, float]]]:
+    """What our network weighs beside its neighbours, and what was tried."""
+    some = validation[:: max(1, len(validation) // TUNING_USERS)]
+    found = []
+    for weight in NETWORK_WEIGHTS:
+        found.append((weight, float(gains(ranks(ours.weighed(weight).scores, some)).mean())))
+    return _best(found), [(f"ours: network weight {weight:g}", value) for weight, value in found]
 
 
 def choose_blends(chosen: Chosen, models: Mapping[str, Scorer], validation: Sequence[Case]) -> Chosen:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from models import block_reasoner
 from models.block_reasoner import BlockDiffusionReasoner
 from models.catalogue import Catalogue
+from models.neighbours import Neighbours
 from models.reasoner import Inference
 from models.sampler import Plan
 from tests.models.reasoner_tools import (
@@ -198,3 +201,36 @@ def assert_close(one: Inference, other: Inference) -> None:
     np.testing.assert_allclose(
         [b.confidence for b in one.behaviors], [b.confidence for b in other.behaviors], rtol=0.02, atol=0.01
     )
+
+
+def test_a_shortlist_is_the_same_alone_and_in_a_batch(monkeypatch):
+    """Catches a list that is longer, or other, because of who else is asked."""
+    monkeypatch.setattr(block_reasoner, "FULL_SCORING_ITEMS", 10)
+    monkeypatch.setattr(block_reasoner, "SHORTLIST", 8)
+    warm = BlockDiffusionReasoner(replace(checkpoint(), neighbours=neighbours()))
+    together = warm.infer(USERS, catalogue(), slots=6, steps=2)
+    for history, inference in zip(USERS, together, strict=True):
+        [alone] = warm.infer([history], catalogue(), slots=6, steps=2)
+        assert_same(alone, inference)
+
+
+def neighbours() -> Neighbours:
+    """Of each of 40 items the next three."""
+    rows = (torch.arange(40)[:, None] + torch.arange(1, 4)) % 40
+    return Neighbours(rows, torch.tensor([0.6, 0.3, 0.1]).expand(40, -1).contiguous(), half_life=3.0)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_neighbours_lift_what_was_done_nearby_also_when_the_catalogue_has_another_order(monkeypatch, large):
+    """Catches neighbours by the checkpoint's rows looked up by the catalogue's, and removed ones that come back."""
+    if large:
+        monkeypatch.setattr(block_reasoner, "FULL_SCORING_ITEMS", 10)
+        monkeypatch.setattr(block_reasoner, "SHORTLIST", 4)
+    made = replace(checkpoint(), neighbours=neighbours())
+    made.network.score_weight.fill_(0.02)
+    live = Catalogue(["new", *names(40)[::-1]], unit_vectors(41))
+    live.remove(["i12"])
+    [inference] = BlockDiffusionReasoner(made).infer([told("u", "new", "i10")], live, slots=2, steps=1)
+    assert set(items_of(inference)) == {"i11", "i13"}
+    [other] = BlockDiffusionReasoner(made).infer([told("u", "i10", "i30")], live, slots=2, steps=1)
+    assert "i31" in items_of(other)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.neighbours import FLOOR, NeighbourConfig, Neighbours, Offset, PairCounts, offsets_at_all_places
+from models.neighbours import FLOOR, NeighbourConfig, Neighbours, Offset, count_pairs, neighbours
 from models.sequences import Log
 
 ITEMS = 12
@@ -18,8 +18,9 @@ def log(users: int = 30, length: int = 8, seed: int = 0) -> Log:
     return Log(np.repeat(np.arange(users), length), items, np.tile(np.arange(length), users), users)
 
 
-def counted(of: Log, folds: int = 3, window: int = 2) -> PairCounts:
-    return PairCounts(of, ITEMS, folds, np.random.default_rng(1), distinct=True, window=window)
+def table_of(of: Log, **config: float) -> Neighbours:
+    made = NeighbourConfig(**{"window": 2, "most": ITEMS, **config})  # type: ignore[arg-type]
+    return neighbours(count_pairs(of, ITEMS, np.random.default_rng(1), distinct=True, window=made.window), ITEMS, made)
 
 
 def by_hand(of: Log, config: NeighbourConfig, users: set[int]) -> np.ndarray:
@@ -44,20 +45,17 @@ def dense(table: Neighbours) -> np.ndarray:
     return made
 
 
-@pytest.mark.parametrize("without", [None, 0, 2])
-def test_pairs_are_counted_as_by_hand_and_without_a_fold(without):
-    """Catches a user whose own pairs are shown to it, and wrong windows, distances or damping."""
-    of, config = log(), NeighbourConfig(window=2, most=ITEMS, damping=0.25)
-    pairs = counted(of)
-    assert set(pairs.fold_of_user) == {0, 1, 2}
-    users = {user for user in range(30) if pairs.fold_of_user[user] != without}
-    np.testing.assert_allclose(dense(pairs.table(config, without=without)), by_hand(of, config, users), rtol=1e-5)
+@pytest.mark.parametrize("damping", [0.0, 0.25])
+def test_pairs_are_counted_as_by_hand(damping):
+    """Catches wrong windows, distances or damping, and users that run into one another."""
+    of = log()
+    config = NeighbourConfig(window=2, most=ITEMS, damping=damping)
+    np.testing.assert_allclose(dense(table_of(of, damping=damping)), by_hand(of, config, set(range(30))), rtol=1e-5)
 
 
 def test_the_best_neighbours_are_kept():
     """Catches a table cut in the order of rows."""
-    whole = dense(counted(log()).table(NeighbourConfig(window=2, most=ITEMS)))
-    few = dense(counted(log()).table(NeighbourConfig(window=2, most=3)))
+    whole, few = dense(table_of(log())), dense(table_of(log(), most=3))
     for item in range(ITEMS):
         assert set(np.flatnonzero(few[item])) == set(np.argsort(-whole[item], kind="stable")[:3])
 
@@ -65,51 +63,34 @@ def test_the_best_neighbours_are_kept():
 def test_events_of_one_time_have_no_order():
     """Catches pairs of a basket that depend on how it was stored."""
     one = Log(np.zeros(3, dtype=np.int64), np.array([1, 2, 3]), np.zeros(3, dtype=np.int64), 1)
-    table = dense(PairCounts(one, ITEMS, 1, np.random.default_rng(0), distinct=True, window=2).table(NeighbourConfig()))
-    assert table[1, 2] > 0
-    assert table[1, 3] > 0
-    assert table[2, 3] > 0
+    table = dense(table_of(one))
+    assert (table[[1, 1, 2], [2, 3, 3]] > 0).all()
 
 
-@settings(deadline=None, max_examples=30)
-@given(length=st.integers(1, 8), half_life=st.sampled_from([0.5, 3.0, 40.0]), seed=st.integers(0, 9))
-def test_training_and_inference_see_the_same_offset(length, half_life, seed):
-    """Catches a recursion over places that is not the sum over the history."""
-    table = counted(log(seed=seed)).table(NeighbourConfig(window=2, most=ITEMS, half_life=half_life))
-    history = torch.from_numpy(np.random.default_rng(seed).integers(ITEMS, size=(4, length)))
-    at_all = offsets_at_all_places([table], torch.zeros(4).long(), history, torch.arange(ITEMS), ITEMS)
-    assert (at_all[:, 0] == 0).all()
-    for place in range(1, length):
-        alone = table.offset(history[:, :place], torch.full((4,), place), ITEMS)
-        torch.testing.assert_close(at_all[:, place], alone, rtol=1e-3, atol=1e-3)
+def test_a_history_is_summed_with_decay():
+    """Catches a history read from the wrong end."""
+    table = table_of(log(), half_life=2.0)
+    weights = dense(table)
+    expected = sum(weights[item] * 0.5 ** (back / 2.0) for back, item in enumerate([7, 5, 1]))
+    expected = np.log1p(expected / expected.sum() / FLOOR)
+    made = table.offset(torch.tensor([[1, 5, 7]]), torch.tensor([3]), ITEMS)[0]
+    np.testing.assert_allclose(made.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_an_item_without_a_column_still_counts_in_the_sum():
-    """Catches shares among candidates sold as shares among all."""
-    table = counted(log()).table(NeighbourConfig(window=2, most=ITEMS))
-    history = torch.tensor([[1, 5, 7]])
-    whole = offsets_at_all_places([table], torch.zeros(1).long(), history, torch.arange(ITEMS), ITEMS)
-    place = torch.full((ITEMS,), 2)
-    place[[4, 9]] = torch.tensor([0, 1])
-    few = offsets_at_all_places([table], torch.zeros(1).long(), history, place, 2)
-    torch.testing.assert_close(few, whole[..., [4, 9]])
-
-
-def test_an_item_read_as_new_has_no_neighbours_and_is_none():
-    """Catches a network that learns new items with help they will not have."""
-    table = counted(log()).table(NeighbourConfig(window=2, most=ITEMS))
-    known = torch.arange(ITEMS) != 5
-    given = [table], torch.zeros(1).long()
-    at_all = offsets_at_all_places(*given, torch.tensor([[1, 5, 7]]), torch.arange(ITEMS), ITEMS, known)
-    assert (at_all[..., 5] == 0).all()
-    whole = offsets_at_all_places(*given, torch.tensor([[1, 5, 7]]), torch.arange(ITEMS), ITEMS)
-    assert (whole[0, 1, 5] > 0) or (whole[0, 2] > 0).any()
-    torch.testing.assert_close(at_all[0, 2], at_all[0, 1])  # the new item of the history adds nothing
+def test_what_stands_beyond_the_reach_would_not_count():
+    """Catches a reach so short that the log brings out what it cut."""
+    table = table_of(log(), half_life=0.5)
+    history = torch.from_numpy(np.random.default_rng(0).integers(ITEMS, size=(1, 40)))
+    cut = history[:, -table.reach :]
+    torch.testing.assert_close(
+        table.offset(history, torch.tensor([40]), ITEMS), table.offset(cut, torch.tensor([table.reach]), ITEMS)
+    )
+    assert 0.5 ** (table.reach / 0.5) <= FLOOR
 
 
 def test_padding_and_unknown_items_add_nothing():
     """Catches row 0 that collects what padding and strangers leave."""
-    table = counted(log()).table(NeighbourConfig(window=2, most=ITEMS))
+    table = table_of(log())
     plain = table.offset(torch.tensor([[3, 8]]), torch.tensor([2]), ITEMS)
     padded = table.offset(torch.tensor([[3, 8, 0, 0]]), torch.tensor([2]), ITEMS)
     torch.testing.assert_close(plain, padded)

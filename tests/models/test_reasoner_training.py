@@ -43,7 +43,7 @@ def trained(out: Path, config: TrainingConfig = TINY, **options: object) -> chec
 
 
 def test_it_learns_what_can_be_learned(tmp_path: Path):
-    config = replace(TINY, steps=300, learning_rate=0.02, validate_every=0)
+    config = replace(TINY, steps=300, learning_rate=0.02, validate_every=0, neighbours=False)
     made = trained(tmp_path / "c", config)
     assert made.metrics["hr10"] > 0.9
     assert made.metrics["popularity_hr10"] < 0.5
@@ -148,6 +148,22 @@ def test_a_warm_start_of_other_sizes_is_refused(tmp_path: Path):
     first = trained(tmp_path / "first")
     with pytest.raises(TrainingError, match="width 16, wanted 32"):
         trained(tmp_path / "next", replace(TINY, width=32), warm_start=first)
+
+
+def test_the_network_weighs_beside_its_neighbours_what_validation_likes(tmp_path: Path):
+    """Catches a weight that nobody uses, and one that is chosen where it was given."""
+    config = replace(TINY, steps=150, learning_rate=0.02)
+    chosen, given = trained(tmp_path / "a", config), trained(tmp_path / "b", replace(config, network_weight=0.5))
+    weighing = chosen.metrics["neighbours"]
+    assert weighing["network_weight"] == pytest.approx(float(chosen.network.score_weight))
+    assert float(given.network.score_weight) == 0.5
+    assert chosen.neighbours is not None
+    assert chosen.neighbours.half_life == weighing["half_life"]
+    unasked = trained(tmp_path / "c", replace(config, validation_share=0.0))
+    assert float(unasked.network.score_weight) == pytest.approx(0.2)
+    alone = trained(tmp_path / "d", replace(config, neighbours=False))
+    assert alone.neighbours is None
+    assert float(alone.network.score_weight) == 1.0
 
 
 def test_training_leaves_the_global_generator_alone(tmp_path: Path):

@@ -50,7 +50,7 @@ def test_windows_hold_real_neighbours():
     log = code(*columns(*(("u", row, row) for row in range(100)), ("v", 200, 1), ("w", 300, 1), ("w", 301, 2)))
     made = sequences(log, np.random.default_rng(0), distinct=True)
     seen = 0
-    for rows, lengths, _ in windows(made, 16, 4, np.random.default_rng(1)):
+    for rows, lengths in windows(made, 16, 4, np.random.default_rng(1)):
         for row, length in zip(rows, lengths, strict=True):
             real = row[:length]
             assert (np.diff(real) == 1).all()
