@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from models.catalogue import Catalogue, Vectors
 from schemas.records import InferredBehavior, UserTier
@@ -118,14 +118,14 @@ class ReasonerSources:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`factory` is `module:name`; of a `trained` kind it takes a `Checkpoint` and waits for one, else the sources."""
+    """`factory` is `module:name` and takes the sources; of a `trained` kind there is a checkpoint among them."""
 
     factory: str
     trained: bool
 
 
 REASONERS: dict[str, Kind] = {
-    "block-diffusion": Kind("models.block_reasoner:BlockDiffusionReasoner", trained=True),
+    "block-diffusion": Kind("models.block_reasoner:from_sources", trained=True),
     "text-diffusion": Kind("models.text_diffusion.reasoner:from_sources", trained=False),
 }
 """Reasoners beside the fallback, by the name `FRESHET_REASONER` takes.
@@ -143,5 +143,5 @@ def make_reasoner(name: str, sources: ReasonerSources) -> BehaviorReasoner:
     module, _, factory = kind.factory.partition(":")
     if kind.trained and sources.checkpoint is None:
         raise ValueError(f"the reasoner {name!r} needs a checkpoint")
-    make: Callable[[Any], Any] = getattr(import_module(module), factory)
-    return cast("BehaviorReasoner", make(sources.checkpoint if kind.trained else sources))
+    make: Callable[[ReasonerSources], BehaviorReasoner] = getattr(import_module(module), factory)
+    return make(sources)

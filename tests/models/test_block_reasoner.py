@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from freshet.settings import SettingError, Settings
 from models import block_reasoner
 from models.block_reasoner import BlockDiffusionReasoner
 from models.catalogue import Catalogue
 from models.neighbours import Neighbours
-from models.reasoner import Inference
+from models.reasoner import Inference, ReasonerSources, make_reasoner
 from models.sampler import Plan
 from tests.models.reasoner_tools import (
     DIMS,
@@ -234,3 +235,30 @@ def test_neighbours_lift_what_was_done_nearby_also_when_the_catalogue_has_anothe
     assert set(items_of(inference)) == {"i11", "i13"}
     [other] = BlockDiffusionReasoner(made).infer([told("u", "i10", "i30")], live, slots=2, steps=1)
     assert "i31" in items_of(other)
+
+
+def sources(**settings: object) -> ReasonerSources:
+    nothing: object = None
+    return ReasonerSources(
+        settings=Settings.load({}, **settings),  # type: ignore[arg-type]
+        checkpoint=checkpoint(),
+        encoder=lambda: nothing,  # type: ignore[arg-type,return-value]
+        aligner=lambda: nothing,  # type: ignore[arg-type,return-value]
+        titles=list,
+        acceptable=bool,
+    )
+
+
+def test_the_settings_decide_how_slots_are_placed_and_fixed():
+    """Catches settings that reach nobody."""
+    spread = [
+        Told(user.user_id, user.item_ids, [1000 * 2**place for place in range(len(user.item_ids))]) for user in USERS
+    ]
+    plain = make_reasoner("block-diffusion", sources()).infer(spread, catalogue(), slots=6, steps=2)
+    assert plain == reasoner().infer(spread, catalogue(), slots=6, steps=2)
+    between = make_reasoner("block-diffusion", sources(slots_between=3)).infer(spread, catalogue(), slots=6, steps=2)
+    assert between == reasoner(between=3).infer(spread, catalogue(), slots=6, steps=2) != plain
+    drawn = make_reasoner("block-diffusion", sources(temperature=2.0)).infer(spread, catalogue(), slots=6, steps=2)
+    assert drawn != plain
+    with pytest.raises(SettingError, match="fixed, confidence, entropy"):
+        make_reasoner("block-diffusion", sources(schedule="fast"))
