@@ -7,8 +7,8 @@ that of `models.cooccurrence`, frozen at training.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -48,8 +48,8 @@ class Neighbours:
 
     @property
     def reach(self) -> int:
-        """How many of a history's newest items count: what stands further back weighs less than FLOOR."""
-        return max(1, math.ceil(self.half_life * math.log2(1 / FLOOR)))
+        """How many of a history's newest items count: what stands further back weighs less than a 32nd."""
+        return max(1, round(5 * self.half_life))
 
     def of(self, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Neighbours and weights, both (B, M * K), of histories (B, L) padded on the right to `lengths` (B,).
@@ -73,7 +73,7 @@ class Neighbours:
         return Offset(*self.of(history, lengths)).dense(items)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Offset:
     """log(1 + share / FLOOR) of each item's share of a user's summed score; 0 for what is no neighbour.
 
@@ -90,7 +90,7 @@ class Offset:
 
     def at(self, rows: Tensor) -> Tensor:
         """Of some items (B, K), 0 where the row is -1."""
-        keys, sums = self._summed()
+        keys, sums = self._summed
         wanted = rows + torch.arange(len(rows))[:, None] * SPAN
         place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
         found = (keys[place] == wanted) & (rows >= 0)
@@ -98,17 +98,17 @@ class Offset:
 
     def best(self, count: int) -> Tensor:
         """The `count` rows (B, count) with the largest shares, each once, -1 where there are fewer."""
-        keys, sums = self._summed()
-        user = keys // SPAN
-        order = torch.argsort(sums, descending=True, stable=True)
-        order = order[torch.argsort(user[order], stable=True)]
-        user, rows = user[order], keys[order] % SPAN
+        keys, sums = self._summed
+        user = keys // SPAN  # ascending
         rank = torch.arange(len(user)) - torch.searchsorted(user, user)
-        kept = (rank < count) & (sums[order] > 0)
-        best = torch.full((len(self.rows), count), -1)
-        best[user[kept], rank[kept]] = rows[kept]
-        return best
+        spread = torch.zeros(len(self.rows), max(count, int(rank.max()) + 1))
+        spread[user, rank] = sums
+        values, at = spread.topk(count, dim=1)
+        first = torch.searchsorted(user, torch.arange(len(self.rows)))  # every user has at least one key
+        rows = keys[(first[:, None] + at).clamp(max=len(keys) - 1)] % SPAN
+        return torch.where(values > 0, rows, -1)
 
+    @cached_property
     def _summed(self) -> tuple[Tensor, Tensor]:
         """Each user and row once, as ascending keys, and the sum of its shares."""
         keys, inverse = torch.unique(self.rows + torch.arange(len(self.rows))[:, None] * SPAN, return_inverse=True)

@@ -77,15 +77,14 @@ def test_a_history_is_summed_with_decay():
     np.testing.assert_allclose(made.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_what_stands_beyond_the_reach_would_not_count():
-    """Catches a reach so short that the log brings out what it cut."""
-    table = table_of(log(), half_life=0.5)
+def test_only_the_newest_items_are_read():
+    """Catches a cost that grows with the history."""
+    table = table_of(log(), half_life=1.0)
     history = torch.from_numpy(np.random.default_rng(0).integers(ITEMS, size=(1, 40)))
-    cut = history[:, -table.reach :]
-    torch.testing.assert_close(
-        table.offset(history, torch.tensor([40]), ITEMS), table.offset(cut, torch.tensor([table.reach]), ITEMS)
-    )
-    assert 0.5 ** (table.reach / 0.5) <= FLOOR
+    rows, shares = table.of(history, torch.tensor([40]))
+    assert rows.shape == shares.shape == (1, 5 * ITEMS)
+    newest, of_newest = table.of(history[:, -5:], torch.tensor([5]))
+    torch.testing.assert_close(Offset(rows, shares).dense(ITEMS), Offset(newest, of_newest).dense(ITEMS))
 
 
 def test_padding_and_unknown_items_add_nothing():
