@@ -23,13 +23,15 @@ from torch import Tensor
 
 from models.block_denoiser import BlockDenoiser, Reading
 from models.block_diffusion import BlockDiffusionNetwork, NetworkConfig, Prefix, rotations
-from models.block_reasoner import BlockDiffusionReasoner
+from models.block_reasoner import BlockDiffusionReasoner, ItemTable
 from models.catalogue import Catalogue
 from models.checkpoint import Checkpoint
 from models.infill import layout
+from models.neighbours import NeighbourConfig, Neighbours
 from models.sampler import Plan, denoise
 
 DIMS = 128
+NEIGHBOURS = NeighbourConfig()
 STEPS = (1, 2, 4, 8, 16)
 
 
@@ -75,12 +77,21 @@ class Case:
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         ids = tuple(f"item{row}" for row in range(setting.items))
         self.catalogue = Catalogue(ids, vectors)
-        self.reasoner = BlockDiffusionReasoner(Checkpoint(self.network, ids[:trained], vectors[:trained], {}, {}))
+        near = Neighbours(
+            torch.from_numpy(rng.integers(trained, size=(trained, NEIGHBOURS.most))),
+            torch.from_numpy(rng.random((trained, NEIGHBOURS.most), dtype=np.float32)),
+            NEIGHBOURS.half_life,
+        )
+        made = Checkpoint(self.network, ids[:trained], vectors[:trained], {}, {}, neighbours=near)
+        self.reasoner = BlockDiffusionReasoner(made)
         self.rows = [rng.choice(setting.items, setting.history, replace=False) for _ in range(setting.users)]
         times = range(setting.history)
         self.histories = [Told(f"user{u}", [ids[row] for row in rows], times) for u, rows in enumerate(self.rows)]
-        trained_rows = torch.where(torch.arange(setting.items) < trained, torch.arange(setting.items), -1)
-        self.embeddings, self.bias = self.network.embed(torch.from_numpy(vectors), trained_rows)
+        self.table = ItemTable(
+            self.network, {name: row for row, name in enumerate(ids[:trained])}, self.catalogue, near
+        )
+        self.table.refresh()
+        self.embeddings, self.bias = (whole[: self.table.size] for whole in (self.table.embeddings, self.table.bias))
         users = np.repeat(np.arange(setting.users), setting.history)
         self.seen = (torch.from_numpy(users), torch.from_numpy(np.concatenate(self.rows)))
 
@@ -95,13 +106,14 @@ class Case:
         began = time.perf_counter()
         inside = 0.0
         reading = Reading.of(self.rows, layouts, self.setting.history)
-        denoiser = BlockDenoiser(self.network, self.embeddings, self.bias, reading)
+        given = self.network, self.embeddings, self.bias, reading, self.table.offset(self.rows)
+        denoiser = BlockDenoiser(*given)
 
         def timed(slots: Tensor, open_: Tensor) -> tuple[Tensor, Tensor | None]:
             nonlocal inside, denoiser
             start = time.perf_counter()
             if not cached:
-                denoiser = BlockDenoiser(self.network, self.embeddings, self.bias, reading)
+                denoiser = BlockDenoiser(*given)
             scores = denoiser(slots, open_)
             inside += time.perf_counter() - start
             return scores
@@ -116,9 +128,12 @@ class Case:
         lengths = torch.full((len(history),), history.shape[1])
         prefix = self.network.prefix(self.embeddings[history], lengths)
         chosen: list[Tensor] = []
+        offset = self.table.offset(self.rows)
+        assert offset is not None
+        near = offset.dense(self.setting.items)
         everyone = torch.arange(len(history))
         for slot in range(self.setting.slots):
-            scores = self.network.scores(prefix.last, self.embeddings, self.bias)
+            scores = self.network.scores(prefix.last, self.embeddings, self.bias) + near
             scores[self.seen] = -torch.inf
             for row in chosen:
                 scores[everyone, row] = -torch.inf
