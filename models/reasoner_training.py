@@ -1,19 +1,17 @@
 """Train the block-diffusion reasoner on a platform's own events.
 
-Owns the schedule, the budget, early stopping, resuming and the warm start; `models.sequences` makes the batches,
-`models.reasoner_loss` the losses, `models.reasoner_validation` judges. Must not know where events or vectors come from.
+Owns the way from events to a checkpoint and where it begins: at random, at an earlier one, or where it was cut off.
+`models.sequences` makes the batches, `models.reasoner_loss` the losses, `models.reasoner_fit` runs the steps,
+`models.reasoner_validation` judges, `models.reasoner_weighing` adds co-occurrence. Must not know where events come from.
 Same events, catalogue, seed, step budget, device and thread count: same weights, interrupted and resumed or not. A time
 cap that strikes ends that promise, which `metrics["steps"]` shows.
 """
 
 from __future__ import annotations
 
-import copy
-import math
-import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,87 +24,18 @@ from models.block_diffusion import BlockDiffusionNetwork, NetworkConfig
 from models.catalogue import Catalogue
 from models.checkpoint import Checkpoint, save
 from models.reasoner import UserHistory
-from models.reasoner_loss import Corpus, LossConfig, losses
-from models.reasoner_validation import Validation, network_scorer
+from models.reasoner_config import TrainingConfig, TrainingError
+from models.reasoner_fit import Fit, Progress
+from models.reasoner_loss import Corpus
+from models.reasoner_validation import Validation
 from models.reasoner_weighing import weigh
 from models.sequences import EventColumns, Ints, Log, code, most_frequent, sequences, split_time, windows
-from models.training_state import TrainingState, UnfinishedRun
+from models.training_state import UnfinishedRun
+
+__all__ = ["Progress", "TrainingConfig", "TrainingError", "train_reasoner"]
 
 COLD_SAMPLE = 0.2
 """Share of items treated as new when their bias is calibrated."""
-
-
-class TrainingError(ValueError):
-    """There is nothing to learn from; the message says what is missing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingConfig:
-    """Budget, sizes and optimisation. `minutes` None: the step budget alone counts.
-
-    Every `validate_every` steps the newest `validation_share` of the events is asked about; training ends early after
-    `patience` times without a better answer, and the best weights are kept (0 of either: not so). `distinct` trains
-    on each item's first event only. `include_rare` puts items beyond `max_items` into the checkpoint as cold rows,
-    known by their vectors. With `neighbours` co-occurrence is added to the network's scores, which weigh
-    `network_weight` beside it, or where that is None what validation likes best. `device`: "auto" takes CUDA where it
-    is, in bf16.
-    """
-
-    steps: int = 600
-    minutes: float | None = None
-    seed: int = 0
-    max_items: int = 20_000
-    include_rare: bool = False
-    validation_share: float = 0.05
-    validation_users: int = 2_000
-    validate_every: int = 100
-    patience: int = 5
-    distinct: bool = True
-    window: int = 64
-    block: int = 16
-    batch: int = 32
-    masked_weight: float = 1.0
-    negatives: int = 512
-    full_softmax_items: int = 5_000
-    learning_rate: float = 6e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.05
-    id_dropout: float = 0.3
-    width: int = 64
-    layers: int = 2
-    heads: int = 2
-    dropout: float = 0.1
-    neighbours: bool = True
-    network_weight: float | None = None
-    device: str = "auto"
-
-    @property
-    def loss(self) -> LossConfig:
-        """What the loss needs."""
-        return LossConfig(
-            block=self.block,
-            masked_weight=self.masked_weight,
-            id_dropout=self.id_dropout,
-            negatives=self.negatives,
-            full_softmax_items=self.full_softmax_items,
-        )
-
-    @property
-    def torch_device(self) -> torch.device:
-        """Where to train."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where training stands: share done in [0, 1], steps, the running next-item loss in nats, the best NDCG@10 yet."""
-
-    share: float
-    step: int
-    loss: float
-    best: float = 0.0
 
 
 def train_reasoner(
@@ -150,7 +79,7 @@ def train_reasoner(
         run = UnfinishedRun(out, _identity(config, past, vectors, warm_start))
         if not resume:
             run.forget()
-        fitted = _Fit(network.to(device), corpus, past, asked, config, run).run(progress)
+        fitted = Fit(network.to(device), corpus, past, asked, config, run).run(progress)
         _calibrate_cold_bias(network, corpus.vectors, past, config)
     table, weighing = None, None
     if config.neighbours:
@@ -237,115 +166,6 @@ def _identity(config: TrainingConfig, log: Log, vectors: np.ndarray[Any, Any], s
     for part in (log.users, log.items, log.times, vectors):
         digest = zlib.crc32(np.ascontiguousarray(part).tobytes(), digest)
     return f"{config} {digest} {start.revision if start else ''}"
-
-
-Batch = tuple[Ints, Ints]
-"""See `models.sequences.windows`."""
-
-
-class _Fit:
-    """One run: steps, validations, and the state that is saved at each of them."""
-
-    def __init__(
-        self,
-        network: BlockDiffusionNetwork,
-        corpus: Corpus,
-        log: Log,
-        asked: Validation,
-        config: TrainingConfig,
-        unfinished: UnfinishedRun,
-    ) -> None:
-        self.network = network
-        self.corpus = corpus
-        self.log = log
-        self.asked = asked
-        self.config = config
-        self.unfinished = unfinished
-        matrices = [p for p in network.parameters() if p.ndim > 1]
-        others = [p for p in network.parameters() if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
-        self.state = TrainingState()
-
-    def run(self, progress: Callable[[Progress], None]) -> dict[str, Any]:
-        """Train to the end of the budget or of patience; the network holds the best weights then."""
-        config = self.config
-        self.state = state = self.unfinished.load(self.network, self.optimizer) or self.state
-        resumed, before = state.step, state.seconds
-        began = time.monotonic()
-        self.network.train()
-        cap_s = math.inf if config.minutes is None else 60.0 * config.minutes
-        share = 0.0
-        for batch in self._batches():
-            state.seconds = before + time.monotonic() - began
-            share = max(state.step / config.steps, state.seconds / cap_s)
-            if share >= 1.0 or (config.patience and state.worse >= config.patience):
-                break
-            self._step(batch, share)
-            progress(Progress(min(1.0, share), state.step, state.loss, max(0.0, state.best_score)))
-            if config.validate_every and state.step % config.validate_every == 0:
-                self._validate()
-                self.unfinished.save(state, self.network, self.optimizer)
-        self._validate()
-        if state.best_weights is not None:
-            self.network.load_state_dict(state.best_weights)
-        self.network.eval()
-        progress(Progress(1.0, state.step, state.loss, max(0.0, state.best_score)))
-        return {
-            "steps": state.step,
-            "best_step": state.best_step,
-            "stopped_early": bool(share < 1.0),
-            "resumed_at": resumed,
-            "train_seconds": round(before + time.monotonic() - began, 2),
-            "train_loss": round(state.loss, 4),
-        }
-
-    def _step(self, batch: Batch, share: float) -> None:
-        config, state, device = self.config, self.state, self.corpus.vectors.device
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(share / config.warmup + 0.01, 1.0 - share, 1.0)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            rows, lengths = (torch.from_numpy(part).to(device) for part in batch)
-            dense, masked = losses(self.network, self.corpus, rows, lengths, config.loss)
-        self.optimizer.zero_grad(set_to_none=True)
-        (dense + config.masked_weight * masked).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimizer.step()
-        loss = dense.item()
-        state.loss = loss if state.step == 0 else 0.98 * state.loss + 0.02 * loss
-        state.step += 1
-        state.batch += 1
-
-    def _validate(self) -> None:
-        """Ask, and remember the weights if they are the best yet; without questions the newest are the best."""
-        state = self.state
-        if state.best_step == state.step and state.best_weights is not None:
-            return
-        asked = bool(self.asked.every)
-        self.network.eval()
-        scorer = network_scorer(self.network, self.corpus.vectors, distinct=self.config.distinct)
-        score = self.asked.ndcg(scorer) if asked else state.step
-        self.network.train()
-        if score >= state.best_score:  # of equals the newest: its slots have learned longer
-            state.best_score, state.best_step, state.worse = score, state.step, 0
-            state.best_weights = copy.deepcopy(self.network.state_dict())
-        else:
-            state.worse += 1
-
-    def _batches(self) -> Iterator[Batch]:
-        """Batches without end, from where the run stands; ties are shuffled anew in each epoch."""
-        config, state = self.config, self.state
-        while True:
-            rng = np.random.default_rng([config.seed, 2, state.epoch])
-            epoch = windows(sequences(self.log, rng, distinct=config.distinct), config.window, config.batch, rng)
-            some = False
-            for number, batch in enumerate(epoch):
-                some = True
-                if number >= state.batch:
-                    yield batch
-            if not some:
-                raise TrainingError("no user has two different items before the validation split")
-            state.epoch, state.batch = state.epoch + 1, 0
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ network was no better. Must not train.
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +17,9 @@ from torch import Tensor
 from models import ranking
 from models.block_diffusion import BlockDiffusionNetwork
 from models.neighbours import NeighbourConfig, Neighbours, count_pairs, neighbours
+from models.reasoner_config import TrainingConfig
 from models.reasoner_validation import Validation, neighbour_scorer, network_scorer
 from models.sequences import Log
-
-if TYPE_CHECKING:
-    from models.reasoner_training import TrainingConfig
 
 HALF_LIVES = (3.0, 6.0, 12.0, 30.0)
 DAMPINGS = (0.25, 0.5)
