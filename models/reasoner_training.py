@@ -2,7 +2,7 @@
 
 Owns the way from events to a checkpoint and where it begins: at random, at an earlier one, or where it was cut off.
 `models.sequences` makes the batches, `models.reasoner_loss` the losses, `models.reasoner_fit` runs the steps,
-`models.reasoner_validation` judges, `models.reasoner_weighing` adds co-occurrence. Must not know where events come from.
+`models.reasoner_validation` judges, `models.reasoner_weighing` adds co-occurrence. Must not know where events are from.
 Same events, catalogue, seed, step budget, device and thread count: same weights, interrupted and resumed or not. A time
 cap that strikes ends that promise, which `metrics["steps"]` shows.
 """
