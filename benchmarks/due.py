@@ -1,6 +1,6 @@
 """What the due-set costs the server with a million users in it: `python -m benchmarks.due [--users N] [--json]`.
 
-Starts a Valkey of its own and takes the mean CPU time of its server-side calls, each of which blocks everybody else: claim
+Starts a Valkey of its own and takes the mean CPU time of server-side calls, each of which blocks everybody else: claim
 and completion of 128 among users due, the first claim after 75 thousand refreshes passed the interval, appends of 1,000
 events of due users, and claims among users whose interval has just ended.
 """
