@@ -99,6 +99,18 @@ def test_our_scores_are_those_of_the_product(split: Split, ours: Ours) -> None:
         np.testing.assert_allclose(inferred.confidences, wanted.confidences, rtol=1e-3)
 
 
+def test_the_network_alone_does_not_depend_on_its_weight(split: Split, ours: Ours) -> None:
+    """Catches co-occurrence inside the row that is compared with SASRec like for like."""
+    some = split.test[:20]
+    before = float(ours.checkpoint.network.score_weight)
+    other = ours.network_scores(some)
+    light = ours.weighed(0.05)
+    alone, pooled = light.network_scores(some), light.scores(some)
+    np.testing.assert_array_equal(alone.argmax(1), other.argmax(1))
+    assert (pooled.argsort(1) != alone.argsort(1)).any()
+    ours.weighed(before)
+
+
 def test_inferred_items_are_new_and_come_before_the_others(split: Split, ours: Ours) -> None:
     """Catches seen or repeated items in a list, and a ranking that forgets the list or its confidences."""
     some = split.test[:20]

@@ -45,12 +45,13 @@ def test_the_last_line_is_the_answer(files: list[str], tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout.splitlines()[-1])
     baselines = {"popularity", "knn", "cooccurrence", "text_knn", "sasrec"}
-    ours = {"ours", "ours_1", "ours_4", "ensemble", "sasrec_ensemble"}
+    ours = {"network", "ours", "ours_1", "ours_4", "ensemble", "sasrec_ensemble"}
     for models_ in (found["models"], found["time_split"]["models"]):
         assert set(models_) == baselines | ours
         for each in models_.values():
             assert set(each) == {"hr10", "hr10_interval", "ndcg10", "ndcg10_interval"}
-    for name in ("ours_minus_sasrec_ndcg10", "ensemble_minus_knn_ndcg10", "cold_ours_over_textknn"):
+    pairs = ("ours_minus_sasrec", "network_minus_sasrec", "ours_minus_sasrec_ensemble", "ensemble_minus_knn")
+    for name in (*(f"{pair}_ndcg10" for pair in pairs), "cold_ours_over_textknn"):
         assert holds(found[name])
     assert found["seeds"] == [0, 1]
     assert set(found["cold"]) == {"ours", "text_knn"}
