@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from models.block_denoiser import BlockDenoiser, Reading
+from models.block_denoiser import BlockDenoiser, Reading, Scratch
 from models.block_diffusion import BlockDiffusionNetwork, NetworkConfig, Prefix, rotations
 from models.block_reasoner import BlockDiffusionReasoner, ItemTable
 from models.catalogue import Catalogue
@@ -91,6 +91,7 @@ class Case:
             self.network, {name: row for row, name in enumerate(ids[:trained])}, self.catalogue, near
         )
         self.table.refresh()
+        self.scratch = Scratch()
         self.embeddings, self.bias = (whole[: self.table.size] for whole in (self.table.embeddings, self.table.bias))
         users = np.repeat(np.arange(setting.users), setting.history)
         self.seen = (torch.from_numpy(users), torch.from_numpy(np.concatenate(self.rows)))
@@ -106,7 +107,8 @@ class Case:
         began = time.perf_counter()
         inside = 0.0
         reading = Reading.of(self.rows, layouts, self.setting.history)
-        given = self.network, self.embeddings, self.bias, reading, self.table.offset(self.rows)
+        offset = self.table.offset(self.rows)
+        given = self.network, self.embeddings, self.bias, reading, offset, None, self.scratch
         denoiser = BlockDenoiser(*given)
 
         def timed(slots: Tensor, open_: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -6,6 +6,7 @@ Owns what the network reads and which items are scored: all of them, or each use
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -52,12 +53,26 @@ class Reading:
         return cls(*map(torch.from_numpy, (prefix, np.array(lengths), block, valid, slots)))
 
 
+class Scratch:
+    """Memory that is kept between calls: fresh megabytes cost as much as the product they hold."""
+
+    def __init__(self) -> None:
+        self._kept = torch.empty(0)
+
+    def take(self, *shape: int) -> Tensor:
+        """A tensor of this shape, of any content; it is the same memory each time."""
+        size = math.prod(shape)
+        if self._kept.numel() < size:
+            self._kept = torch.empty(size)
+        return self._kept[:size].view(shape)
+
+
 class BlockDenoiser:
     """See `models.sampler.Denoiser`. The prefix is encoded at the first call: an expired deadline costs nothing.
 
     `embeddings` (N, width) and `bias` (N,) of all items; `offset` is added to the scores of some. With `shortlists`,
     the sampler sees K columns a user instead of N rows: places in the shortlist that is made at the first call;
-    `rows_of` turns them into rows.
+    `rows_of` turns them into rows. Logits of the last call lie in `scratch` until the next.
     """
 
     def __init__(
@@ -68,6 +83,7 @@ class BlockDenoiser:
         reading: Reading,
         offset: Offset | None = None,
         shortlists: Callable[[Tensor], Shortlist] | None = None,
+        scratch: Scratch | None = None,
     ) -> None:
         self._network = network
         self._embeddings = embeddings
@@ -75,6 +91,7 @@ class BlockDenoiser:
         self._reading = reading
         self._offset = offset
         self._shortlists = shortlists
+        self._scratch = scratch or Scratch()
         self._prefix: Prefix | None = None
         self._listed: Listed | None = None
         self._offset_of_all: Tensor | None = None
@@ -89,7 +106,9 @@ class BlockDenoiser:
             if self._listed.offset is not None:
                 logits += self._listed.offset[:, None]
             return logits, self._listed.shortlist.rest(wanted)
-        logits = functional.linear(wanted, self._embeddings, self._bias)
+        logits = self._scratch.take(*wanted.shape[:-1], len(self._embeddings))
+        flat = wanted.reshape(-1, wanted.shape[-1])
+        torch.addmm(self._bias, flat, self._embeddings.T, out=logits.view(len(flat), -1))
         if self._offset is not None:
             logits += self._dense_offset()[:, None]
         return logits, None

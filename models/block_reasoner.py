@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from freshet.settings import SettingError
-from models.block_denoiser import BlockDenoiser, Reading
+from models.block_denoiser import BlockDenoiser, Reading, Scratch
 from models.block_diffusion import BlockDiffusionNetwork
 from models.catalogue import Catalogue, Rows
 from models.checkpoint import Checkpoint, load
@@ -76,6 +76,7 @@ class BlockDiffusionReasoner:
         self._max_history = max_history
         self._clock = clock
         self._lock = threading.Lock()
+        self._scratch = Scratch()
         trained = checkpoint.item_ids[: checkpoint.network.config.items]
         self._trained = {item_id: row for row, item_id in enumerate(trained)}
         self._table: ItemTable | None = None
@@ -130,7 +131,7 @@ class BlockDiffusionReasoner:
             listed = shortlists(table.index, forbidden, offset)
             forbidden = (forbidden[0][:0], forbidden[1][:0])
         everything = table.embeddings[: table.size], table.bias[: table.size]
-        denoiser = BlockDenoiser(self._network, *everything, reading, offset, listed)
+        denoiser = BlockDenoiser(self._network, *everything, reading, offset, listed, self._scratch)
 
         def expired() -> bool:
             return end is not None and self._clock() >= end

@@ -19,6 +19,8 @@ from torch import Tensor
 from models.block_diffusion import MASK_ROW
 from models.schedules import SCHEDULES
 
+PROBABILITIES_AT_ONCE = 500_000
+"""Elements of 2 MB together: they stay in the cache."""
 STRUCK = -1e30
 """Key of an item that is taken or forbidden: before a slot that is taken, after everything else."""
 
@@ -133,7 +135,10 @@ def _strike(logits: Tensor, forbidden: tuple[Tensor, Tensor], rows: Tensor) -> N
 
 def _best(logits: Tensor, rest: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
     """Log-probabilities and items (B, m, K) of the `count` best of each slot, -inf where struck out."""
-    log_probabilities, items = top(logits.log_softmax(-1), count)  # fused: half of what logsumexp costs
+    # Some users at a time: log-softmax is fused, and fresh memory of megabytes costs more than it does.
+    at_once = max(1, PROBABILITIES_AT_ONCE // max(1, logits[0].numel()))
+    parts = [top(part.log_softmax(-1), count) for part in torch.split(logits, at_once)]
+    log_probabilities, items = (torch.cat(each) for each in zip(*parts, strict=True))
     if rest is not None:
         listed = torch.sigmoid(logits.logsumexp(-1) - rest)  # share of the mass
         log_probabilities = log_probabilities + listed.log()[..., None]

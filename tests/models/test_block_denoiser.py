@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.block_denoiser import BlockDenoiser, Reading
+from models.block_denoiser import BlockDenoiser, Reading, Scratch
 from models.block_diffusion import MASK_ROW, rotations
 from models.infill import Layout, layout
 from models.shortlist import CandidateIndex, Shortlist
@@ -102,3 +102,20 @@ def test_a_shortlist_scores_as_the_whole_catalogue_does():
     torch.testing.assert_close(few, expected, rtol=1e-4, atol=1e-4)
     assert rest is not None  # all items are in the sample: the mass is exact
     torch.testing.assert_close(torch.logaddexp(few.logsumexp(-1), rest), whole.logsumexp(-1), rtol=1e-4, atol=1e-4)
+
+
+def test_kept_memory_does_not_leak_into_the_next_answer():
+    """Catches logits of one batch read as another's."""
+    scratch = Scratch()
+    rows, times = histories(6)
+    layouts = [layout(each, SLOTS, 0, tail=0) for each in times]
+    places = torch.arange(SLOTS).expand(6, -1)
+    masks = torch.full((6, SLOTS), MASK_ROW)
+
+    def logits(users: int, memory: Scratch) -> Tensor:
+        reading = Reading.of(rows[:users], layouts[:users], 200)
+        made = BlockDenoiser(NETWORK, EMBEDDINGS, BIAS, reading, scratch=memory)
+        return made(masks[:users], places[:users])[0].clone()
+
+    for users in (6, 2, 5):
+        torch.testing.assert_close(logits(users, scratch), logits(users, Scratch()))
