@@ -11,7 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from freshet.histories import History
 from models.block_denoiser import BlockDenoiser, Reading, Scratch
 from models.block_diffusion import BlockDiffusionNetwork, NetworkConfig, Prefix, rotations
 from models.block_reasoner import BlockDiffusionReasoner, ItemTable
@@ -45,15 +46,6 @@ class Setting:
     slots: int = 16
     width: int = 64
     layers: int = 2
-
-
-@dataclass(frozen=True)
-class Told:
-    """A history of random items."""
-
-    user_id: str
-    item_ids: Sequence[str]
-    event_times: Sequence[int] = field(default=())
 
 
 class Case:
@@ -85,8 +77,10 @@ class Case:
         made = Checkpoint(self.network, ids[:trained], vectors[:trained], {}, {}, neighbours=near)
         self.reasoner = BlockDiffusionReasoner(made)
         self.rows = [rng.choice(setting.items, setting.history, replace=False) for _ in range(setting.users)]
-        times = range(setting.history)
-        self.histories = [Told(f"user{u}", [ids[row] for row in rows], times) for u, rows in enumerate(self.rows)]
+        times = tuple(range(setting.history))
+        self.histories = [
+            History(f"user{user}", tuple(ids[row] for row in rows), (), times) for user, rows in enumerate(self.rows)
+        ]
         self.table = ItemTable(
             self.network, {name: row for row, name in enumerate(ids[:trained])}, self.catalogue, near
         )

@@ -18,7 +18,7 @@ from torch.nn import functional
 from models.block_diffusion import MASK_ROW, BlockDiffusionNetwork, Prefix
 from models.infill import Layout
 from models.neighbours import Offset
-from models.sequences import Ints
+from models.sequences import Ints, padded
 from models.shortlist import Shortlist
 
 
@@ -40,17 +40,14 @@ class Reading:
     def of(cls, histories: Sequence[Ints], layouts: Sequence[Layout], max_history: int) -> Reading:
         """From the item rows of each history, oldest first, and where its slots stand."""
         heads = [rows[: len(rows) - of.observed] for rows, of in zip(histories, layouts, strict=True)]
-        heads = [rows[-max_history:] for rows in heads]
-        lengths = [len(rows) for rows in heads]
+        prefix, lengths = padded([rows[-max_history:] for rows in heads])
         widths = [len(of.slots) + of.observed for of in layouts]
-        prefix = np.zeros((len(heads), max(lengths)), dtype=np.int64)
         block = np.full((len(heads), max(widths)), MASK_ROW)
         valid = np.arange(max(widths)) < np.array(widths)[:, None]
         for user, (rows, of) in enumerate(zip(histories, layouts, strict=True)):
-            prefix[user, : lengths[user]] = heads[user]
             block[user, of.events] = rows[len(rows) - of.observed :]
         slots = np.stack([of.slots for of in layouts])
-        return cls(*map(torch.from_numpy, (prefix, np.array(lengths), block, valid, slots)))
+        return cls(*map(torch.from_numpy, (prefix, lengths, block, valid, slots)))
 
 
 class Scratch:

@@ -28,7 +28,7 @@ from models.neighbours import SPAN, Neighbours, Offset
 from models.reasoner import Inference, ReasonerSources, UserHistory
 from models.sampler import Block, Plan, denoise
 from models.schedules import SCHEDULES
-from models.sequences import Ints, first_places
+from models.sequences import Ints, first_places, padded
 from models.shortlist import CandidateIndex, Shortlist
 from schemas.records import InferredBehavior, UserTier
 
@@ -187,11 +187,7 @@ class ItemTable:
         """What co-occurrence adds to the scores of histories, as catalogue rows; None without a table."""
         if self._neighbours is None:
             return None
-        newest = [rows[-self._neighbours.reach :] for rows in histories]
-        lengths = torch.tensor([len(rows) for rows in newest])
-        history = torch.zeros(len(newest), int(lengths.max()), dtype=torch.long)
-        for user, rows in enumerate(newest):
-            history[user, : len(rows)] = torch.from_numpy(rows)
+        history, lengths = map(torch.from_numpy, padded([rows[-self._neighbours.reach :] for rows in histories]))
         ids, shares = self._neighbours.of(self._id_row[history], lengths)
         rows_ = self._row_of_id[ids]
         return Offset(rows_.clamp(min=0), torch.where(rows_ >= 0, shares, 0.0))

@@ -17,7 +17,7 @@ from torch.nn import functional
 from models import ranking
 from models.block_diffusion import BlockDiffusionNetwork
 from models.neighbours import Neighbours
-from models.sequences import Ints, Log, Question, first_events, questions
+from models.sequences import Ints, Log, Question, first_events, padded, questions
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +73,12 @@ def network_scorer(
     @torch.inference_mode()
     def scorer(part: Sequence[Question]) -> ranking.Scores:
         embeddings, bias = network.embed(vectors, torch.arange(len(vectors), device=vectors.device))
-        padded, lengths = read(part, history, distinct=distinct)
-        clean = functional.embedding(padded.to(vectors.device), embeddings)
+        rows, lengths = read(part, history, distinct=distinct)
+        clean = functional.embedding(rows.to(vectors.device), embeddings)
         prefix = network.prefix(clean, lengths.to(vectors.device))
         scores = network.scores(prefix.last, embeddings, bias).float().cpu()
         if neighbours is not None:
-            scores += neighbours.offset(padded, lengths, len(vectors))
+            scores += neighbours.offset(rows, lengths, len(vectors))
         ranked: ranking.Scores = scores.numpy()
         return ranked
 
@@ -98,9 +98,5 @@ def neighbour_scorer(neighbours: Neighbours, items: int, *, distinct: bool) -> r
 def read(part: Sequence[Question], history: int, *, distinct: bool) -> tuple[Tensor, Tensor]:
     """Item rows (Q, L) padded with 0 and their lengths (Q,)."""
     rows = [first_events(question.history) if distinct else question.history for question in part]
-    rows = [each[-history:] for each in rows]
-    lengths = torch.tensor([len(each) for each in rows])
-    padded = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-    for user, each in enumerate(rows):
-        padded[user, : len(each)] = torch.from_numpy(each)
-    return padded, lengths
+    together, lengths = padded([each[-history:] for each in rows])
+    return torch.from_numpy(together), torch.from_numpy(lengths)

@@ -118,6 +118,15 @@ def first_places(rows: Ints) -> Ints:
     return places
 
 
+def padded(histories: Sequence[Ints]) -> tuple[Ints, Ints]:
+    """Rows (B, L) of histories, padded on the right with 0, and their lengths (B,)."""
+    lengths = np.array([len(rows) for rows in histories], dtype=np.int64)
+    together = np.zeros((len(histories), lengths.max(initial=0)), dtype=np.int64)
+    for user, rows in enumerate(histories):
+        together[user, : len(rows)] = rows
+    return together, lengths
+
+
 def windows(sequences: Sequences, length: int, batch: int, rng: np.random.Generator) -> Iterator[tuple[Ints, Ints]]:
     """One epoch of random windows: rows (B, T) padded with 0, and their lengths (B,).
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch.nn import functional
 from evaluation.reasoner.measures import Inferred, Scorer, Scores
 from evaluation.reasoner.shop import Shop
 from evaluation.reasoner.splits import NEXT, Case
+from freshet.histories import History
 from models.block_denoiser import BlockDenoiser, Reading
 from models.block_diffusion import MASK_ROW
 from models.block_reasoner import DEFAULT_PLAN, BlockDiffusionReasoner, ItemTable
@@ -28,15 +28,6 @@ from models.sequences import Log, first_events
 
 HISTORY = 200
 """Newest items that are read, as in `BlockDiffusionReasoner`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A case's history by names: a `models.reasoner.UserHistory`."""
-
-    user_id: str
-    item_ids: Sequence[str]
-    event_times: Sequence[int]
 
 
 class Ours:
@@ -88,7 +79,10 @@ class Ours:
     def infer(self, cases: Sequence[Case], steps: int, *, slots: int = NEXT, seed: int = 0) -> list[Inferred]:
         """The denoised slots of each case, most confident first."""
         ids = self._shop.catalogue.item_ids
-        told = [Told(f"u{case.user}", [ids[row] for row in case.history], case.times.tolist()) for case in cases]
+        told = [
+            History(f"u{case.user}", tuple(ids[row] for row in case.history), (), tuple(case.times.tolist()))
+            for case in cases
+        ]
         answers = self._reasoner.infer(told, self._shop.catalogue, slots=slots, steps=steps, seed=seed)
         return [
             Inferred(

@@ -19,7 +19,7 @@ from torch.nn import functional
 from evaluation.reasoner.measures import Scorer, Scores
 from evaluation.reasoner.splits import Case
 from models.catalogue import Vectors
-from models.sequences import Ints, Log, first_events, sequences, windows
+from models.sequences import Ints, Log, first_events, padded, sequences, windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,12 +138,9 @@ def sasrec_scorer(network: SasRec, knowledge: Tensor, config: SasRecConfig) -> S
     @torch.inference_mode()
     def scorer(cases: Sequence[Case]) -> Scores:
         embeddings = network.embed(knowledge)
-        read = [first_events(case.history)[-config.window :] for case in cases]
-        lengths = torch.tensor([len(rows) for rows in read])
-        padded = torch.zeros(len(read), int(lengths.max()), dtype=torch.long)
-        for user, rows in enumerate(read):
-            padded[user, : len(rows)] = torch.from_numpy(rows)
-        last = network(padded, embeddings)[torch.arange(len(read)), lengths - 1]
+        read = padded([first_events(case.history)[-config.window :] for case in cases])
+        rows, lengths = map(torch.from_numpy, read)
+        last = network(rows, embeddings)[torch.arange(len(rows)), lengths - 1]
         scores: Scores = functional.linear(last, embeddings, network.bias).numpy()
         return scores
 

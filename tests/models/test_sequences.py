@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.sequences import EventColumns, code, most_frequent, questions, sequences, split_time, windows
+from models.sequences import EventColumns, code, most_frequent, padded, questions, sequences, split_time, windows
 from tests.models.reasoner_tools import told
 
 
@@ -75,3 +75,11 @@ def test_questions_ask_only_what_comes_after_the_split():
 def test_the_split_leaves_its_share():
     log = code(*columns(*((f"u{i}", 1, i) for i in range(1000))))
     assert abs((log.times >= split_time(log, 0.05)).mean() - 0.05) < 0.005
+
+
+def test_histories_are_padded_on_the_right():
+    """Catches a history that is shifted, and an empty batch that fails."""
+    rows, lengths = padded([np.array([4, 5]), np.zeros(0, dtype=np.int64), np.array([7, 8, 9])])
+    assert rows.tolist() == [[4, 5, 0], [0, 0, 0], [7, 8, 9]]
+    assert lengths.tolist() == [2, 0, 3]
+    assert padded([])[0].shape == (0, 0)
