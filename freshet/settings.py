@@ -18,7 +18,8 @@ from typing import Any
 PREFIX = "FRESHET_"
 # Read by make, the tests and this module itself, and no settings.
 OTHER_VARIABLES = frozenset({"FRESHET_CONFIG", "FRESHET_REQUIRE_SERVERS", "FRESHET_TEST_SERVERS"})
-_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+CHOICES = {"log_level": ("DEBUG", "INFO", "WARNING", "ERROR"), "schedule": ("fixed", "confidence", "entropy")}
+"""Settings of a closed set of words; the others that name something are checked where its table is."""
 
 
 class SettingError(ValueError):
@@ -149,8 +150,9 @@ class Settings:
     def __post_init__(self) -> None:
         for f in fields(self):
             _check_range(f, getattr(self, f.name))
-        if self.log_level not in _LOG_LEVELS:
-            raise SettingError("log_level", self.log_level, "DEBUG, INFO, WARNING or ERROR")
+        for name, words in CHOICES.items():
+            if getattr(self, name) not in words:
+                raise SettingError(name, getattr(self, name), f"{', '.join(words[:-1])} or {words[-1]}")
         for name in ("version", "key_prefix"):
             if not re.fullmatch(r"[A-Za-z0-9._-]+", getattr(self, name)):
                 raise SettingError(name, getattr(self, name), "letters, digits, '-', '_' and '.'")

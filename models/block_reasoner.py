@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from freshet.settings import SettingError
 from models.block_denoiser import BlockDenoiser, Reading, Scratch
 from models.block_diffusion import BlockDiffusionNetwork
 from models.catalogue import Catalogue, Rows
@@ -27,7 +26,6 @@ from models.infill import layout
 from models.neighbours import SPAN, Neighbours, Offset
 from models.reasoner import Inference, ReasonerSources, UserHistory
 from models.sampler import Block, Plan, denoise
-from models.schedules import SCHEDULES
 from models.sequences import Ints, first_places, padded
 from models.shortlist import CandidateIndex, Shortlist
 from schemas.records import InferredBehavior, UserTier
@@ -147,11 +145,9 @@ class BlockDiffusionReasoner:
 
 
 def from_sources(sources: ReasonerSources) -> BlockDiffusionReasoner:
-    """The reasoner as the settings want it; raises `SettingError` for a schedule that does not exist."""
+    """The reasoner as the settings want it."""
     settings = sources.settings
     assert sources.checkpoint is not None
-    if settings.schedule not in SCHEDULES:
-        raise SettingError("schedule", settings.schedule, f"one of {', '.join(SCHEDULES)}")
     plan = Plan(temperature=settings.temperature, schedule=settings.schedule, bound=settings.schedule_bound)
     return BlockDiffusionReasoner(sources.checkpoint, plan=plan, between=settings.slots_between)
 

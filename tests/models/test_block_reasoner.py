@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from freshet.settings import SettingError, Settings
+from freshet.settings import CHOICES, SettingError, Settings
 from models import block_reasoner
 from models.block_reasoner import BlockDiffusionReasoner
 from models.catalogue import Catalogue
 from models.neighbours import Neighbours
 from models.reasoner import Inference, ReasonerSources, make_reasoner
 from models.sampler import Plan
+from models.schedules import SCHEDULES
 from tests.models.reasoner_tools import (
     DIMS,
     Told,
@@ -260,5 +261,6 @@ def test_the_settings_decide_how_slots_are_placed_and_fixed():
     assert between == reasoner(between=3).infer(spread, catalogue(), slots=6, steps=2) != plain
     drawn = make_reasoner("block-diffusion", sources(temperature=2.0)).infer(spread, catalogue(), slots=6, steps=2)
     assert drawn != plain
-    with pytest.raises(SettingError, match="fixed, confidence, entropy"):
-        make_reasoner("block-diffusion", sources(schedule="fast"))
+    with pytest.raises(SettingError, match="FRESHET_SCHEDULE is 'fast', wanted fixed, confidence or entropy"):
+        sources(schedule="fast")
+    assert CHOICES["schedule"] == tuple(SCHEDULES)
