@@ -20,12 +20,16 @@ Watermark = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CooccurrenceConfig:
-    """Window and decay, and the bounds: at most `max_items` x 2 `max_neighbours` counts are kept."""
+    """Window and decay, and the bounds: at most `max_items` x 2 `max_neighbours` counts are kept.
+
+    Half-life in events and damping are what `freshet evaluate reasoner` found on MovieLens-100k and Online Retail, as in
+    `models.neighbours`: with a half-life of 50 and a damping of 0.25 the next item was found a third less well.
+    """
 
     window: int = 10
     half_life_days: float = 60.0
-    half_life_events: float = 50.0
-    damping: float = 0.25
+    half_life_events: float = 6.0
+    damping: float = 0.5
     max_items: int = 50_000
     max_neighbours: int = 100
     max_users: int = 200_000
