@@ -14,13 +14,12 @@ from freshet.layout import Keys
 from freshet.reader import FeatureRead, FeatureReader, ItemChanges, ItemsRead, KnowledgeRead, UserRead
 from freshet.settings import SettingError, Settings
 from freshet.versions import Versions
-from freshet.writer import Deletion, DimensionMismatch, FeatureWriter, WriteResult
+from freshet.writer import Deletion, FeatureWriter, ShapeMismatch, WriteResult
 from schemas.records import InferredBehavior, ItemFeatures, ItemTier, UserFeatures, UserTier
 
 __all__ = [
     "BlobError",
     "Deletion",
-    "DimensionMismatch",
     "FeatureRead",
     "FeatureReader",
     "FeatureWriter",
@@ -33,6 +32,7 @@ __all__ = [
     "KnowledgeRead",
     "SettingError",
     "Settings",
+    "ShapeMismatch",
     "UserFeatures",
     "UserRead",
     "UserTier",

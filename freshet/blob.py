@@ -49,6 +49,22 @@ class BlobError(ValueError):
         self.index = index
 
 
+class Shape(NamedTuple):
+    """What all vectors of a version have in common; as text, `128 float16`, it stands under its key in Redis."""
+
+    dims: int
+    dtype: str = "float16"
+
+    @classmethod
+    def parse(cls, text: bytes) -> Shape:
+        """The shape that stands under a version's key."""
+        dims, _, dtype = text.decode().partition(" ")
+        return cls(int(dims), dtype)
+
+    def __str__(self) -> str:
+        return f"{self.dims} {self.dtype}"
+
+
 class Header(NamedTuple):
     """The first 40 bytes of every blob, in their order."""
 

@@ -2,6 +2,8 @@
 -- freshet/writer.py calls this and puts the library header and the digest in; freshet/blob.py defines the bytes.
 
 local HEADER, FORMAT, DELETED = 40, 1, 1
+local DTYPES = { 'float16', 'bfloat16', 'int8' }
+local FIRST_BLOB = 4
 local WRITTEN, SAME, OLDER = 1, 0, -1
 
 -- What decides which of two blobs stays, most significant first: event time, tier, sequence. The 64-bit numbers come
@@ -27,24 +29,27 @@ local function is_deletion(blob)
   return string.byte(blob, 4) % 2 == DELETED
 end
 
--- A version has one width. Nothing of a call is written where one of its blobs has another.
-local function check_dims(key, blobs)
-  local dims = tonumber(redis.call('GET', key) or 0)
-  local known = dims
-  for i = 4, #blobs do
+-- A version has one shape, '128 float16'. Nothing of a call is written where one of its vectors has another.
+local function check_shape(key, blobs)
+  local known = redis.call('GET', key)
+  local shape = known
+  for i = FIRST_BLOB, #blobs do
     local blob = blobs[i]
     if #blob < HEADER or string.byte(blob, 1) ~= FORMAT then
       return redis.error_reply('FRESHET_BLOB argument ' .. i .. ' is no blob of format ' .. FORMAT)
     end
-    local own = struct.unpack('<I2', blob, 5)
-    if own > 0 then
-      if dims == 0 then dims = own end
-      if own ~= dims then
-        return redis.error_reply('FRESHET_DIMS the version has ' .. dims .. ' dims, a vector has ' .. own)
+    local dims = struct.unpack('<I2', blob, 5)
+    if dims > 0 then
+      local dtype = DTYPES[string.byte(blob, 2)]
+      if not dtype then return redis.error_reply('FRESHET_BLOB argument ' .. i .. ' has an unknown dtype') end
+      local own = dims .. ' ' .. dtype
+      shape = shape or own
+      if own ~= shape then
+        return redis.error_reply('FRESHET_SHAPE the version has ' .. shape .. ', a vector has ' .. own)
       end
     end
   end
-  if known == 0 and dims > 0 then redis.call('SET', key, dims) end
+  if shape and not known then redis.call('SET', key, shape) end
 end
 
 -- Keep the two indexes of items in step with what was written; `live` says of each id whether it lives now.
@@ -69,15 +74,15 @@ local function index(items, deleted, live, mark_ttl)
   redis.call('ZREMRANGEBYSCORE', deleted, '-inf', now - mark_ttl)
 end
 
--- KEYS: dims, items, deleted, then one key a blob; the same key may come twice.
+-- KEYS: shape, items, deleted, then one key a blob; the same key may come twice.
 -- ARGV: ttl_ms of features (0: for ever), ttl_ms of deletions, how many leading bytes of an item key are not its id
 -- (0: keep no index), then the blobs. Answers 1 (written), 0 (same) or -1 (older) for each.
 local function put(keys, args)
   local ttl, mark_ttl, cut = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
-  local refused = check_dims(keys[1], args)
+  local refused = check_shape(keys[1], args)
   if refused then return refused end
   local answers, live = {}, {}
-  for i = 4, #keys do
+  for i = FIRST_BLOB, #keys do
     local key, blob = keys[i], args[i]
     local header = redis.call('GETRANGE', key, 0, HEADER - 1)
     local answer = #header == HEADER and compare(blob, header) or WRITTEN
@@ -90,7 +95,7 @@ local function put(keys, args)
       end
       if cut > 0 then live[string.sub(key, cut + 1)] = not is_deletion(blob) end
     end
-    answers[i - 3] = answer
+    answers[i - FIRST_BLOB + 1] = answer
   end
   if next(live) then index(keys[2], keys[3], live, mark_ttl) end
   return answers

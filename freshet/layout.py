@@ -1,11 +1,21 @@
 """Every Redis key of Freshet, defined once; `docs/redis-layout.md` describes what stands under each.
 
-Owns names only. Must not know what a value holds, nor talk to Redis.
+Owns names, and which bucket of a Redis Cluster an entity is in. Must not know what a value holds, nor talk to Redis.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from zlib import crc32
+
+from redis.crc import key_slot
+
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+
+BUCKETS = 64
+"""How many groups of keys a Redis Cluster holds: a request for 500 items is at most 64 `MGET`s, sent side by side."""
+CONTROL_TAG = "{c}"
+"""In a Redis Cluster, the hash tag of everything that is no entity of a version: pointers, histories, the due-set."""
 
 
 def check_name(name: str, what: str) -> str:
@@ -15,91 +25,147 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+@cache
+def bucket_tags() -> tuple[str, ...]:
+    """The hash tag of each bucket of a Redis Cluster, `{0}`-like.
+
+    Tag b is the smallest number whose slot is one of `256 b .. 256 b + 255`: buckets are spread over the slots evenly,
+    and so over the nodes of a cluster that has the usual contiguous ranges.
+    """
+    tags: dict[int, str] = {}
+    number = 0
+    while len(tags) < BUCKETS:
+        tags.setdefault(key_slot(str(number).encode()) * BUCKETS // 16_384, f"{{{number}}}")
+        number += 1
+    return tuple(tags[bucket] for bucket in range(BUCKETS))
+
+
 class Keys:
     """The keys under one prefix.
 
-    Pointer, histories, due-set, budget and cached knowledge belong to no version, as they outlive any one of them; the
-    second part of their keys is a word that `check_version` refuses as a version.
+    In a Redis Cluster (`clustered`) each key has a hash tag: entities that of the bucket of their id, with the indexes
+    of the bucket beside them, and all else `{c}`. On a single server there is one bucket, number 0, and no tag.
+
+    Pointers, histories, budget and cached knowledge belong to no version, as they outlive any one of them; the second
+    part of their keys is a word that `check_version` refuses as a version.
     """
 
-    __slots__ = ("prefix",)
+    __slots__ = ("_control", "_tags", "clustered", "prefix")
 
-    def __init__(self, prefix: str = "f") -> None:
+    def __init__(self, prefix: str = "f", *, clustered: bool = False) -> None:
         self.prefix = check_name(prefix, "the key prefix")
+        self.clustered = clustered
+        self._tags = tuple(f":{tag}" for tag in bucket_tags()) if clustered else ("",)
+        self._control = f"{CONTROL_TAG}:" if clustered else ""
 
     def __repr__(self) -> str:
-        return f"Keys({self.prefix!r})"
+        return f"Keys({self.prefix!r}, clustered={self.clustered})"
+
+    @property
+    def buckets(self) -> int:
+        """How many buckets there are."""
+        return len(self._tags)
+
+    def bucket(self, entity_id: str) -> int:
+        """The bucket of an item or user: CRC-32 of its UTF-8 id, modulo the number of buckets."""
+        return crc32(entity_id.encode()) % BUCKETS if self.clustered else 0
+
+    def item_stem(self, version: str, bucket: int = 0) -> str:
+        """What stands before the id in the keys of this bucket's items."""
+        return f"{self.prefix}:{version}:i{self._tags[bucket]}:"
+
+    def user_stem(self, version: str, bucket: int = 0) -> str:
+        """What stands before the id in the keys of this bucket's users."""
+        return f"{self.prefix}:{version}:u{self._tags[bucket]}:"
 
     def active(self) -> str:
         """String: the version that rankers read."""
-        return f"{self.prefix}:active"
+        return f"{self.prefix}:{self._control}active"
+
+    def previous(self) -> str:
+        """String: the version that rankers read before, to roll back to."""
+        return f"{self.prefix}:{self._control}previous"
+
+    def versions(self) -> str:
+        """Sorted set: every version by server milliseconds of its creation."""
+        return f"{self.prefix}:{self._control}versions"
+
+    def manifest(self, version: str) -> str:
+        """Hash: what the version was made with, by component."""
+        return f"{self.prefix}:{version}:{self._control}manifest"
 
     def item(self, version: str, item_id: str) -> str:
         """Blob: the vector of one item."""
-        return f"{self.prefix}:{version}:i:{item_id}"
+        return f"{self.item_stem(version, self.bucket(item_id))}{item_id}"
 
     def user(self, version: str, user_id: str) -> str:
         """Blob: vectors and inferred behaviours of one user."""
-        return f"{self.prefix}:{version}:u:{user_id}"
+        return f"{self.user_stem(version, self.bucket(user_id))}{user_id}"
 
     def knowledge(self, version: str, item_id: str) -> str:
         """Blob: the knowledge about one item, JSON after the header."""
-        return f"{self.prefix}:{version}:k:{item_id}"
+        return f"{self.prefix}:{version}:k{self._tags[self.bucket(item_id)]}:{item_id}"
 
-    def items(self, version: str) -> str:
-        """Sorted set: every live item's id by server milliseconds of its last write."""
-        return f"{self.prefix}:{version}:items"
+    def items(self, version: str, bucket: int = 0) -> str:
+        """Sorted set: the id of every live item of a bucket by server milliseconds of its last write."""
+        return f"{self.prefix}:{version}:items{self._tags[bucket]}"
 
-    def deleted(self, version: str) -> str:
-        """Sorted set: ids of items deleted lately by server milliseconds of the deletion."""
-        return f"{self.prefix}:{version}:deleted"
+    def deleted(self, version: str, bucket: int = 0) -> str:
+        """Sorted set: ids of a bucket's items deleted lately by server milliseconds of the deletion."""
+        return f"{self.prefix}:{version}:deleted{self._tags[bucket]}"
 
-    def dims(self, version: str) -> str:
-        """String: dimensions of every vector of the version, set by its first write."""
-        return f"{self.prefix}:{version}:dims"
+    def shape(self, version: str) -> str:
+        """String: dims and dtype of every vector of the version, `128 float16`; set by its first write."""
+        return f"{self.prefix}:{version}:{self._control}shape"
+
+    def bucket_shape(self, version: str, bucket: int = 0) -> str:
+        """String: the shape again, beside the entities of a bucket, where a write can check it."""
+        return f"{self.prefix}:{version}:shape{self._tags[bucket]}"
 
     def cached_knowledge(self, fingerprint: str) -> str:
         """Blob: knowledge by the fingerprint of content and recipe, shared between versions."""
-        return f"{self.prefix}:kc:{fingerprint}"
+        return f"{self.prefix}:{self._control}kc:{fingerprint}"
 
     def content_pointer(self, version: str, content: str) -> str:
         """String: the fingerprint of the knowledge that this version made of some content."""
-        return f"{self.prefix}:{version}:kp:{content}"
+        return f"{self.prefix}:{version}:{self._control}kp:{content}"
 
     def sharing_pointer(self, version: str, sharing: str) -> str:
         """String: the fingerprint of the knowledge that near-duplicates of this version share."""
-        return f"{self.prefix}:{version}:ks:{sharing}"
+        return f"{self.prefix}:{version}:{self._control}ks:{sharing}"
 
     def budget(self) -> str:
         """Hash: tokens spent in the hour that runs."""
-        return f"{self.prefix}:budget"
+        return f"{self.prefix}:{self._control}budget"
 
     def budget_held(self) -> str:
         """Hash: tokens set aside for calls under way, by reservation."""
-        return f"{self.prefix}:budget-held"
+        return f"{self.prefix}:{self._control}budget-held"
 
     def history(self, user_id: str) -> str:
         """Sorted set: the newest events of one user by event time."""
-        return f"{self.prefix}:h:{user_id}"
+        return f"{self.prefix}:{self._control}h:{user_id}"
 
     def due(self) -> str:
         """Sorted set: users that may be refreshed now, by the moment they became due and their activity."""
-        return f"{self.prefix}:due"
+        return f"{self.prefix}:{self._control}due"
 
     def waiting(self) -> str:
         """Sorted set: users with new events, by the moment from which they may be refreshed."""
-        return f"{self.prefix}:waiting"
+        return f"{self.prefix}:{self._control}waiting"
 
     def leased(self) -> str:
         """Sorted set: users being refreshed, by the end of the lease."""
-        return f"{self.prefix}:leased"
+        return f"{self.prefix}:{self._control}leased"
 
     def refreshed(self) -> str:
         """Sorted set: users refreshed lately, by when."""
-        return f"{self.prefix}:refreshed"
+        return f"{self.prefix}:{self._control}refreshed"
 
 
-_RESERVED = frozenset({"h", "kc", "active", "due", "waiting", "leased", "refreshed", "budget", "budget-held"})
+_RESERVED = frozenset(
+    {"h", "kc", "active", "previous", "versions", "due", "waiting", "leased", "refreshed", "budget", "budget-held"}
+)
 
 
 def check_version(version: str) -> str:

@@ -209,10 +209,10 @@ class FeatureReader:
         """
         version = self._pinned or self._last_active or self._active()
         while True:
-            pointer, dims, *blobs = self._redis.mget([self._keys.active(), self._keys.dims(version), *keys(version)])
+            pointer, shape, *blobs = self._redis.mget([self._keys.active(), self._keys.shape(version), *keys(version)])
             active = "" if pointer is None else pointer.decode()
             if self._pinned or active == version:
-                return version, int(dims or self._dims), blobs
+                return version, blob.Shape.parse(shape).dims if shape else self._dims, blobs
             version = self._last_active = active
 
     def _fetch_all(self, key: Callable[[str, str], str], ids: Sequence[str]) -> tuple[str, int, list[bytes | None]]:

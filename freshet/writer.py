@@ -36,8 +36,8 @@ class WriteResult(IntEnum):
     """Something newer stands there, and stays."""
 
 
-class DimensionMismatch(ValueError):
-    """A vector's width is not the version's: two models write into one version, which no retry mends."""
+class ShapeMismatch(ValueError):
+    """A vector's dims or dtype are not the version's: two models write into one version, which no retry mends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class FeatureWriter:
     Users, and the marks that deletions leave, expire `ttl_s` after their last write. Items and their knowledge stay
     until they are deleted, as a catalogue's old items are not its dead ones.
 
-    Raises `BlobError` (with `.index`) before anything is written if one record cannot be stored, `DimensionMismatch`,
+    Raises `BlobError` (with `.index`) before anything is written if one record cannot be stored, `ShapeMismatch`,
     and redis-py's errors.
     """
 
@@ -113,7 +113,7 @@ class FeatureWriter:
                 check_version(version)
             except ValueError as error:
                 raise BlobError(str(error), own[0]) from error
-            shared = [self._keys.dims(version), self._keys.items(version), self._keys.deleted(version)]
+            shared = [self._keys.bucket_shape(version), self._keys.items(version), self._keys.deleted(version)]
             settings = [ttl_ms, self._ttl_ms, len(self._keys.item(version, "")) if indexed else 0]
             for start in range(0, len(own), KEYS_PER_CALL):
                 part = [rows[place] for place in own[start : start + KEYS_PER_CALL]]
@@ -122,8 +122,8 @@ class FeatureWriter:
         try:
             answers = library("features").call(self._redis, "put", calls)
         except redis.ResponseError as error:
-            if "FRESHET_DIMS" in str(error):
-                raise DimensionMismatch(str(error).rpartition("FRESHET_DIMS ")[2]) from error
+            if "FRESHET_SHAPE" in str(error):
+                raise ShapeMismatch(str(error).rpartition("FRESHET_SHAPE ")[2]) from error
             raise
         results = [WriteResult.SAME] * len(rows)
         for place, answer in zip(places, chain.from_iterable(answers), strict=True):

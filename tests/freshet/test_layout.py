@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import re
+import inspect
+import zlib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.crc import key_slot
 
-from freshet.layout import Keys, check_version
+from freshet.layout import BUCKETS, Keys, bucket_tags, check_version
 
 KEYS = Keys("f")
 VERSIONED = [KEYS.item, KEYS.user, KEYS.knowledge]
 SHARED = [KEYS.active(), KEYS.due(), KEYS.waiting(), KEYS.leased(), KEYS.refreshed()]
-ids = st.text(max_size=6) | st.sampled_from(["", ":", "i:", "v1:i:a", "u:x", "items", "dims"])
+ids = st.text(max_size=6) | st.sampled_from(["", ":", "i:", "v1:i:a", "u:x", "items", "shape"])
 versions = st.sampled_from(["v1", "v2", "v1.i", "i", "u", "k", "items"])
 
 
@@ -25,7 +27,7 @@ def test_no_two_things_share_a_key(things: list[tuple[int, str, str]]) -> None:
     expected = set()
     for kind, version, one in things:
         key = KEYS.history(one) if kind == 3 else VERSIONED[kind](version, one)
-        named |= {key, KEYS.items(version), KEYS.dims(version), KEYS.deleted(version)}
+        named |= {key, KEYS.items(version), KEYS.shape(version), KEYS.deleted(version)}
         expected |= {(kind, "" if kind == 3 else version, one)}
     used = {version for _, version, _ in things}
     assert len(named) == len(SHARED) + len(expected) + 3 * len(used)
@@ -50,9 +52,33 @@ def test_a_prefix_that_would_break_keys_is_refused(prefix: str) -> None:
 def test_every_key_is_documented() -> None:
     """Catches a key that a Java ranker or an operator cannot look up."""
     page = (Path(__file__).parents[2] / "docs" / "redis-layout.md").read_text(encoding="utf-8")
-    for method in [name for name in vars(Keys) if not name.startswith("_") and name != "prefix"]:
-        one = getattr(Keys("<p>"[1]), method)
-        names = {"version": "<v>", "item_id": "<item>", "user_id": "<user>"}
-        names |= {name: f"<{name}>" for name in ("fingerprint", "content", "sharing")}
-        arguments = [names[name] for name in re.findall(r"\w+", str(one.__func__.__code__.co_varnames[1:]))]
-        assert f"`{one(*arguments)}`".replace("`p:", "`<p>:") in page
+    names = {"version": "<v>", "item_id": "<item>", "user_id": "<user>"}
+    names |= {name: f"<{name}>" for name in ("fingerprint", "content", "sharing")}
+    for method in vars(Keys).values():
+        if not inspect.isfunction(method) or method.__name__ in {"__init__", "__repr__", "bucket"}:
+            continue
+        if method.__name__.endswith("stem"):
+            continue
+        wanted = [name for name in inspect.signature(method).parameters if name not in {"self", "bucket"}]
+        key = method(Keys("p"), *[names[name] for name in wanted])
+        assert f"`{key}`".replace("`p:", "`<p>:") in page
+
+
+def test_tags_spread_buckets_evenly_over_the_slots() -> None:
+    """Catches a cluster whose nodes hold unequal shares, and tags that another language would make differently."""
+    slots = [key_slot(tag.encode()) for tag in bucket_tags()]
+    assert [slot // 256 for slot in slots] == list(range(BUCKETS))
+    assert bucket_tags()[:4] == ("{10}", "{18}", "{113}", "{342}")
+
+
+def test_what_one_call_touches_is_in_one_slot() -> None:
+    """Catches a CROSSSLOT error: a bucket's entities beside its indexes, all worker state together."""
+    keys = Keys("f", clustered=True)
+    for one in ("a", "{b}", "ü", ""):
+        bucket = keys.bucket(one)
+        assert bucket == zlib.crc32(one.encode()) % BUCKETS
+        mine = [keys.item("v1", one), keys.user("v1", one), keys.knowledge("v1", one)]
+        mine += [keys.items("v1", bucket), keys.deleted("v1", bucket), keys.bucket_shape("v1", bucket)]
+        assert len({key_slot(key.encode()) for key in mine}) == 1
+    state = [keys.active(), keys.previous(), keys.history("a"), keys.due(), keys.budget(), keys.shape("v1")]
+    assert len({key_slot(key.encode()) for key in state}) == 1

@@ -10,7 +10,7 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freshet import Deletion, DimensionMismatch, FeatureReader, FeatureWriter, Keys, WriteResult, blob
+from freshet import Deletion, FeatureReader, FeatureWriter, Keys, ShapeMismatch, WriteResult, blob
 from freshet.functions import library
 from freshet.writer import KEYS_PER_CALL
 from schemas.records import ItemFeatures, ItemKnowledge
@@ -82,7 +82,7 @@ def put(writer: FeatureWriter, writes: list[tuple[str, int, int, int]]) -> list[
         "put",
         [
             (
-                [KEYS.dims("v1"), KEYS.items("v1"), KEYS.deleted("v1"), *[key for key, _ in rows]],
+                [KEYS.bucket_shape("v1"), KEYS.items("v1"), KEYS.deleted("v1"), *[key for key, _ in rows]],
                 [0, 60_000, len(KEYS.item("v1", "")), *[value for _, value in rows]],
             )
         ],
@@ -188,14 +188,14 @@ def test_a_version_has_one_width(client: Any) -> None:
     """Catches two models that write into one version: a matrix of mixed rows, or a ranker's crash."""
     writer = FeatureWriter(client)
     wide = item("i9", dims=2 * DIMS)
-    with pytest.raises(DimensionMismatch, match="the version has 8 dims, a vector has 16"):
+    with pytest.raises(ShapeMismatch, match="the version has 8 float16, a vector has 16 float16"):
         writer.put_items([item("i1"), wide])
     assert client.dbsize() == 0
     writer.put_items([item("i1")])
-    with pytest.raises(DimensionMismatch):
+    with pytest.raises(ShapeMismatch):
         writer.put_users([user(dims=2 * DIMS)])
     assert writer.put_items([dataclasses.replace(wide, version="v2")]) == [WriteResult.WRITTEN]
-    assert client.get(KEYS.dims("v1")) == b"8"
+    assert client.get(KEYS.bucket_shape("v1")) == b"8 float16"
 
 
 def test_the_library_is_loaded_again_where_it_went_missing(client: Any) -> None:
