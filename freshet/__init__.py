@@ -9,16 +9,21 @@
 Importing this package needs numpy and redis and nothing heavier.
 """
 
+from freshet.answers import FeatureRead, ItemChanges, ItemsRead, KnowledgeRead, UserRead
+from freshet.async_reader import AsyncFeatureReader
 from freshet.blob import BlobError
+from freshet.breaker import CircuitBreaker
 from freshet.layout import Keys
-from freshet.reader import FeatureRead, FeatureReader, ItemChanges, ItemsRead, KnowledgeRead, UserRead
+from freshet.reader import FeatureReader
 from freshet.settings import SettingError, Settings
 from freshet.versions import Versions
 from freshet.writer import Deletion, FeatureWriter, ShapeMismatch, WriteResult
 from schemas.records import InferredBehavior, ItemFeatures, ItemTier, UserFeatures, UserTier
 
 __all__ = [
+    "AsyncFeatureReader",
     "BlobError",
+    "CircuitBreaker",
     "Deletion",
     "FeatureRead",
     "FeatureReader",

@@ -78,6 +78,18 @@ class Keys:
         """What stands before the id in the keys of this bucket's users."""
         return f"{self.prefix}:{version}:u{self._tags[bucket]}:"
 
+    def knowledge_stem(self, version: str, bucket: int = 0) -> str:
+        """What stands before the id in the keys of this bucket's knowledge."""
+        return f"{self.prefix}:{version}:k{self._tags[bucket]}:"
+
+    def version_stem(self, version: str) -> str:
+        """What stands before everything else in the keys of a version; nothing in it means something in a pattern."""
+        return f"{self.prefix}:{version}:"
+
+    def users_stem(self, version: str) -> str:
+        """What stands before bucket and id in the keys of all users of a version."""
+        return f"{self.prefix}:{version}:u:"
+
     def active(self) -> str:
         """String: the version that rankers read."""
         return f"{self.prefix}:{self._control}active"
@@ -87,12 +99,16 @@ class Keys:
         return f"{self.prefix}:{self._control}previous"
 
     def versions(self) -> str:
-        """Sorted set: every version by server milliseconds of its creation."""
+        """Sorted set: every version by server milliseconds of its creation, negative while it is being deleted."""
         return f"{self.prefix}:{self._control}versions"
 
     def manifest(self, version: str) -> str:
-        """Hash: what the version was made with, by component."""
+        """Hash: what the version is made of, by component; under `@component` when and by whom it was pinned."""
         return f"{self.prefix}:{version}:{self._control}manifest"
+
+    def workers(self, version: str) -> str:
+        """Hash: the workers that write the version, each with the server's milliseconds when it was last heard of."""
+        return f"{self.prefix}:{version}:{self._control}workers"
 
     def item(self, version: str, item_id: str) -> str:
         """Blob: the vector of one item."""
@@ -104,7 +120,7 @@ class Keys:
 
     def knowledge(self, version: str, item_id: str) -> str:
         """Blob: the knowledge about one item, JSON after the header."""
-        return f"{self.prefix}:{version}:k{self._tags[self.bucket(item_id)]}:{item_id}"
+        return f"{self.knowledge_stem(version, self.bucket(item_id))}{item_id}"
 
     def items(self, version: str, bucket: int = 0) -> str:
         """Sorted set: the id of every live item of a bucket by server milliseconds of its last write."""

@@ -244,7 +244,9 @@ def _conclude(settings: Settings, data: DemoData, trained: Checkpoint, watch: Wa
     seen = watch.look()
     with (
         redis.Redis.from_url(settings.redis) as client,
-        FeatureReader(settings.redis, settings.key_prefix, dims=settings.dims, timeout_s=30.0) as reader,
+        FeatureReader(
+            settings.redis, settings.key_prefix, dims=settings.dims, timeout_s=30.0, raise_errors=True
+        ) as reader,
     ):
         counts = Counts(
             items_text=seen.items(ItemTier.TEXT),

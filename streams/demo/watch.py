@@ -87,7 +87,9 @@ class Watch:
 
     def __init__(self, data: DemoData, settings: Settings, metrics_url: str) -> None:
         self._data = data
-        self._reader = FeatureReader(settings.redis, settings.key_prefix, dims=settings.dims, timeout_s=30.0)
+        self._reader = FeatureReader(
+            settings.redis, settings.key_prefix, dims=settings.dims, timeout_s=30.0, raise_errors=True
+        )
         self._lag = GroupLag(kafka_config(settings), consumer_groups(settings))
         self._metrics_url = metrics_url
         self._new_ids = [item.item_id for item in data.new]

@@ -46,7 +46,14 @@ class UserRefreshLane:
         self._histories = HistoryStore(
             context.redis, settings.key_prefix, length=settings.history_length, ttl_s=settings.feature_ttl_s
         )
-        reader = FeatureReader(context.redis, settings.key_prefix, version=settings.version, dims=settings.dims)
+        reader = FeatureReader(
+            context.redis,
+            settings.key_prefix,
+            version=settings.version,
+            dims=settings.dims,
+            timeout_s=10.0,
+            raise_errors=True,
+        )
         self._catalogue = LiveCatalogue(reader, settings.dims)
         self._reasoner = LiveReasoner(context)
         self._backoff = Backoff(NAME, context.metrics)

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from freshet import Deletion, FeatureReader, FeatureWriter, InferredBehavior, Keys, Versions
-from freshet.reader import ITEMS_PER_TRIP
+from freshet.questions import ITEMS_PER_TRIP
 from schemas.records import ItemKnowledge
 from tests.fakes import NOW_MS, FakeClock
 from tests.freshet.samples import DIMS, item, user
@@ -237,7 +237,7 @@ def test_a_url_reader_times_out_and_survives_a_lost_connection(valkey: str, clie
         assert reader.read("u", ["a"]).present[0]
     with socket.create_server(("127.0.0.1", 0)) as hung:
         url = f"redis://127.0.0.1:{hung.getsockname()[1]}/0"
-        with FeatureReader(url, timeout_s=0.05) as reader, pytest.raises(redis.TimeoutError):
+        with FeatureReader(url, timeout_s=0.05, raise_errors=True) as reader, pytest.raises(redis.TimeoutError):
             reader.read("u", ["a"])
 
 
@@ -251,10 +251,11 @@ def test_the_documented_rights_are_enough_and_no_more(valkey: str, client: Any, 
         assert reader.read("u", ["a"]).present[0]
         assert reader.users(["u"])[0].version == "v1"
         assert reader.changed_items().written == ["a"]
+        ranker: Any = reader._client()
         with pytest.raises(redis.exceptions.NoPermissionError):
-            reader._redis.set(Keys().active(), "v2")
+            ranker.set(Keys().active(), "v2")
         with pytest.raises(redis.exceptions.NoPermissionError):
-            reader._redis.mget(["other:secret"])
+            ranker.mget(["other:secret"])
     client.acl_deluser("ranker")
 
 

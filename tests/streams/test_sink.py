@@ -43,7 +43,7 @@ class Flow:
         self.topics = make_topics(self.settings)
         self.client = redis.Redis.from_url(url)
         Versions(self.client).activate("v1")
-        self.reader = FeatureReader(self.client)
+        self.reader = FeatureReader(self.client, timeout_s=10.0)
         self.context = Context(self.settings, clock=lambda: NOW + 2_000)
         self.lane = SinkLane(self.context)
         self.sent: dict[str, int] = {}

@@ -1,0 +1,131 @@
+"""`FeatureReader` for asyncio: the same questions, awaited.
+
+Owns what an asynchronous ranker calls. Must not write.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import redis
+import redis.asyncio
+from numpy.typing import NDArray
+
+from freshet import changes
+from freshet.answers import FeatureRead, ItemChanges, ItemsRead, KnowledgeRead, UserRead
+from freshet.async_servers import AsyncClusterServers, AsyncServers, AsyncSingleServer
+from freshet.breaker import CircuitBreaker
+from freshet.connect import AsyncClient, connect_async, is_cluster
+from freshet.layout import Keys
+from freshet.questions import Question, Questions
+from freshet.reader import wall_clock
+
+T = TypeVar("T")
+
+
+class AsyncFeatureReader:
+    """Reads features from Redis in one event loop; made once there and kept. All else is as for `FeatureReader`.
+
+    >>> reader = AsyncFeatureReader("redis://features:6379/0")
+    >>> found = await reader.read("user-7", candidate_ids)
+    """
+
+    def __init__(
+        self,
+        redis_or_url: AsyncClient | str,
+        prefix: str = "f",
+        *,
+        version: str | None = None,
+        default: float = 0.0,
+        dims: int = 128,
+        timeout_s: float = 0.1,
+        raise_errors: bool = False,
+        breaker: Callable[[], CircuitBreaker] = CircuitBreaker,
+        clock: Callable[[], int] = wall_clock,
+    ) -> None:
+        self._own = isinstance(redis_or_url, str)
+        # Connecting may take longer than a request has, beside it; what comes late serves the next one.
+        options = {"socket_timeout": max(1.0, timeout_s), "socket_connect_timeout": max(1.0, timeout_s)}
+        self._client: Any = connect_async(redis_or_url, **options) if isinstance(redis_or_url, str) else redis_or_url
+        if self._client.get_encoder().decode_responses:
+            raise ValueError("the Redis client has decode_responses=True, and features are bytes")
+        self._servers = _servers(self._client, breaker)
+        self._timeout_s = timeout_s
+        self._raise_errors = raise_errors
+        self._keys = Keys(prefix, clustered=is_cluster(self._client))
+        self._questions = Questions(self._keys, version=version, dims=dims, default=default, clock=clock)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the reader's connections; a client it was given stays open."""
+        await self._servers.aclose()
+        if self._own:
+            await self._client.aclose()
+
+    async def read(
+        self, user_id: str, item_ids: Sequence[str], *, out: NDArray[np.float32] | None = None
+    ) -> FeatureRead:
+        """The user and N items in one round trip; see `FeatureReader.read`."""
+        found = await self._answer(self._questions.read(user_id, item_ids, out))
+        self._raise(found.errors)
+        return found
+
+    async def items(self, item_ids: Sequence[str], *, out: NDArray[np.float32] | None = None) -> ItemsRead:
+        """N items, any number of them."""
+        found = await self._answer(self._questions.items(item_ids, out), each=True)
+        self._raise(found.errors)
+        return found
+
+    async def users(self, user_ids: Sequence[str]) -> list[UserRead]:
+        """Users, any number of them, in the order asked for, all of one version."""
+        users, errors = await self._answer(self._questions.users(user_ids), each=True)
+        self._raise(errors)
+        return users
+
+    async def knowledge(self, item_id: str) -> KnowledgeRead | None:
+        """What is known about one item, or None; raises redis-py's error where the server does not answer."""
+        found, errors = await self._answer(self._questions.knowledge(item_id))
+        for error in errors:
+            raise error
+        return found
+
+    async def changed_items(self, since_ms: int = 0) -> ItemChanges:
+        """Ids of items written or deleted at or after `since_ms`; see `FeatureReader.changed_items`."""
+        version, errors = await self._answer(self._questions.version())
+        for error in errors:
+            raise error
+        answers = await changes.ask(self._client, self._keys, version, since_ms).execute()
+        return changes.changes(self._keys, version, since_ms, answers)
+
+    async def _answer(self, question: Question[T], *, each: bool = False) -> T:
+        deadline = time.monotonic() + self._timeout_s
+        try:
+            parts = next(question)
+            while True:
+                replies = await self._servers.exchange(parts, deadline)
+                parts = question.send(replies)
+                if each:
+                    deadline = time.monotonic() + self._timeout_s
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+
+    def _raise(self, errors: Sequence[redis.RedisError]) -> None:
+        if errors and self._raise_errors:
+            raise errors[0]
+
+
+def _servers(client: AsyncClient, breaker: Callable[[], CircuitBreaker]) -> AsyncServers:
+    if isinstance(client, redis.asyncio.Redis):
+        return AsyncSingleServer(client.connection_pool, breaker())
+    return AsyncClusterServers(client, breaker)

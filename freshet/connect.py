@@ -1,0 +1,122 @@
+"""Redis URLs: one server, Sentinel, Cluster, with or without TLS, for threads and for asyncio.
+
+Owns the URL schemes. Must not send a command.
+
+    redis://[user:password@]host:port/db             rediss:// with TLS, unix:///path/to/socket
+    redis+sentinel://[user:password@]host:port[,host:port]/service[/db]
+    redis+cluster://[user:password@]host:port[,host:port]
+
+`rediss+sentinel` and `rediss+cluster` use TLS. Options follow as `?name=value`, by redis-py's names: `ssl_ca_certs`,
+`ssl_certfile`, `ssl_keyfile`, `ssl_check_hostname`, `socket_timeout`, `client_name`, and `sentinel_username` and
+`sentinel_password` where the sentinels have their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import urlsplit, urlunsplit
+
+import redis
+import redis.asyncio
+import redis.asyncio.cluster
+import redis.asyncio.sentinel
+import redis.cluster
+import redis.connection
+import redis.sentinel
+
+from freshet.layout import Keys
+
+Client = redis.Redis | redis.cluster.RedisCluster
+AsyncClient = redis.asyncio.Redis | redis.asyncio.cluster.RedisCluster
+
+_redis: Any = redis  # parts of redis-py have no types
+_SENTINEL_PORT, _REDIS_PORT = 26_379, 6_379
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A URL taken apart: `kind` is server, sentinel or cluster; `options` are redis-py's, credentials among them."""
+
+    kind: str
+    hosts: tuple[tuple[str, int], ...]
+    service: str
+    options: dict[str, Any]
+
+
+def parse(url: str) -> Address:
+    """The address a URL stands for; raises ValueError, without the password, for one that is none."""
+    scheme, _, kind = url.partition("://")[0].partition("+")
+    if kind not in ("", "sentinel", "cluster") or scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("wanted redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// as a Redis URL")
+    if not kind:
+        return Address("server", (), "", {})
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    service, _, db = parts.path.strip("/").partition("/")
+    one = urlunsplit((scheme, f"{credentials}@host" if credentials else "host", db, parts.query, ""))
+    options = _redis.connection.parse_url(one)
+    del options["host"]
+    options.pop("connection_class", None)
+    if scheme == "rediss":
+        options["ssl"] = True
+    port = _SENTINEL_PORT if kind == "sentinel" else _REDIS_PORT
+    if not hosts or (kind == "sentinel" and not service):
+        raise ValueError(
+            f"a {kind} URL has {'no service' if hosts else 'no host'}, wanted redis+{kind}://host:port/..."
+        )
+    return Address(kind, tuple(_host(each, port) for each in hosts.split(",")), service, options)
+
+
+def connect(url: str, **options: Any) -> Client:
+    """A client for threads; `options` are redis-py's and yield to the URL's. A Cluster is asked for its map at once."""
+    address = parse(url)
+    if address.kind == "server":
+        return redis.Redis.from_url(url, **options)
+    options |= address.options
+    if address.kind == "cluster":
+        nodes = [_redis.cluster.ClusterNode(host, port) for host, port in address.hosts]
+        # A node that is gone must not take the others' answers with it.
+        return redis.cluster.RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
+    sentinel = _redis.sentinel.Sentinel(address.hosts, sentinel_kwargs=_sentinel_options(options), **options)
+    return cast(redis.Redis, sentinel.master_for(address.service))
+
+
+def connect_async(url: str, **options: Any) -> AsyncClient:
+    """As `connect`, for asyncio; connects when first used."""
+    address = parse(url)
+    if address.kind == "server":
+        return redis.asyncio.Redis.from_url(url, **options)
+    options |= address.options
+    if address.kind == "cluster":
+        nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in address.hosts]
+        return redis.asyncio.cluster.RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
+    sentinel = _redis.asyncio.sentinel.Sentinel(address.hosts, sentinel_kwargs=_sentinel_options(options), **options)
+    return cast(redis.asyncio.Redis, sentinel.master_for(address.service))
+
+
+def is_cluster(client: Any) -> bool:
+    """Whether a client of redis-py talks to a Cluster."""
+    return isinstance(client, redis.cluster.RedisCluster | redis.asyncio.cluster.RedisCluster)
+
+
+def keys_for(client: Any, prefix: str = "f") -> Keys:
+    """The keys under `prefix` as they are named where this client stores them."""
+    return Keys(prefix, clustered=is_cluster(client))
+
+
+def _host(text: str, port: int) -> tuple[str, int]:
+    host, colon, digits = text.rpartition(":")
+    if not colon or (digits.endswith("]") and text.startswith("[")):
+        return text.strip("[]"), port
+    try:
+        return host.strip("[]"), int(digits)
+    except ValueError:
+        raise ValueError(f"{text!r} is no host:port") from None
+
+
+def _sentinel_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes the sentinels' own credentials out of `options`; the rest they share with the servers, but not the db."""
+    own = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    shared = {name: value for name, value in options.items() if name not in ("username", "password", "db")}
+    return shared | {name: value for name, value in own.items() if value is not None}
