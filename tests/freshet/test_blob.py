@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freshet import blob
-from freshet.blob import BlobError
+from freshet.blob import BlobError, Shape
 from schemas.records import Claim, InferredBehavior, ItemKnowledge, Provenance
 from tests.fakes import NOW_MS
 from tests.freshet.samples import DIMS, item, user, vector
@@ -61,7 +61,7 @@ def test_rows_come_back(dims: int, data: Any) -> None:
         blob.encode_item(item(value=row, dims=dims, event_time=row, tier=1 + row % 2)) if kind == "item" else made[kind]
         for row, kind in enumerate(kinds)
     ]
-    rows = blob.decode_rows(blobs, dims)
+    rows = blob.decode_rows(blobs, Shape(dims))
     assert rows.vectors.shape == (len(kinds), dims)
     assert rows.vectors.dtype == np.float32
     for row, kind in enumerate(kinds):
@@ -75,7 +75,7 @@ def test_rows_come_back(dims: int, data: Any) -> None:
 def test_lengths_that_cancel_out_are_noticed() -> None:
     """Catches rows read across their borders where a longer and a shorter one add up to two."""
     good = blob.encode_item(item(value=3.0))
-    rows = blob.decode_rows([good, good + b"xx", good[:-2], good], DIMS)
+    rows = blob.decode_rows([good, good + b"xx", good[:-2], good], Shape(DIMS))
     assert rows.present.tolist() == [True, False, False, True]
     assert rows.vectors[:, 0].tolist() == [3.0, 0.0, 0.0, 3.0]
 
@@ -85,14 +85,14 @@ def test_every_finite_float16_decodes_exactly() -> None:
     values = np.arange(65536, dtype=np.uint16).view(np.float16)
     values = values[np.isfinite(values)][: 62 * 1024].reshape(-1, 1024)
     blobs = [blob.encode_item(item(dims=1024, vector=row.tobytes())) for row in values]
-    decoded = blob.decode_rows(blobs, 1024).vectors
+    decoded = blob.decode_rows(blobs, Shape(1024)).vectors
     assert (decoded.view(np.uint32) == values.astype(np.float32).view(np.uint32)).all()
 
 
 def test_behaviours_in_words_stay_out_of_the_blob() -> None:
     """Catches an empty item id in front of a ranker, or confidences that shift to the next item."""
     given_user = user(behaviors=(InferredBehavior("", 0.9, "flight"), InferredBehavior("i1", 0.5)))
-    found = blob.decode_user(blob.encode_user(given_user), DIMS)
+    found = blob.decode_user(blob.encode_user(given_user), Shape(DIMS))
     assert found is not None
     assert found.behaviors == (InferredBehavior("i1", 0.5),)
 
@@ -101,7 +101,7 @@ def test_behaviours_in_words_stay_out_of_the_blob() -> None:
 def test_users_come_back(behaviors: list[tuple[str, float]]) -> None:
     """Catches behaviours cut at the wrong byte: ids of any language, empty ones, none at all."""
     given_user = user(value=0.5, behaviors=tuple(InferredBehavior(*one) for one in behaviors))
-    found = blob.decode_user(blob.encode_user(given_user), DIMS)
+    found = blob.decode_user(blob.encode_user(given_user), Shape(DIMS))
     assert found is not None
     assert found.behaviors == given_user.behaviors
     assert found.log_vector.tolist() == [0.5] * DIMS
@@ -115,7 +115,7 @@ def test_a_damaged_user_is_absent_or_readable(data: Any) -> None:
     damaged = bytearray(blob.encode_user(user()))
     for _ in range(data.draw(st.integers(0, 3))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
-    found = blob.decode_user(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]), DIMS)
+    found = blob.decode_user(bytes(damaged[: data.draw(st.integers(0, len(damaged)))]), Shape(DIMS))
     assert found is None or found.log_vector.shape == (DIMS,)
 
 
