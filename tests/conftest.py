@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from freshet.settings import Settings
 from models.weights import encoder_dir, prepared
-from tests import servers
+from tests import servers, topologies
 
 if TYPE_CHECKING:
     from models.encoder import MiniLmEncoder
@@ -26,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark by what a test asks for, so that `-m 'not kafka'` needs no discipline."""
     for item in items:
         for name in ("kafka", "valkey"):
-            if name in getattr(item, "fixturenames", ()):
+            if any(asked == name or asked.startswith(f"{name}_") for asked in getattr(item, "fixturenames", ())):
                 item.add_marker(name)
 
 
@@ -61,6 +62,33 @@ def valkey(_valkey_container: str | None) -> Iterator[str]:
     """URL of a Redis-protocol server nobody else uses, empty."""
     with servers.fresh_valkey(_valkey_container) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def _valkey_nodes() -> Iterator[topologies.Cluster]:
+    with servers.required(topologies.Cluster()) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def valkey_cluster(_valkey_nodes: topologies.Cluster) -> topologies.Cluster:
+    """Three primaries with all slots in thirds, every one up and empty: `.url`, and `.nodes` to kill and restart."""
+    _valkey_nodes.renew()
+    return _valkey_nodes
+
+
+@pytest.fixture
+def valkey_sentinel() -> Iterator[topologies.SentinelPair]:
+    """A primary, its replica and the Sentinel that watches them, nobody else's: `.url`, `.failover()`."""
+    with servers.required(topologies.SentinelPair()) as pair:
+        yield pair
+
+
+@pytest.fixture
+def valkey_tls(tmp_path: Path) -> Iterator[topologies.TlsServer]:
+    """A server behind TLS, empty, with a certificate of an authority nobody knows: `.url` and `.ca_file`."""
+    with servers.required(topologies.TlsServer(tmp_path / "tls")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

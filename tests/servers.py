@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pytest
 import redis
@@ -31,6 +31,30 @@ def missing(what: str) -> Any:
     if os.environ.get("FRESHET_REQUIRE_SERVERS") == "1":
         pytest.fail(what)
     pytest.skip(what)
+
+
+class Startable(Protocol):
+    """What can be started for a test, and ended."""
+
+    def start(self) -> str: ...
+
+    def stop(self) -> None: ...
+
+
+S = TypeVar("S", bound=Startable)
+
+
+@contextmanager
+def required(server: S) -> Iterator[S]:
+    """`server`, started; the test is skipped aloud where that is not possible."""
+    try:
+        try:
+            server.start()
+        except ServiceError as error:
+            missing(str(error))
+        yield server
+    finally:
+        server.stop()
 
 
 def _wait(ready: Callable[[], bool], what: str, timeout_s: float = 90.0) -> None:
@@ -119,15 +143,8 @@ def running_kafka() -> Iterator[str]:
             _wait(lambda: broker_answers(f"127.0.0.1:{port}"), "Kafka")
             yield f"127.0.0.1:{port}"
             return
-    try:
-        server = KafkaServer(Settings.load().home)
-        server.start()
-    except ServiceError as error:
-        missing(str(error))
-    try:
+    with required(KafkaServer(Settings.load().home)) as server:
         yield server.address
-    finally:
-        server.stop()
 
 
 def _pings(url: str) -> bool:
@@ -159,12 +176,5 @@ def fresh_valkey(container: str | None) -> Iterator[str]:
             client.function_flush()
         yield container
         return
-    try:
-        server = ValkeyServer()
-        server.start()
-    except ServiceError as error:
-        missing(str(error))
-    try:
+    with required(ValkeyServer()) as server:
         yield server.url
-    finally:
-        server.stop()

@@ -6,6 +6,7 @@ Owns its command line and readiness. Must not touch what is stored in it.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from streams.embedded.process import HOST, ChildProcess, ServiceError, answers, free_port
@@ -31,13 +32,24 @@ def find_server() -> str:
 
 
 class ValkeyServer(DataServer):
-    """One server on a loopback port. Without `folder` nothing is kept; `durable` logs every write to disk."""
+    """One server on a loopback port. Without `folder` nothing is kept; `durable` logs every write to disk.
+
+    `options` is more of its command line: `["--cluster-enabled", "yes"]`.
+    """
 
     name = "redis"
     about = "Valkey"
 
-    def __init__(self, *, folder: Path | None = None, durable: bool | None = None, port: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        folder: Path | None = None,
+        durable: bool | None = None,
+        port: int | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
         super().__init__(folder, "freshet-valkey-")
+        self._options = tuple(options)
         self._durable = folder is not None if durable is None else durable
         self._wanted_port = port
         self.port = 0
@@ -56,6 +68,7 @@ class ValkeyServer(DataServer):
         self.port = free_port(self.port or self._wanted_port)
         keep = ("--save", "", "--appendonly", "yes" if self._durable else "no")
         argv = [find_server(), "--port", str(self.port), "--bind", HOST, "--dir", str(self._folder), *keep]
+        argv += self._options
         grace_s = 10.0 if self._durable else 0.0  # nothing to save: end at once
         self.child = ChildProcess(self.about, argv, log=self._folder / "valkey.log", grace_s=grace_s)
         self.child.start()
