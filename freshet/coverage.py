@@ -1,0 +1,212 @@
+"""How much of what rankers read now a version would give them, and whether that is enough to activate it.
+
+Owns the comparison, in steps that hold up no server, and the rules. Must not activate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from freshet.blob import Header
+from freshet.connect import Client, keys_for
+from freshet.layout import Keys
+from freshet.scanning import STEP, Pace, headers, nodes, scan
+from freshet.versions import Pinned
+
+LEAST_ITEMS, LEAST_USERS = 0.99, 0.95
+"""Shares below which a version is not activated: users that return rarely are made anew when they do."""
+ACTIVE_WITHIN_S = 7 * 86_400.0
+SAMPLE = 10_000
+"""Users, and items whose ages are compared: a share of 0.95 of so many is known to 0.004."""
+
+PINNED_BY: Mapping[str, str] = {
+    "schema": "sink",
+    "dims": "sink, item-text or user-refresh",
+    "dtype": "sink",
+    "encoder": "item-text or item-distill",
+    "aligner": "item-text or item-distill",
+    "reasoner": "user-refresh",
+}
+"""The components without which items and users of a version are no pair, and the lanes whose worker pins each."""
+
+
+@dataclass(slots=True)
+class Share:
+    """`looked_at` entities of the active version, how many of them the other one has, and how fresh.
+
+    `older` of the `compared` have features of an earlier event than in the active version; `age_s` is the median age
+    of their events, infinite where there are none.
+    """
+
+    looked_at: int = 0
+    covered: int = 0
+    compared: int = 0
+    older: int = 0
+    _event_times: list[int] = field(default_factory=list, repr=False)
+    _now_ms: int = 0
+
+    @property
+    def share(self) -> float:
+        """1 where nobody was there to cover."""
+        return self.covered / self.looked_at if self.looked_at else 1.0
+
+    @property
+    def age_s(self) -> float:
+        return (self._now_ms - median(self._event_times)) / 1_000 if self._event_times else float("inf")
+
+    def compare(self, theirs: Header | None, own: Header | None) -> bool:
+        """Count a pair of headers; answers whether the version has features there."""
+        if own is None or own.deleted:
+            return False
+        self.compared += 1
+        self.older += theirs is not None and own.event_time < theirs.event_time
+        self._event_times.append(own.event_time)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What `version` has of the live items and active users of `against`, and how many items there are in all.
+
+    Every live item is looked up; users and ages are those of a sample. Without an active version nothing is compared.
+    """
+
+    version: str
+    against: str | None
+    live_items: int
+    items: Share
+    users: Share
+
+
+def coverage(
+    client: Client,
+    prefix: str,
+    version: str,
+    against: str | None,
+    *,
+    active_within_s: float = ACTIVE_WITHIN_S,
+    sample: int = SAMPLE,
+    pace: Pace | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+    clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+) -> Coverage:
+    """Compare `version` with `against`; `progress` is told of each step's entities. Raises redis errors."""
+    keys, now_ms = keys_for(client, prefix), clock()
+    items, users = Share(_now_ms=now_ms), Share(_now_ms=now_ms)
+    live = sum(_zcards(client, [keys.items(version, bucket) for bucket in range(keys.buckets)]))
+    if against is not None:
+        walk = _Walk(client, keys, version, against, sample, pace or Pace(), progress)
+        walk.items(items)
+        walk.users(users, now_ms - round(1_000 * active_within_s))
+    return Coverage(version, against, live, items, users)
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    client: Client
+    keys: Keys
+    version: str
+    against: str
+    sample: int
+    pace: Pace
+    progress: Callable[[int], None]
+
+    def items(self, share: Share) -> None:
+        """Every live item by the two indexes, bucket by bucket; ages of the first `sample`."""
+        for bucket in range(self.keys.buckets):
+            for ids in self._index(self.keys.items(self.against, bucket)):
+                scores: Any = self.client.zmscore(self.keys.items(self.version, bucket), ids)
+                share.looked_at += len(ids)
+                share.covered += sum(score is not None for score in scores)
+                if share.compared < self.sample:
+                    theirs, own = (self._item_headers(version, bucket, ids) for version in (self.against, self.version))
+                    for pair in zip(theirs, own, strict=True):
+                        share.compare(*pair)
+                self.progress(len(ids))
+
+    def users(self, share: Share, horizon_ms: int) -> None:
+        """Users with an event since `horizon_ms`, from each node its part of the sample."""
+        stem, own_stem = (self.keys.users_stem(version).encode() for version in (self.against, self.version))
+        walked = nodes(self.client)
+        for place, node in enumerate(walked):
+            quota = (place + 1) * self.sample // len(walked)
+            for found in scan(self.client, stem.decode() + "*", self.pace, node=node):
+                rows = zip(found, headers(self.client, found), strict=True)
+                active = {
+                    key: head for key, head in rows if head and not head.deleted and head.event_time >= horizon_ms
+                }
+                own = headers(self.client, [own_stem + key[len(stem) :] for key in active]) if active else []
+                share.looked_at += len(active)
+                share.covered += sum(map(share.compare, active.values(), own))
+                self.progress(len(active))
+                if share.looked_at >= quota:
+                    break
+
+    def _index(self, key: str) -> Any:
+        cursor = 0
+        while True:
+            found: Any = self.client.zscan(key, cursor, count=STEP)
+            cursor, rows = found
+            self.pace.spend(STEP)
+            if rows:
+                yield [member for member, _ in rows]
+            if not cursor:
+                return
+
+    def _item_headers(self, version: str, bucket: int, ids: list[bytes]) -> list[Header | None]:
+        stem = self.keys.item_stem(version, bucket).encode()
+        return headers(self.client, [stem + one for one in ids])
+
+
+def unfit(
+    found: Coverage,
+    manifest: Mapping[str, Pinned],
+    shape: str,
+    *,
+    least_items: float = LEAST_ITEMS,
+    least_users: float = LEAST_USERS,
+) -> list[str]:
+    """Why rankers should not read the version yet, a sentence each with the way out; empty where they may.
+
+    `shape` is what its vectors have, `128 float16`, "" where there are none.
+    """
+    version, said = found.version, []
+    if missing := [name for name in PINNED_BY if name not in manifest]:
+        lanes = "; ".join(f"{name} by the lane {PINNED_BY[name]}" for name in missing)
+        said.append(f"nobody has pinned {lanes}: run a worker with FRESHET_VERSION={version}")
+    pinned = " ".join(manifest[name].value for name in ("dims", "dtype") if name in manifest)
+    if shape and len(pinned.split()) == 2 and shape != pinned:
+        said.append(f"its vectors are {shape} and its manifest says {pinned}: delete it and fill another")
+    for what, share, least in (("live items", found.items, least_items), ("active users", found.users, least_users)):
+        if share.share < least:
+            said.append(
+                f"it has {share.covered:,} of {share.looked_at:,} {what} of {found.against}, {share.share:.2%}, wanted "
+                f"{least:.2%}: keep its worker running, and `freshet replay --into {version} --execute`"
+            )
+    return said
+
+
+def shape_of(client: Client, prefix: str, version: str) -> str:
+    """Dims and dtype of the version's vectors, "" before the first."""
+    found: Any = client.get(keys_for(client, prefix).shape(version))
+    return found.decode() if found else ""
+
+
+def newest_write_ms(client: Client, prefix: str, version: str) -> int:
+    """Server milliseconds of the last write of an item, 0 where there is none."""
+    keys = keys_for(client, prefix)
+    pipeline: Any = client.pipeline(transaction=False)
+    for bucket in range(keys.buckets):
+        pipeline.zrange(keys.items(version, bucket), -1, -1, withscores=True)
+    return max((int(rows[0][1]) for rows in pipeline.execute() if rows), default=0)
+
+
+def _zcards(client: Client, names: list[str]) -> list[int]:
+    pipeline: Any = client.pipeline(transaction=False)
+    for name in names:
+        pipeline.zcard(name)
+    return list(pipeline.execute())
