@@ -14,6 +14,8 @@ from freshet.async_reader import AsyncFeatureReader
 from freshet.blob import BlobError
 from freshet.breaker import CircuitBreaker
 from freshet.layout import Keys
+from freshet.local_cache import LocalCache
+from freshet.read_metrics import ReadMetrics
 from freshet.reader import FeatureReader
 from freshet.settings import SettingError, Settings
 from freshet.versions import Versions
@@ -35,6 +37,8 @@ __all__ = [
     "ItemsRead",
     "Keys",
     "KnowledgeRead",
+    "LocalCache",
+    "ReadMetrics",
     "SettingError",
     "Settings",
     "ShapeMismatch",

@@ -5,7 +5,6 @@ Owns the answers and how stored bytes become them; `blob.py` owns the bytes. Mus
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,21 +90,23 @@ class Answering:
     now_ms: int
 
     def items(
-        self, blobs: Sequence[bytes | None], shape: blob.Shape, out: NDArray[np.float32] | None
+        self,
+        vectors: NDArray[np.float32],
+        present: NDArray[np.bool_],
+        event_time: NDArray[np.int64],
+        tier: NDArray[np.uint8],
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32], NDArray[np.uint8]]:
-        """Matrix, presence, age and tier of N blobs; the matrix is the first N rows of `out` where that is given."""
-        rows = blob.decode_rows(blobs, shape.dims)
-        age = np.maximum((self.now_ms - rows.event_time) * 1e-3, 0.0).astype(np.float32)
-        if not rows.present.all():
-            absent = ~rows.present
+        """Matrix, presence, age and tier of N decoded rows."""
+        age = np.maximum((self.now_ms - event_time) * 1e-3, 0.0).astype(np.float32)
+        if not present.all():
+            absent = ~present
             age[absent] = np.inf
-            if self.default:
-                rows.vectors[absent] = self.default
-        return rows.vectors, rows.present, age, rows.tier
+            vectors[absent] = self.default
+        return vectors, present, age, tier
 
     def user(self, found: bytes | None, shape: blob.Shape, version: str, *, answered: bool = True) -> UserRead:
         """The answer for one user's blob."""
-        user = blob.decode_user(found, shape.dims)
+        user = blob.decode_user(found, shape)
         if user is None:
             zeros = np.zeros((2, shape.dims), dtype=np.float32)
             return UserRead(zeros[0], zeros[1], (), False, float("inf"), 0, False, 0, version, answered)

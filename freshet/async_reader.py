@@ -21,10 +21,13 @@ from freshet.async_servers import AsyncClusterServers, AsyncServers, AsyncSingle
 from freshet.breaker import CircuitBreaker
 from freshet.connect import AsyncClient, connect_async, is_cluster
 from freshet.layout import Keys
+from freshet.local_cache import LocalCache
 from freshet.questions import Question, Questions
+from freshet.read_metrics import ReadObserver
 from freshet.reader import wall_clock
 
 T = TypeVar("T")
+R = TypeVar("R", bound=ItemsRead)
 
 
 class AsyncFeatureReader:
@@ -45,6 +48,8 @@ class AsyncFeatureReader:
         timeout_s: float = 0.1,
         raise_errors: bool = False,
         breaker: Callable[[], CircuitBreaker] = CircuitBreaker,
+        cache: LocalCache | None = None,
+        observer: ReadObserver | None = None,
         clock: Callable[[], int] = wall_clock,
     ) -> None:
         self._own = isinstance(redis_or_url, str)
@@ -56,8 +61,9 @@ class AsyncFeatureReader:
         self._servers = _servers(self._client, breaker)
         self._timeout_s = timeout_s
         self._raise_errors = raise_errors
+        self._observer = observer
         self._keys = Keys(prefix, clustered=is_cluster(self._client))
-        self._questions = Questions(self._keys, version=version, dims=dims, default=default, clock=clock)
+        self._questions = Questions(self._keys, version=version, dims=dims, default=default, clock=clock, cache=cache)
 
     async def __aenter__(self) -> Self:
         return self
@@ -77,15 +83,13 @@ class AsyncFeatureReader:
         self, user_id: str, item_ids: Sequence[str], *, out: NDArray[np.float32] | None = None
     ) -> FeatureRead:
         """The user and N items in one round trip; see `FeatureReader.read`."""
-        found = await self._answer(self._questions.read(user_id, item_ids, out))
-        self._raise(found.errors)
-        return found
+        started = time.monotonic()
+        return self._observed(await self._answer(self._questions.read(user_id, item_ids, out)), started)
 
     async def items(self, item_ids: Sequence[str], *, out: NDArray[np.float32] | None = None) -> ItemsRead:
         """N items, any number of them."""
-        found = await self._answer(self._questions.items(item_ids, out), each=True)
-        self._raise(found.errors)
-        return found
+        started = time.monotonic()
+        return self._observed(await self._answer(self._questions.items(item_ids, out), each=True), started)
 
     async def users(self, user_ids: Sequence[str]) -> list[UserRead]:
         """Users, any number of them, in the order asked for, all of one version."""
@@ -119,6 +123,12 @@ class AsyncFeatureReader:
                     deadline = time.monotonic() + self._timeout_s
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
+
+    def _observed(self, found: R, started: float) -> R:
+        if self._observer is not None:
+            self._observer(found, time.monotonic() - started)
+        self._raise(found.errors)
+        return found
 
     def _raise(self, errors: Sequence[redis.RedisError]) -> None:
         if errors and self._raise_errors:

@@ -8,15 +8,16 @@ generator that yields the parts of a round trip and is sent their replies, so th
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import redis
 from numpy.typing import NDArray
 
 from freshet.answers import Answering, FeatureRead, ItemsRead, KnowledgeRead, UserRead
-from freshet.blob import Shape
+from freshet.blob import Shape, decode_rows
 from freshet.layout import Keys, check_version
+from freshet.local_cache import LocalCache
 from freshet.resp import pack_mget
 from freshet.trips import Part, Reply, Trip, Values, control_slot
 
@@ -41,7 +42,16 @@ class _Found(NamedTuple):
 class Questions:
     """Every question of a reader; remembers which version was active last, so that the next one guesses right."""
 
-    def __init__(self, keys: Keys, *, version: str | None, dims: int, default: float, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        *,
+        version: str | None,
+        dims: int,
+        default: float,
+        clock: Callable[[], int],
+        cache: LocalCache | None = None,
+    ) -> None:
         self.keys = keys
         self._pinned = None if version is None else check_version(version)
         self._last_active = ""
@@ -49,23 +59,57 @@ class Questions:
         self._shapes: dict[str, Shape] = {}  # of the version that was read last
         self._default = default
         self._clock = clock
+        self._cache = cache
 
     def read(
         self, user_id: str, item_ids: Sequence[str], out: NDArray[np.float32] | None = None
     ) -> Question[FeatureRead]:
         """The user and the items."""
+        if self._cache is not None:
+            return (yield from self._read_through(self._cache, user_id, item_ids, out))
         found = yield from self._fetch(self.keys.item_stem, item_ids, user_id)
         version, shape, values = found
         answering = self._answering()
-        rows = answering.items(values.blobs, shape, out)
+        rows = answering.items(*decode_rows(values.blobs, shape, out)[:4])
         user = answering.user(values.user, shape, version, answered=values.user_answered)
         return FeatureRead(*rows, version, values.answered, found.partial, values.errors, user)
+
+    def _read_through(
+        self, cache: LocalCache, user_id: str, item_ids: Sequence[str], out: NDArray[np.float32] | None
+    ) -> Question[FeatureRead]:
+        """As `read`, but only what the cache lacks is asked for, beside pointer and user.
+
+        1. Copy out what is held of the version that was active last, and ask for the rest.
+        2. If another version turns out to be active, nothing that was held counts: from the start.
+        3. Decode the rest, put it among what was held, and keep it for the next call.
+        """
+        while True:
+            guess, asked_at = self._pinned or self._last_active, cache.now()
+            held = cache.look(guess, item_ids, out)
+            missing = item_ids if held is None else [item_ids[place] for place in held.missing.tolist()]
+            found = yield from self._fetch(self.keys.item_stem, missing, user_id)
+            version, shape, values = found
+            if held is None or (version == guess and shape.dims == held.vectors.shape[1]):
+                break
+        rows = decode_rows(values.blobs, shape, out if held is None else None)
+        answered = values.answered
+        cache.keep(version, missing, rows, answered, asked_at)
+        parts = rows[:4]
+        if held is not None:
+            holding: tuple[NDArray[Any], ...] = held[:4]
+            for mine, theirs in zip(holding, parts, strict=True):
+                mine[held.missing] = theirs
+            parts, answered = held[:4], np.ones(len(item_ids), dtype=np.bool_)
+            answered[held.missing] = values.answered
+        answering = self._answering()
+        user = answering.user(values.user, shape, version, answered=values.user_answered)
+        return FeatureRead(*answering.items(*parts), version, answered, found.partial, values.errors, user)
 
     def items(self, item_ids: Sequence[str], out: NDArray[np.float32] | None = None) -> Question[ItemsRead]:
         """Items, any number of them."""
         found = yield from self._fetch_all(self.keys.item_stem, item_ids)
         version, shape, values = found
-        rows = self._answering().items(values.blobs, shape, out)
+        rows = self._answering().items(*decode_rows(values.blobs, shape, out)[:4])
         return ItemsRead(*rows, version, values.answered, found.partial, values.errors)
 
     def users(self, user_ids: Sequence[str]) -> Question[tuple[list[UserRead], tuple[redis.RedisError, ...]]]:

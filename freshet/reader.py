@@ -22,10 +22,13 @@ from freshet.answers import FeatureRead, ItemChanges, ItemsRead, KnowledgeRead, 
 from freshet.breaker import CircuitBreaker
 from freshet.connect import Client, connect, is_cluster, parse
 from freshet.layout import Keys
+from freshet.local_cache import LocalCache
 from freshet.questions import Question, Questions
+from freshet.read_metrics import ReadObserver
 from freshet.servers import ClusterServers, Servers, SingleServer
 
 T = TypeVar("T")
+R = TypeVar("R", bound=ItemsRead)
 
 
 def wall_clock() -> int:
@@ -54,6 +57,10 @@ class FeatureReader:
     missing rights and values that are no features always raise. Long lists of `items` and `users` have `timeout_s` for
     each 2,000.
 
+    `cache` answers items that were read a moment ago from memory (see `LocalCache`: nothing is older than its
+    `max_age_s`), so that only the user and what it lacks are asked for. `observer` is told of every answer;
+    `ReadMetrics` makes Prometheus series of them.
+
     `default` fills the rows of absent items. `dims` is the width of an answer as long as the version holds no vector;
     afterwards the version says.
     """
@@ -69,6 +76,8 @@ class FeatureReader:
         timeout_s: float = 0.1,
         raise_errors: bool = False,
         breaker: Callable[[], CircuitBreaker] = CircuitBreaker,
+        cache: LocalCache | None = None,
+        observer: ReadObserver | None = None,
         clock: Callable[[], int] = wall_clock,
     ) -> None:
         clustered = parse(redis_or_url).kind == "cluster" if isinstance(redis_or_url, str) else is_cluster(redis_or_url)
@@ -80,8 +89,9 @@ class FeatureReader:
         self._making = threading.Lock()
         self._timeout_s = timeout_s
         self._raise_errors = raise_errors
+        self._observer = observer
         self._keys = Keys(prefix, clustered=clustered)
-        self._questions = Questions(self._keys, version=version, dims=dims, default=default, clock=clock)
+        self._questions = Questions(self._keys, version=version, dims=dims, default=default, clock=clock, cache=cache)
 
     def __enter__(self) -> Self:
         return self
@@ -103,15 +113,13 @@ class FeatureReader:
         `out`, float32 (at least N, dims) and C-contiguous, takes the vectors; `item_matrix` is then its first N rows.
         500 items of 128 dims take about 0.6 ms. Ask for a thousand at most: longer lists hold up other readers.
         """
-        found = self._answer(self._questions.read(user_id, item_ids, out))
-        self._raise(found.errors)
-        return found
+        started = time.monotonic()
+        return self._observed(self._answer(self._questions.read(user_id, item_ids, out)), started)
 
     def items(self, item_ids: Sequence[str], *, out: NDArray[np.float32] | None = None) -> ItemsRead:
         """N items, any number of them."""
-        found = self._answer(self._questions.items(item_ids, out), each=True)
-        self._raise(found.errors)
-        return found
+        started = time.monotonic()
+        return self._observed(self._answer(self._questions.items(item_ids, out), each=True), started)
 
     def users(self, user_ids: Sequence[str]) -> list[UserRead]:
         """Users, any number of them, in the order asked for, all of one version."""
@@ -151,6 +159,12 @@ class FeatureReader:
                     deadline = time.monotonic() + self._timeout_s
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
+
+    def _observed(self, found: R, started: float) -> R:
+        if self._observer is not None:
+            self._observer(found, time.monotonic() - started)
+        self._raise(found.errors)
+        return found
 
     def _raise(self, errors: Sequence[redis.RedisError]) -> None:
         if errors and self._raise_errors:
