@@ -61,7 +61,9 @@ def collect(
     4. Do what else belongs to it, then forget manifest and name: until then it is listed, as being deleted.
     """
     versions, pace = Versions(client, prefix), pace or Pace()
-    if not force and version not in versions.overview().retiring:
+    state = versions.overview().state(version)
+    in_the_way = state in ("active", "previous") or versions.workers(version, live_s=live_s)
+    if not (force or in_the_way or state == "retiring"):
         _refuse_written(client, prefix, version, live_s)
     versions.retire(version, force=force, live_s=live_s)  # 1
     marked = time.monotonic()
