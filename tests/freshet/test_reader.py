@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from freshet.questions import ITEMS_PER_TRIP
 from schemas.records import ItemKnowledge
 from tests.fakes import NOW_MS, FakeClock
 from tests.freshet.samples import DIMS, item, user
+from tests.freshet.worlds import KINDS, World
 
 
 @pytest.fixture
@@ -32,13 +34,24 @@ def writer(client: Any) -> FeatureWriter:
     return FeatureWriter(client)
 
 
-def test_reads_user_and_items_in_the_order_asked_for(client: Any, writer: FeatureWriter) -> None:
+@pytest.fixture(params=[pytest.param(kind, marks=pytest.mark.valkey) for kind in KINDS])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """One server or a Cluster, read by threads or asyncio; version v1 is active."""
+    clustered = "cluster" in request.param
+    url = request.getfixturevalue("valkey_cluster").url if clustered else request.getfixturevalue("valkey")
+    made = World(url, is_async="asyncio" in request.param)
+    made.versions.activate("v1")
+    yield made
+    made.close()
+
+
+def test_reads_user_and_items_in_the_order_asked_for(world: World) -> None:
     """Catches rows in Redis's order, a lost duplicate, a wrong age, tier or type."""
-    writer.put_items([item("a", 1.0), item("b", 2.0, tier=2, event_time=NOW_MS - 9_000)])
-    writer.put_users([user("u", 0.5, degraded=True)])
+    world.writer.put_items([item("a", 1.0), item("b", 2.0, tier=2, event_time=NOW_MS - 9_000)])
+    world.writer.put_users([user("u", 0.5, degraded=True)])
     clock = FakeClock()
     clock.advance(60)
-    found = FeatureReader(client, clock=clock).read("u", ["b", "none", "a", "b"])
+    found = world.reader(clock=clock).read("u", ["b", "none", "a", "b"])
     assert found.item_matrix.dtype == np.float32
     assert found.item_matrix.tolist() == [[value] * DIMS for value in (2.0, 0.0, 1.0, 2.0)]
     assert found.present.tolist() == [True, False, True, True]
@@ -53,17 +66,17 @@ def test_reads_user_and_items_in_the_order_asked_for(client: Any, writer: Featur
     assert (found.user.age_seconds, found.user.history_length) == (60.0, 12)
 
 
-def test_the_answer_is_the_callers_to_change(client: Any, writer: FeatureWriter) -> None:
+def test_the_answer_is_the_callers_to_change(world: World) -> None:
     """Catches read-only views of a network buffer, and a change that the next answer shows."""
-    writer.put_items([item("a", 1.0)])
-    writer.put_users([user("u")])
-    found = FeatureReader(client).read("u", ["a", "none"])
+    world.writer.put_items([item("a", 1.0)])
+    world.writer.put_users([user("u")])
+    found = world.reader().read("u", ["a", "none"])
     found.item_matrix[:] = 9
     found.present[:] = False
     found.age_seconds[:] = 0
     found.tier[:] = 0
     found.user.log_vector[:] = 0
-    assert FeatureReader(client).read("u", ["a"]).item_matrix[0, 0] == 1.0
+    assert world.reader().read("u", ["a"]).item_matrix[0, 0] == 1.0
 
 
 def test_one_round_trip_once_warm(client: Any, writer: FeatureWriter) -> None:
@@ -95,29 +108,29 @@ def test_nothing_known_keeps_its_shape(client: Any) -> None:
     assert reader.changed_items().written == []
 
 
-def test_the_default_fills_absent_rows_only(client: Any, writer: FeatureWriter) -> None:
+def test_the_default_fills_absent_rows_only(world: World) -> None:
     """Catches a default over a real zero vector, and a deleted item that shows what it was."""
-    writer.put_items([item("zero", 0.0), item("dead", 3.0)])
-    writer.delete_items("v1", [Deletion("dead", NOW_MS + 1)])
-    found = FeatureReader(client, default=-1.0).items(["zero", "none", "dead"])
+    world.writer.put_items([item("zero", 0.0), item("dead", 3.0)])
+    world.writer.delete_items("v1", [Deletion("dead", NOW_MS + 1)])
+    found = world.reader(default=-1.0).items(["zero", "none", "dead"])
     assert found.item_matrix[:, 0].tolist() == [0.0, -1.0, -1.0]
     assert found.tier.tolist() == [1, 0, 0]
 
 
-def test_an_event_of_the_near_future_is_new_not_negative(client: Any, writer: FeatureWriter) -> None:
+def test_an_event_of_the_near_future_is_new_not_negative(world: World) -> None:
     """Catches negative ages where the platform's clock is ahead."""
-    writer.put_items([item(event_time=NOW_MS + 5_000)])
-    writer.put_users([user(event_time=NOW_MS + 5_000)])
-    found = FeatureReader(client, clock=FakeClock()).read("u1", ["i1"])
+    world.writer.put_items([item(event_time=NOW_MS + 5_000)])
+    world.writer.put_users([user(event_time=NOW_MS + 5_000)])
+    found = world.reader(clock=FakeClock()).read("u1", ["i1"])
     assert found.age_seconds[0] == found.user.age_seconds == 0.0
 
 
-def test_activation_and_rollback_are_seen_at_once(client: Any, writer: FeatureWriter) -> None:
+def test_activation_and_rollback_are_seen_at_once(world: World) -> None:
     """Catches a cached version, or width, that outlives the swap."""
-    writer.put_items([item("a", 1.0), item("a", 2.0, version="v2", dims=16)])
-    reader = FeatureReader(client)
+    world.writer.put_items([item("a", 1.0), item("a", 2.0, version="v2", dims=16)])
+    reader = world.reader()
     for version, value, dims in (("v1", 1.0, DIMS), ("v2", 2.0, 16), ("v1", 1.0, DIMS)):
-        Versions(client).activate(version)
+        world.versions.activate(version)
         found = reader.read("u", ["a"])
         assert (found.version, found.item_matrix.tolist()) == (version, [[value] * dims])
 
@@ -156,20 +169,20 @@ def test_no_answer_mixes_versions_while_they_are_swapped(valkey: str, client: An
     assert seen == {"v1", "v2"}
 
 
-def test_a_pinned_reader_stays(client: Any, writer: FeatureWriter) -> None:
+def test_a_pinned_reader_stays(world: World) -> None:
     """Catches a shadow version judged by the active one's vectors."""
-    writer.put_items([item("a", 1.0), item("a", 2.0, version="v2")])
-    pinned = FeatureReader(client, version="v2")
+    world.writer.put_items([item("a", 1.0), item("a", 2.0, version="v2")])
+    pinned = world.reader(version="v2")
     assert pinned.read("u", ["a"]).item_matrix[0, 0] == 2.0
     assert pinned.items(["a"]).version == "v2"
 
 
-def test_many_users_and_knowledge(client: Any, writer: FeatureWriter) -> None:
+def test_many_users_and_knowledge(world: World) -> None:
     """Catches users out of order, and knowledge of another version."""
-    writer.put_users([user("a", 1.0), user("b", 2.0)])
-    writer.put_knowledge("v1", [ItemKnowledge("i1", NOW_MS, NOW_MS, "f00", "Tea.")])
-    writer.put_knowledge("v2", [ItemKnowledge("i1", NOW_MS, NOW_MS, "f01", "Coffee.")])
-    reader = FeatureReader(client, clock=FakeClock(NOW_MS + 2_500))
+    world.writer.put_users([user("a", 1.0), user("b", 2.0)])
+    world.writer.put_knowledge("v1", [ItemKnowledge("i1", NOW_MS, NOW_MS, "f00", "Tea.")])
+    world.writer.put_knowledge("v2", [ItemKnowledge("i1", NOW_MS, NOW_MS, "f01", "Coffee.")])
+    reader = world.reader(clock=FakeClock(NOW_MS + 2_500))
     users = reader.users(["b", "none", "a"])
     assert [one.log_vector[0] for one in users] == [2.0, 0.0, 1.0]
     assert [one.present for one in users] == [True, False, True]
@@ -178,14 +191,14 @@ def test_many_users_and_knowledge(client: Any, writer: FeatureWriter) -> None:
     assert (knowledge.document["summary"], knowledge.age_seconds, knowledge.version) == ("Tea.", 2.5, "v1")
 
 
-def test_changed_items_tells_what_to_load_and_what_to_drop(client: Any, writer: FeatureWriter) -> None:
+def test_changed_items_tells_what_to_load_and_what_to_drop(world: World) -> None:
     """Catches a catalogue in memory that misses an item, or keeps a deleted one."""
-    reader = FeatureReader(client, version="v1")
-    writer.put_items([item("a"), item("b"), item("c", version="v2")])
+    reader = world.reader(version="v1")
+    world.writer.put_items([item("a"), item("b"), item("c", version="v2")])
     first = reader.changed_items()
     assert (first.version, sorted(first.written), first.deleted) == ("v1", ["a", "b"], [])
-    writer.delete_items("v1", [Deletion("a", NOW_MS + 1)])
-    writer.put_items([item("b"), item("d")])  # b is the same: not written
+    world.writer.delete_items("v1", [Deletion("a", NOW_MS + 1)])
+    world.writer.put_items([item("b"), item("d")])  # b is the same: not written
     second = reader.changed_items(first.newest_ms)
     assert second.deleted == ["a"]
     assert "d" in second.written
@@ -194,13 +207,13 @@ def test_changed_items_tells_what_to_load_and_what_to_drop(client: Any, writer: 
     assert reader.changed_items(second.newest_ms + 1).written == []
 
 
-def test_a_damaged_key_is_one_absent_row(client: Any, writer: FeatureWriter) -> None:
+def test_a_damaged_key_is_one_absent_row(world: World) -> None:
     """Catches one bad value that fails every ranking that has it among its candidates."""
-    writer.put_items([item("a", 1.0), item("c", 3.0)])
-    keys = Keys()
-    client.set(keys.item("v1", "b"), b"garbage")
-    client.set(keys.user("v1", "u"), b"\x01\x01" + b"\xff" * 60)
-    found = FeatureReader(client).read("u", ["a", "b", "c"])
+    world.writer.put_items([item("a", 1.0), item("c", 3.0)])
+    keys = world.keys
+    world.client.set(keys.item("v1", "b"), b"garbage")
+    world.client.set(keys.user("v1", "u"), b"\x01\x01" + b"\xff" * 60)
+    found = world.reader().read("u", ["a", "b", "c"])
     assert found.present.tolist() == [True, False, True]
     assert not found.user.present
 
