@@ -19,7 +19,7 @@ from freshet import changes
 from freshet.answers import FeatureRead, ItemChanges, ItemsRead, KnowledgeRead, UserRead
 from freshet.async_servers import AsyncClusterServers, AsyncServers, AsyncSingleServer
 from freshet.breaker import CircuitBreaker
-from freshet.connect import AsyncClient, connect_async, is_cluster
+from freshet.connect import AsyncClient, connect_async, is_cluster, sentinels
 from freshet.layout import Keys
 from freshet.local_cache import LocalCache
 from freshet.questions import Question, Questions
@@ -77,7 +77,8 @@ class AsyncFeatureReader:
         """Close the reader's connections; a client it was given stays open."""
         await self._servers.aclose()
         if self._own:
-            await self._client.aclose()
+            for client in (self._client, *sentinels(self._client)):
+                await client.aclose()
 
     async def read(
         self, user_id: str, item_ids: Sequence[str], *, out: NDArray[np.float32] | None = None

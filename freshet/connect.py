@@ -95,6 +95,12 @@ def connect_async(url: str, **options: Any) -> AsyncClient:
     return cast(redis.asyncio.Redis, sentinel.master_for(address.service))
 
 
+def sentinels(client: Any) -> list[Any]:
+    """The clients that a client of Sentinel asks for the primary: closing it leaves them open."""
+    manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    return [] if manager is None else list(manager.sentinels)
+
+
 def is_cluster(client: Any) -> bool:
     """Whether a client of redis-py talks to a Cluster."""
     return isinstance(client, redis.cluster.RedisCluster | redis.asyncio.cluster.RedisCluster)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from redis.crc import key_slot
 
 from streams.embedded.process import HOST, ChildProcess, ServiceError, answers, free_port
 from streams.embedded.server import DataServer
@@ -129,9 +130,19 @@ class Cluster:
 
     def node_of(self, key: str) -> ClusterNode:
         """The node whose third the key's slot is in."""
-        with self.nodes[0].client() as client:
-            slot = int(client.execute_command("CLUSTER KEYSLOT", key))
+        slot = key_slot(key.encode())
         return next(node for number, node in enumerate(self.nodes) if slot < (number + 1) * SLOTS // PRIMARIES)
+
+    def move_slot(self, slot: int, source: ClusterNode, target: ClusterNode) -> None:
+        """Hand a slot with its keys to another node, as an operator's resharding does."""
+        with source.client() as giving, target.client() as taking:
+            giver, taker = giving.execute_command("CLUSTER MYID"), taking.execute_command("CLUSTER MYID")
+            taking.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", giver)
+            giving.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", taker)
+            while keys := giving.execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
+                giving.execute_command("MIGRATE", HOST, target.port, "", 0, 5_000, "KEYS", *keys)
+            for client in (taking, giving):
+                client.execute_command("CLUSTER SETSLOT", slot, "NODE", taker)
 
     def stop(self) -> None:
         """End all."""
@@ -294,7 +305,7 @@ def _certificates(folder: Path) -> tuple[Path, Path]:
     ca, ca_key = folder / "ca.pem", folder / "ca.key"
     _openssl("req", "-x509", *new_key, "-keyout", ca_key, "-out", ca, "-days", "2", "-subj", "/CN=Freshet test")
     _openssl("req", *new_key, "-keyout", key, "-out", request, "-subj", f"/CN={HOST}")
-    signing = ["-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-extfile", extensions]
+    signing: list[str | Path] = ["-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-extfile", extensions]
     _openssl("x509", "-req", "-in", request, "-out", certificate, "-days", "2", *signing)
     return certificate, key
 
