@@ -45,7 +45,7 @@ class Pace:
 
 def nodes(client: Client) -> list[Any]:
     """What to walk over one by one: the primaries of a Cluster, or [None] for a single server."""
-    return list(client.get_primaries()) if isinstance(client, RedisCluster) else [None]
+    return list(client.get_primaries()) if isinstance(client, RedisCluster) else [None]  # type: ignore[no-untyped-call]
 
 
 def scan(client: Client, pattern: str, pace: Pace, *, node: Any = None) -> Iterator[list[bytes]]:

@@ -77,10 +77,11 @@ local function pin(keys, args)
   return { redis.call('ZADD', keys[VERSIONS], 'NX', now, version) == 1 and 'new' or 'known' }
 end
 
--- ARGV: version, worker, what it says of itself. Answers {done | retiring | gone}: a version that was deleted is not
--- brought back by a worker that slept through it.
+-- ARGV: version, worker, what it says of itself. Answers {done | retiring | gone | lost}: a version that was deleted is
+-- not brought back by a worker that slept through it; where there is no version at all the server has lost its data.
 local function beat(keys, args)
   local score = born(keys, args[1])
+  if not score and redis.call('EXISTS', keys[VERSIONS], keys[ACTIVE]) == 0 then return { 'lost' } end
   if not score or score < 0 then
     redis.call('HDEL', keys[WORKERS], args[2])
     return { score and 'retiring' or 'gone' }

@@ -184,10 +184,14 @@ class Versions:
             raise VersionError("there is no previous version to go back to; see `freshet versions list`")
         return before, now
 
-    def beat(self, version: str, worker: str, about: Mapping[str, Any] | None = None) -> None:
-        """Tell every few seconds that `worker` writes `version`; raises `VersionRetiring` when it must stop."""
+    def beat(self, version: str, worker: str, about: Mapping[str, Any] | None = None) -> bool:
+        """Tell every few seconds that `worker` writes `version`; raises `VersionRetiring` when it must stop.
+
+        False where the server knows no version at all: it has lost its data, and workers pin anew.
+        """
         [outcome] = self._call("beat", version, version, worker, json.dumps(dict(about or {})))
         _refuse_retiring(outcome, version)
+        return outcome == "done"
 
     def leave(self, version: str, worker: str) -> None:
         """Take back `beat`."""

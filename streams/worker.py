@@ -12,10 +12,10 @@ import signal
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from freshet.versions import Versions
 from streams.backoff import Backoff
 from streams.lanes import build_lane
 from streams.lanes.base import Context, Lane
+from streams.registration import Registration
 from streams.topics import existing
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ async def run(names: Sequence[str], context: Context, *, stop: asyncio.Event | N
             log.info("worker runs", extra={"lanes": list(names), "version": context.settings.version})
             failure = await _first(_any_failure(lanes), stop)
     finally:
-        await _stop(lanes)
+        await _stop(lanes[1:])
+        await _stop(lanes[:1])  # the version: whoever still writes must count as alive
         await context.close()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
@@ -53,14 +54,12 @@ async def run(names: Sequence[str], context: Context, *, stop: asyncio.Event | N
 
 
 async def _start(names: Sequence[str], context: Context, lanes: list[Lane]) -> BaseException | None:
-    """Wait for Kafka and Redis, then start the lanes one by one; answers what stands in the way."""
+    """Wait for Kafka and Redis, join the version, start the lanes one by one; answers what stands in the way."""
     backoff = Backoff("worker", context.metrics)
     try:
         await backoff.persevere(lambda: asyncio.to_thread(_check_topics, context))
-        versions = Versions(context.redis, context.settings.key_prefix)
-        version = context.settings.version
-        if await backoff.persevere(lambda: asyncio.to_thread(versions.activate_if_none, version)):
-            log.info("activated the first version", extra={"version": version})
+        lanes.append(Registration(names, context))
+        await lanes[0].start()
         for name in names:
             lane = build_lane(name, context)
             lanes.append(lane)

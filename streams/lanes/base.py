@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from models.aligner import Aligner
     from models.encoder import TextEncoder
     from models.llm import LanguageModel
-    from processors.distill import Distiller
+    from processors.distill import Distiller, Recipe
     from processors.embed import ItemEmbedder
     from processors.thrifty import ThriftyDistiller
     from schemas.codec import Codec
@@ -117,14 +117,19 @@ class Context:
         """From the encoder's space to the stored one: the checkpoint's, else the trained one, else random."""
         from models.aligner import LinearAligner, load_aligner
 
-        files = (self.checkpoint_dir / "aligner.safetensors", self.settings.home / "aligner.safetensors")
-        trained = next((file for file in files if file.exists()), None)
+        trained = self.trained_aligner
         if trained is None:
             return LinearAligner.random(0, self.encoder.dims, self.settings.dims)
         aligner = load_aligner(trained)
         if aligner.dims != self.settings.dims:
             raise SettingError("dims", self.settings.dims, f"{aligner.dims}, the width of {trained}")
         return aligner
+
+    @property
+    def trained_aligner(self) -> Path | None:
+        """The file of the trained aligner, if there is one."""
+        files = (self.checkpoint_dir / "aligner.safetensors", self.settings.home / "aligner.safetensors")
+        return next((file for file in files if file.exists()), None)
 
     @cached_property
     def embedder(self) -> ItemEmbedder:
@@ -164,13 +169,19 @@ class Context:
         return LimitedModel(llm, AdaptiveLimit(s.llm_concurrency, changed=metrics.llm_limit.set))
 
     @cached_property
+    def recipe(self) -> Recipe:
+        """How knowledge is made, as the settings ask for; raises `SettingError` where a file or a name is wrong."""
+        from streams.recipes import recipe_of
+
+        return recipe_of(self.settings, self.encoder)
+
+    @cached_property
     def distiller(self) -> Distiller:
         """Items to knowledge, each by calls of its own."""
         from processors.distill import Distiller
-        from streams.recipes import recipe_of
 
-        recipe = recipe_of(self.settings, self.encoder)
-        return Distiller(self.limited_llm, clock=self.clock, recipe=recipe, version=self.settings.version)
+        version = self.settings.version
+        return Distiller(self.limited_llm, clock=self.clock, recipe=self.recipe, version=version)
 
     @cached_property
     def thrifty(self) -> ThriftyDistiller:

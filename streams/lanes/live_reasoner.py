@@ -1,75 +1,126 @@
 """The reasoner in use: the trained one as soon as its checkpoint stands there, co-occurrence until then.
 
-Owns noticing a new checkpoint and refusing one that does not fit this worker's vectors; a reasoner that needs no
-checkpoint is made once, at the first look. Must not train.
+Owns noticing a new checkpoint, refusing one that does not fit this worker's vectors, and making the first that fits
+part of the version: another one needs another version. A reasoner that needs no checkpoint is made once, at the first
+look. Must not train.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
+from redis import RedisError
+
 from freshet.settings import SettingError
+from freshet.versions import VersionConflict, Versions
 from models import checkpoint
 from models.aligner import load_aligner
 from models.checkpoint import ALIGNER, CONFIG, Checkpoint, CheckpointError
 from models.cooccurrence import CooccurrenceReasoner
 from models.reasoner import FALLBACK, REASONERS, BehaviorReasoner, ReasonerSources, make_reasoner
 from processors.refresh import UserRefresher
+from streams.components import worker_name
 from streams.lanes.base import Context
 from streams.lanes.text_sources import KnownTitles, acceptable
 
+UNKNOWN = "unknown"
+"""What a text diffusion server's model is called before its first answer (`models/text_diffusion/server.py`)."""
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A reasoner that is to be used, with the revision of the aligner it was trained with, if it was."""
+
+    reasoner: BehaviorReasoner
+    aligner: str = ""
+
+    @property
+    def components(self) -> dict[str, str]:
+        """What it makes the version of; nothing as long as a server has not said which model it serves."""
+        if self.reasoner.name.endswith(f"@{UNKNOWN}"):
+            return {}
+        return {"checkpoint": self.reasoner.name} | ({"aligner": self.aligner} if self.aligner else {})
+
+
 class LiveReasoner:
-    """Gives the `UserRefresher` of the newest checkpoint that fits; not for two threads at once."""
+    """Gives the `UserRefresher` of the version's checkpoint; not for two threads at once."""
 
     def __init__(self, context: Context) -> None:
         names = (FALLBACK, *REASONERS)
         if context.settings.reasoner not in names:
             raise SettingError("reasoner", context.settings.reasoner, f"one of {', '.join(names)}")
         self._context = context
+        self._versions = Versions(context.redis, context.settings.key_prefix)
         self._fallback = CooccurrenceReasoner()
         self._stamp: tuple[int, int] | None = None
+        self._candidate: Candidate | None = None
+        self._in_use: Candidate | None = None
         self._ready = context.settings.reasoner == FALLBACK
         self._refresher = self._make(None)
 
     def refresher(self) -> UserRefresher:
         """Look at the checkpoint folder (one stat), load what is new, answer what to use.
 
-        Raises `SettingError` where a reasoner without checkpoint cannot be made as told.
+        Raises `SettingError` where a reasoner without checkpoint cannot be made as told, `VersionConflict` where it is
+        not the version's, and `VersionRetiring`.
         """
+        if not self._ready:
+            self._look()
+            if self._candidate is not None:
+                self._adopt(self._candidate)
+        return self._refresher
+
+    def _look(self) -> None:
         name = self._context.settings.reasoner
-        if not self._ready and not REASONERS[name].trained:
-            self._refresher = self._make(make_reasoner(name, self._sources(None)))
-            self._ready = True
-        if self._ready:
-            return self._refresher
+        if not REASONERS[name].trained:
+            if self._candidate is None:
+                self._candidate = Candidate(make_reasoner(name, self._sources(None)))
+            return
         stamp = _stamp(self._context.checkpoint_dir)
         if stamp is not None and stamp != self._stamp:
             self._stamp = stamp  # a bad checkpoint is refused once, not every second
             try:
-                self._refresher = self._make(self._load(self._context.checkpoint_dir))
+                self._candidate = self._load(self._context.checkpoint_dir)
             except CheckpointError as error:
                 log.warning("keeping the reasoner in use", extra={"refused": str(error)})
-        return self._refresher
 
-    def _load(self, folder: Path) -> BehaviorReasoner:
+    def _adopt(self, candidate: Candidate) -> None:
+        """Use it if the version is, or now becomes, one of this checkpoint; ask again while Redis is away."""
+        settings, trained = self._context.settings, REASONERS[self._context.settings.reasoner].trained
+        components = candidate.components
+        try:
+            self._versions.pin(settings.version, components, by=worker_name())
+        except RedisError as error:
+            log.warning("not yet using a reasoner", extra={"reasoner": candidate.reasoner.name, "cause": repr(error)})
+            return
+        except VersionConflict as error:
+            if not trained:
+                raise
+            self._candidate = None
+            log.warning("keeping the reasoner in use", extra={"refused": str(error)})
+            return
+        if candidate is not self._in_use:
+            self._in_use, self._refresher = candidate, self._make(candidate.reasoner)
+            log.info("using a trained reasoner", extra={"reasoner": candidate.reasoner.name})
+        if components:
+            self._candidate, self._ready = None, not trained
+
+    def _load(self, folder: Path) -> Candidate:
         trained = checkpoint.load(folder)
         dims = trained.vectors.shape[1]
         if dims != self._context.settings.dims:
             raise CheckpointError(f"{folder} is for {dims} dimensions, FRESHET_DIMS is {self._context.settings.dims}")
-        aligner = folder / ALIGNER
-        if aligner.exists() and load_aligner(aligner).revision != self._context.aligner.revision:
+        revision = load_aligner(folder / ALIGNER).revision if (folder / ALIGNER).exists() else ""
+        if revision and revision != self._context.aligner.revision:
             # Items of this version stand in another space; the checkpoint's catalogue would mean nothing there.
             raise CheckpointError(
                 f"{folder} was trained in another vector space than version {self._context.settings.version} is "
-                "written in; start the worker anew with a new FRESHET_VERSION"
+                "written in; `freshet versions create NEW` and start the worker anew with FRESHET_VERSION=NEW"
             )
-        reasoner = make_reasoner(self._context.settings.reasoner, self._sources(trained))
-        log.info("using a trained reasoner", extra={"reasoner": reasoner.name})
-        return reasoner
+        return Candidate(make_reasoner(self._context.settings.reasoner, self._sources(trained)), revision)
 
     def _sources(self, trained: Checkpoint | None) -> ReasonerSources:
         context, settings = self._context, self._context.settings

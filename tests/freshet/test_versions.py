@@ -272,6 +272,7 @@ def test_a_worker_that_slept_through_a_deletion_does_not_bring_the_version_back(
     client: redis.Redis, versions: Versions
 ) -> None:
     """Catches a version that is listed again, and a hash that nobody deletes."""
+    versions.activate("v1")
     versions.create("v2")
     versions.beat("v2", "host:1")
     versions.retire("v2", force=True)
@@ -279,7 +280,16 @@ def test_a_worker_that_slept_through_a_deletion_does_not_bring_the_version_back(
     with pytest.raises(VersionRetiring, match="was deleted"):
         versions.beat("v2", "host:1")
     assert client.keys("f:v2:*") == []
-    assert versions.names() == []
+    assert versions.names() == ["v1"]
+
+
+def test_a_server_that_lost_its_data_is_told_from_a_deletion(client: redis.Redis, versions: Versions) -> None:
+    """Catches workers that end, all at once, since Redis came back empty."""
+    versions.activate("v1")
+    assert versions.beat("v1", "host:1")
+    client.flushall()
+    assert not versions.beat("v1", "host:1")
+    assert client.keys("*") == []
 
 
 def test_a_worker_leaves(versions: Versions) -> None:

@@ -1,0 +1,103 @@
+"""What a worker makes a version of: the components its lanes use, by the names a manifest has.
+
+Owns which lane uses what, and the pinning of a language model before its first answer counts. Must not know what
+becomes of a conflict: that is the worker's to end with.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from models.llm import Completion, LanguageModel, Message
+from schemas.kept import fingerprint
+from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
+from streams.lanes.base import Context
+
+ITEM_LANES = frozenset({"item-text", "item-distill"})
+
+
+def worker_name() -> str:
+    """How this process is called among the workers of a version."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def schema_identity() -> str:
+    """The contracts of what a ranker is given, each with the fingerprint of its schema."""
+    return " ".join(f"{kind.__name__}@{fingerprint(kind):016x}" for kind in (ItemFeatures, UserFeatures, ItemKnowledge))
+
+
+def components(names: Sequence[str], context: Context) -> dict[str, str]:
+    """What the lanes called `names` use and can be known before they run. Loads models: call it from a thread.
+
+    Not among them: the language model (`PinningModel`) and the reasoner's checkpoint (`streams.lanes.live_reasoner`),
+    which may come later.
+    """
+    lanes, settings = set(names), context.settings
+    found: dict[str, str] = {}
+    if lanes & (ITEM_LANES | {"user-refresh", "sink"}):
+        found["dims"] = str(settings.dims)
+    if "sink" in lanes:
+        found |= {"schema": schema_identity(), "dtype": getattr(settings, "vector_dtype", "float16")}
+    if lanes & ITEM_LANES:
+        found |= {"encoder": context.encoder.revision, "aligner": context.aligner.revision}
+    if "item-distill" in lanes:
+        found["prompts"] = context.recipe.fingerprint
+    if "user-refresh" in lanes:
+        found["reasoner"] = settings.reasoner
+        # A random aligner is known by the encoder's width alone, and refreshing users asks for no encoder.
+        if context.trained_aligner is not None:
+            found["aligner"] = context.aligner.revision
+    return found
+
+
+class PinningModel:
+    """A `LanguageModel` that makes its name part of the version before anything is asked of it.
+
+    `pin` raises where the version has another model's answers; transient errors of it are the caller's to retry.
+    """
+
+    def __init__(self, llm: LanguageModel, pin: Callable[[Mapping[str, str]], Awaitable[object]]) -> None:
+        self._llm = llm
+        self._pin = pin
+        self._pinned = ""
+
+    @property
+    def name(self) -> str:
+        """See `LanguageModel.name`."""
+        return self._llm.name
+
+    async def served_model(self) -> str:
+        """See `LanguageModel.served_model`."""
+        name = await self._llm.served_model()
+        if name != self._pinned:
+            await self._pin({"llm": name})
+            self._pinned = name
+        return name
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Mapping[str, Any],
+        schema_name: str,
+        max_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Completion:
+        """See `LanguageModel.complete`."""
+        await self.served_model()
+        return await self._llm.complete(
+            messages,
+            schema=schema,
+            schema_name=schema_name,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+        )
+
+    async def aclose(self) -> None:
+        """See `LanguageModel.aclose`."""
+        await self._llm.aclose()
