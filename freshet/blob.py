@@ -48,7 +48,8 @@ OFFSETS = tuple(struct.calcsize("<" + "".join(code for _, code, _ in FIELDS[:n])
 _LEAD_MASK = int.from_bytes(bytes([0xFF, 0xFF, 0, DELETED, 0xFF, 0xFF, 0, 0]), "little")
 _NUMBERS = frozenset(one.number for one in DTYPES.values())
 
-R = TypeVar("R", ItemFeatures, UserFeatures)
+R = TypeVar("R")
+F = TypeVar("F", ItemFeatures, UserFeatures)
 T = TypeVar("T")
 
 
@@ -202,6 +203,11 @@ def encode_knowledge(knowledge: ItemKnowledge) -> bytes:
         raise BlobError(f"the knowledge is no JSON: {error}") from error
 
 
+def encode_all_knowledge(knowledge: Sequence[ItemKnowledge]) -> list[bytes]:
+    """The blob of each; raises BlobError with the index of the first that has none."""
+    return _each(knowledge, encode_knowledge)
+
+
 def encode_deletion(event_time: int, sequence: int) -> bytes:
     """The blob that stands where an entity was deleted, so that a late retry of an older write does not revive it."""
     return _header(DELETION_TIER, 0, event_time, event_time, sequence, flags=DELETED)
@@ -340,10 +346,10 @@ def _each(records: Sequence[R], make: Callable[[R], T]) -> list[T]:
     return made
 
 
-def _vectors(records: Sequence[R], of: Callable[[R], tuple[bytes, ...]], dtype: str) -> list[bytes]:
+def _vectors(records: Sequence[F], of: Callable[[F], tuple[bytes, ...]], dtype: str) -> list[bytes]:
     """The stored vectors of all records, end to end; raises BlobError with the index of a record."""
 
-    def check(one: R) -> tuple[bytes, ...]:
+    def check(one: F) -> tuple[bytes, ...]:
         vectors = of(one)
         for vector in vectors:
             if not 0 < one.dims <= MAX_DIMS or len(vector) != 2 * one.dims:

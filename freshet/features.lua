@@ -3,25 +3,22 @@
 
 local HEADER, FORMAT, DELETED = 40, 1, 1
 local DTYPES = { 'float16', 'bfloat16', 'int8' }
-local FIRST_BLOB = 4
+local FIRST_KEY, FIRST_BLOB = 5, 4
 local WRITTEN, SAME, OLDER = 1, 0, -1
 
 -- What decides which of two blobs stays, most significant first: event time, tier, sequence. The 64-bit numbers come
 -- as two halves, as a Lua number holds 53 bits exactly. Strings are no way out: Lua compares them by the server's locale.
-local function order(blob)
-  local time_low, time_high = struct.unpack('<I4i4', blob, 9)
-  local sequence_low, sequence_high = struct.unpack('<I4i4', blob, 25)
-  return time_high, time_low, string.byte(blob, 3), sequence_high, sequence_low
-end
-
 local function compare(new, old)
-  local a1, a2, a3, a4, a5 = order(new)
-  local b1, b2, b3, b4, b5 = order(old)
-  if a1 ~= b1 then return a1 > b1 and WRITTEN or OLDER end
-  if a2 ~= b2 then return a2 > b2 and WRITTEN or OLDER end
-  if a3 ~= b3 then return a3 > b3 and WRITTEN or OLDER end
-  if a4 ~= b4 then return a4 > b4 and WRITTEN or OLDER end
-  if a5 ~= b5 then return a5 > b5 and WRITTEN or OLDER end
+  local a_low, a_high = struct.unpack('<I4i4', new, 9)
+  local b_low, b_high = struct.unpack('<I4i4', old, 9)
+  if a_high ~= b_high then return a_high > b_high and WRITTEN or OLDER end
+  if a_low ~= b_low then return a_low > b_low and WRITTEN or OLDER end
+  local a_tier, b_tier = string.byte(new, 3), string.byte(old, 3)
+  if a_tier ~= b_tier then return a_tier > b_tier and WRITTEN or OLDER end
+  a_low, a_high = struct.unpack('<I4i4', new, 25)
+  b_low, b_high = struct.unpack('<I4i4', old, 25)
+  if a_high ~= b_high then return a_high > b_high and WRITTEN or OLDER end
+  if a_low ~= b_low then return a_low > b_low and WRITTEN or OLDER end
   return SAME
 end
 
@@ -30,74 +27,126 @@ local function is_deletion(blob)
 end
 
 -- A version has one shape, '128 float16'. Nothing of a call is written where one of its vectors has another.
-local function check_shape(key, blobs)
+-- Answers an error, or false and whether all blobs are deletions.
+local function check(key, blobs)
   local known = redis.call('GET', key)
-  local shape = known
+  local shape, checked, all_deleted = known, nil, true
   for i = FIRST_BLOB, #blobs do
     local blob = blobs[i]
-    if #blob < HEADER or string.byte(blob, 1) ~= FORMAT then
+    local format, dtype, _, flags, low, high = string.byte(blob, 1, 6)
+    if #blob < HEADER or format ~= FORMAT then
       return redis.error_reply('FRESHET_BLOB argument ' .. i .. ' is no blob of format ' .. FORMAT)
     end
-    local dims = struct.unpack('<I2', blob, 5)
-    if dims > 0 then
-      local dtype = DTYPES[string.byte(blob, 2)]
-      if not dtype then return redis.error_reply('FRESHET_BLOB argument ' .. i .. ' has an unknown dtype') end
-      local own = dims .. ' ' .. dtype
+    all_deleted = all_deleted and flags % 2 == DELETED
+    local dims = high * 256 + low
+    local lead = dims * 256 + dtype
+    if dims > 0 and lead ~= checked then
+      if not DTYPES[dtype] then return redis.error_reply('FRESHET_BLOB argument ' .. i .. ' has an unknown dtype') end
+      local own = dims .. ' ' .. DTYPES[dtype]
       shape = shape or own
       if own ~= shape then
         return redis.error_reply('FRESHET_SHAPE the version has ' .. shape .. ', a vector has ' .. own)
       end
+      checked = lead
     end
   end
-  if shape and not known then redis.call('SET', key, shape) end
+  return false, all_deleted, not known and shape
 end
 
--- Keep the two indexes of items in step with what was written; `live` says of each id whether it lives now.
-local function index(items, deleted, live, mark_ttl)
-  local time = redis.call('TIME')
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  local born, died, born_ids, died_ids = {}, {}, {}, {}
-  for id, lives in pairs(live) do
-    local scored, ids = lives and born or died, lives and born_ids or died_ids
-    scored[#scored + 1] = now
-    scored[#scored + 1] = id
-    ids[#ids + 1] = id
+-- What stands under the keys, false where nothing does; an error where one holds another type than a string.
+local function before(keys)
+  local found = redis.call('MGET', unpack(keys, FIRST_KEY))
+  local missing = {}
+  for i, blob in ipairs(found) do
+    if not blob then missing[#missing + 1] = keys[FIRST_KEY + i - 1] end
   end
-  if #born > 0 then
-    redis.call('ZADD', items, unpack(born))
-    redis.call('ZREM', deleted, unpack(born_ids))
+  if #missing > 0 and redis.call('EXISTS', unpack(missing)) > 0 then
+    for _, key in ipairs(missing) do redis.call('STRLEN', key) end
   end
+  return found
+end
+
+-- Keep the two indexes of items in step with what was written: scores and ids of the born and the died, ids of those
+-- that were not alive before, ids of the died.
+local function index(keys, now, born, fresh, died, died_ids, ttl, mark_ttl)
+  local items, deleted = keys[2], keys[3]
+  if #born > 0 then redis.call('ZADD', items, unpack(born)) end
+  if #fresh > 0 then redis.call('ZREM', deleted, unpack(fresh)) end
   if #died > 0 then
     redis.call('ZADD', deleted, unpack(died))
+    redis.call('PEXPIRE', deleted, mark_ttl)
     redis.call('ZREM', items, unpack(died_ids))
   end
   redis.call('ZREMRANGEBYSCORE', deleted, '-inf', now - mark_ttl)
+  if ttl > 0 then
+    redis.call('ZREMRANGEBYSCORE', items, '-inf', now - ttl)
+    redis.call('PEXPIRE', items, ttl)
+  elseif #born > 0 then
+    redis.call('PERSIST', items)
+  end
 end
 
--- KEYS: shape, items, deleted, then one key a blob; the same key may come twice.
--- ARGV: ttl_ms of features (0: for ever), ttl_ms of deletions, how many leading bytes of an item key are not its id
--- (0: keep no index), then the blobs. Answers 1 (written), 0 (same) or -1 (older) for each.
-local function put(keys, args)
-  local ttl, mark_ttl, cut = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
-  local refused = check_shape(keys[1], args)
-  if refused then return refused end
-  local answers, live = {}, {}
-  for i = FIRST_BLOB, #keys do
-    local key, blob = keys[i], args[i]
-    local header = redis.call('GETRANGE', key, 0, HEADER - 1)
-    local answer = #header == HEADER and compare(blob, header) or WRITTEN
-    if answer == WRITTEN then
-      local life = is_deletion(blob) and mark_ttl or ttl
+-- Write the newest blob of each key, all that live for ever at once, and index those that are items (`cut` above 0).
+local function store(keys, found, current, ttl, mark_ttl, cut)
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local forever, born, fresh, died, died_ids = {}, {}, {}, {}, {}
+  for i = 1, #found do
+    local key, old = keys[FIRST_KEY + i - 1], found[i]
+    local blob = current[key]
+    if blob then
+      current[key] = nil
+      local lives = not is_deletion(blob)
+      local life = lives and ttl or mark_ttl
       if life > 0 then
         redis.call('SET', key, blob, 'PX', life)
       else
-        redis.call('SET', key, blob)
+        forever[#forever + 1] = key
+        forever[#forever + 1] = blob
       end
-      if cut > 0 then live[string.sub(key, cut + 1)] = not is_deletion(blob) end
+      if cut > 0 then
+        local id, scored = string.sub(key, cut + 1), lives and born or died
+        scored[#scored + 1] = now
+        scored[#scored + 1] = id
+        if not lives then
+          died_ids[#died_ids + 1] = id
+        elseif not old or #old < HEADER or is_deletion(old) then
+          fresh[#fresh + 1] = id
+        end
+      end
     end
-    answers[i - FIRST_BLOB + 1] = answer
   end
-  if next(live) then index(keys[2], keys[3], live, mark_ttl) end
+  if #forever > 0 then redis.call('MSET', unpack(forever)) end
+  if #born + #died > 0 then index(keys, now, born, fresh, died, died_ids, ttl, mark_ttl) end
+end
+
+-- KEYS: shape, items, deleted, retired, then one key a blob; the same key may come twice.
+-- ARGV: ttl_ms of features (0: for ever), ttl_ms of deletions, how many leading bytes of an item key are not its id
+-- (0: keep no index), then the blobs. Answers 1 (written), 0 (same) or -1 (older) for each.
+-- What stands there is read at once and written at once, as each redis.call costs a microsecond; a key that comes twice
+-- is compared with what its first blob left.
+local function put(keys, args)
+  local ttl, mark_ttl, cut = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])
+  local refused, all_deleted, new_shape = check(keys[1], args)
+  if refused then return refused end
+  local answers = {}
+  if redis.call('EXISTS', keys[4]) == 1 then
+    if not all_deleted then return redis.error_reply('FRESHET_RETIRED the version is being deleted') end
+    for i = FIRST_BLOB, #args do answers[i - FIRST_BLOB + 1] = SAME end
+    return answers
+  end
+  local found, current = before(keys), {}
+  for i = 1, #found do
+    local key, blob = keys[FIRST_KEY + i - 1], args[FIRST_BLOB + i - 1]
+    local old = current[key] or found[i]
+    local answer = old and #old >= HEADER and compare(blob, old) or WRITTEN
+    if answer == WRITTEN then current[key] = blob end
+    answers[i] = answer
+  end
+  if next(current) then
+    if new_shape then redis.call('SET', keys[1], new_shape) end
+    store(keys, found, current, ttl, mark_ttl, cut)
+  end
   return answers
 end
 

@@ -1,6 +1,6 @@
 """Server-side functions: Lua files of this package, loaded into Redis (7+) or Valkey when first missed.
 
-Owns loading and naming. Must not know what a function does.
+Owns loading, naming and, in a Cluster, which node a call goes to. Must not know what a function does.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from redis import exceptions
+
+from freshet.connect import Client, is_cluster
 
 Call = tuple[Sequence[Any], Sequence[Any]]
-"""Keys and arguments of one call."""
+"""Keys and arguments of one call; in a Cluster all keys of a call are of one slot."""
 
 
 class Library:
@@ -33,29 +36,54 @@ class Library:
         """Put the library on the server; doing it again changes nothing."""
         client.function_load(self.source, replace=True)
 
-    def call(self, client: redis.Redis, function: str, calls: Iterable[Call]) -> list[Any]:
+    def call(self, client: Client, function: str, calls: Iterable[Call]) -> list[Any]:
         """The answers of `function` for each (keys, arguments), in one pipelined round trip.
 
-        The library is missing on a new server, and again after one came back empty: then it is loaded and the calls are
-        made again, so a function must bear being called twice. Raises redis-py's errors.
+        The library is missing on a new server, and again after one came back empty: then it is loaded, in a Cluster on
+        the nodes that are called, and the calls are made again, so a function must bear being called twice. Raises
+        redis-py's errors; what a Cluster's map lacks is a `redis.ConnectionError`.
         """
         name = f"freshet_{function}_{self.digest}"
         made = list(calls)
         try:
+            try:
+                return self._run(client, name, made)
+            except redis.ResponseError as error:
+                if "function not found" not in str(error).lower():
+                    raise
+            for server in _servers(client, made):
+                self.load(server)
             return self._run(client, name, made)
-        except redis.ResponseError as error:
-            if "function not found" not in str(error).lower():
-                raise
-        self.load(client)
-        return self._run(client, name, made)
+        except exceptions.RedisClusterException as error:
+            raise redis.ConnectionError(str(error)) from error
 
-    def _run(self, client: redis.Redis, name: str, calls: Sequence[Call]) -> list[Any]:
+    def _run(self, client: Any, name: str, calls: Sequence[Call]) -> list[Any]:
         if not calls:
             return []
-        pipeline: Any = client.pipeline(transaction=False)
+        clustered = is_cluster(client)
+        pipeline = client.pipeline(transaction=False)
         for keys, args in calls:
-            pipeline.execute_command("FCALL", name, len(keys), *keys, *args)
+            # Left to itself redis-py asks a server for the keys of every FCALL, twice, with all its arguments.
+            routed = {"target_nodes": _node(client, keys)} if clustered else {}
+            pipeline.execute_command("FCALL", name, len(keys), *keys, *args, **routed)
         return list(pipeline.execute())
+
+
+def _node(client: Any, keys: Sequence[Any]) -> Any:
+    """The node that has the keys."""
+    try:
+        return client.get_node_from_key(keys[0])
+    except exceptions.SlotNotCoveredError:
+        client.nodes_manager.initialize()  # the map was made while a node was away
+        return client.get_node_from_key(keys[0])
+
+
+def _servers(client: Client, calls: Sequence[Call]) -> list[redis.Redis]:
+    """A client of each server that is called."""
+    if isinstance(client, redis.Redis):
+        return [client]
+    nodes = {node.name: node for node in (_node(client, keys) for keys, _ in calls)}
+    return [client.get_redis_connection(node) for node in nodes.values()]
 
 
 @cache

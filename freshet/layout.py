@@ -138,6 +138,10 @@ class Keys:
         """String: the shape again, beside the entities of a bucket, where a write can check it."""
         return f"{self.prefix}:{version}:shape{self._tags[bucket]}"
 
+    def retired(self, version: str, bucket: int = 0) -> str:
+        """String: there while a version is deleted and a day longer; what a late writer sends is refused meanwhile."""
+        return f"{self.prefix}:{version}:retired{self._tags[bucket]}"
+
     def cached_knowledge(self, fingerprint: str) -> str:
         """Blob: knowledge by the fingerprint of content and recipe, shared between versions."""
         return f"{self.prefix}:{self._control}kc:{fingerprint}"

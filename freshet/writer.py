@@ -5,24 +5,33 @@ Owns batching and the answers; the comparison itself runs on the server (`featur
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import chain
-from typing import NamedTuple, TypeVar
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 import redis
 
 from freshet import blob
-from freshet.blob import BlobError
+from freshet.blob import BlobError, Shape
+from freshet.connect import Client, keys_for
 from freshet.functions import Call, library
-from freshet.layout import Keys, check_version
+from freshet.layout import check_version
+from freshet.vectors import DTYPES
+from freshet.versions import VersionRetiring
 from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
 
 KEYS_PER_CALL = 500
 """One call blocks the server: 500 keys leave a ranker's p99 at 1.3-1.8 ms, 4,000 drive it to 10.6."""
+SHAPE_MEMORY_S = 10.0
+"""In a Cluster, the time after which a node that came back empty has the shapes of versions again."""
 
-T = TypeVar("T")
+Stem = Callable[[str, int], str]
+Place = tuple[str, str]
+"""Version and id."""
 
 
 class WriteResult(IntEnum):
@@ -49,6 +58,13 @@ class Deletion:
     source_offset: int = -1
 
 
+class _Plan(NamedTuple):
+    """Calls, and the row that each of their blobs is of, in their order."""
+
+    calls: list[Call]
+    rows: list[int]
+
+
 class FeatureWriter:
     """Writes into the versions under one key prefix; thread-safe, and any call may be repeated after a Redis error.
 
@@ -56,96 +72,157 @@ class FeatureWriter:
     its source offset, of a user the computed time. There is one answer a record, in their order; a record that comes
     twice in one call is compared twice, in order.
 
-    Users, and the marks that deletions leave, expire `ttl_s` after their last write. Items and their knowledge stay
-    until they are deleted, as a catalogue's old items are not its dead ones.
+    `dtype` is how vectors are stored, one a version. Users expire `ttl_s` after they were last written, items
+    `item_ttl_s` and knowledge `knowledge_ttl_s` after; 0 is for ever, and their default, as a catalogue's old items are
+    not its dead ones. Marks that deletions leave expire after `mark_ttl_s`, by default `ttl_s`. A write that is not
+    newer than what is there prolongs nothing.
 
     Raises `BlobError` (with `.index`) before anything is written if one record cannot be stored, `ShapeMismatch`,
-    and redis-py's errors.
+    `VersionRetiring` for a version that is being deleted, and redis-py's errors.
     """
 
-    def __init__(self, client: redis.Redis, prefix: str = "f", *, ttl_s: int = 30 * 86_400) -> None:
-        if ttl_s <= 0:
-            raise ValueError(f"ttl_s is {ttl_s}, wanted a positive number of seconds")
+    def __init__(
+        self,
+        client: Client,
+        prefix: str = "f",
+        *,
+        dtype: str = "float16",
+        ttl_s: int = 30 * 86_400,
+        item_ttl_s: int = 0,
+        knowledge_ttl_s: int = 0,
+        mark_ttl_s: int | None = None,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype is {dtype!r}, wanted one of {', '.join(DTYPES)}")
+        mark_ttl_s = ttl_s if mark_ttl_s is None else mark_ttl_s
+        for name, value, least in (
+            ("ttl_s", ttl_s, 1),
+            ("item_ttl_s", item_ttl_s, 0),
+            ("knowledge_ttl_s", knowledge_ttl_s, 0),
+            ("mark_ttl_s", mark_ttl_s, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name} is {value}, wanted a number of seconds from {least}")
         self._redis = client
-        self._keys = Keys(prefix)
-        self._ttl_ms = 1_000 * ttl_s
+        self._keys = keys_for(client, prefix)
+        self._dtype = dtype
+        self._ttl_ms, self._mark_ttl_ms = 1_000 * ttl_s, 1_000 * mark_ttl_s
+        self._item_ttl_ms, self._knowledge_ttl_ms = 1_000 * item_ttl_s, 1_000 * knowledge_ttl_s
+        self._shapes: dict[str, tuple[Shape, float]] = {}  # and when it was read
 
     def put_items(self, items: Sequence[ItemFeatures]) -> list[WriteResult]:
         """Write item vectors, each into its own version."""
-        rows = _rows(items, lambda one: (one.version, self._keys.item(one.version, one.item_id)), blob.encode_item)
-        return self._put(rows, 0, indexed=True)
+        blobs = blob.encode_items(items, self._dtype)
+        self._check_shapes(items)
+        places = [(one.version, one.item_id) for one in items]
+        return self._send([self._plan(self._keys.item_stem, places, blobs, self._item_ttl_ms, indexed=True)])
 
     def put_users(self, users: Sequence[UserFeatures]) -> list[WriteResult]:
         """Write user vectors and behaviours, each into its own version."""
-        rows = _rows(users, lambda one: (one.version, self._keys.user(one.version, one.user_id)), blob.encode_user)
-        return self._put(rows, self._ttl_ms)
+        blobs = blob.encode_users(users, self._dtype)
+        self._check_shapes(users)
+        places = [(one.version, one.user_id) for one in users]
+        return self._send([self._plan(self._keys.user_stem, places, blobs, self._ttl_ms)])
 
     def put_knowledge(self, version: str, knowledge: Sequence[ItemKnowledge]) -> list[WriteResult]:
         """Write what is known about items, for people and for `FeatureReader.knowledge`."""
-        rows = _rows(
-            knowledge, lambda one: (version, self._keys.knowledge(version, one.item_id)), blob.encode_knowledge
-        )
-        return self._put(rows, 0)
+        blobs = blob.encode_all_knowledge(knowledge)
+        places = [(version, one.item_id) for one in knowledge]
+        return self._send([self._plan(self._keys.knowledge_stem, places, blobs, self._knowledge_ttl_ms)])
 
-    def delete_items(self, version: str, deletions: Sequence[Deletion]) -> list[WriteResult]:
-        """Delete items, vectors and knowledge; the answers are those of the vectors."""
-        self.delete_knowledge(version, deletions)
-        rows = _rows(deletions, lambda one: (version, self._keys.item(version, one.id)), _mark)
-        return self._put(rows, 0, indexed=True)
+    def delete_items(self, versions: str | Sequence[str], deletions: Sequence[Deletion]) -> list[WriteResult]:
+        """Delete items, vectors and knowledge, from one version or from several at once.
 
-    def delete_knowledge(self, version: str, deletions: Sequence[Deletion]) -> list[WriteResult]:
-        """Delete knowledge alone."""
-        return self._put(_rows(deletions, lambda one: (version, self._keys.knowledge(version, one.id)), _mark), 0)
+        The answers are those of the first version. A version that is being deleted itself stays as it is.
+        """
+        knowledge = self._plan_marks(self._keys.knowledge_stem, versions, deletions)
+        items = self._plan_marks(self._keys.item_stem, versions, deletions, indexed=True)
+        return self._send([items, knowledge])[: len(deletions)]
 
-    def delete_users(self, version: str, deletions: Sequence[Deletion]) -> list[WriteResult]:
-        """Delete users' vectors and behaviours."""
-        return self._put(_rows(deletions, lambda one: (version, self._keys.user(version, one.id)), _mark), self._ttl_ms)
+    def delete_knowledge(self, versions: str | Sequence[str], deletions: Sequence[Deletion]) -> list[WriteResult]:
+        """Delete knowledge alone; otherwise as `delete_items`."""
+        return self._send([self._plan_marks(self._keys.knowledge_stem, versions, deletions)])[: len(deletions)]
 
-    def _put(self, rows: Sequence[_Row], ttl_ms: int, *, indexed: bool = False) -> list[WriteResult]:
-        """Write `rows` in one pipelined round trip, in calls of one version and at most KEYS_PER_CALL keys each."""
-        places: list[int] = []
+    def delete_users(self, versions: str | Sequence[str], deletions: Sequence[Deletion]) -> list[WriteResult]:
+        """Delete users' vectors and behaviours; otherwise as `delete_items`."""
+        return self._send([self._plan_marks(self._keys.user_stem, versions, deletions)])[: len(deletions)]
+
+    def _plan_marks(
+        self, stem: Stem, versions: str | Sequence[str], deletions: Sequence[Deletion], *, indexed: bool = False
+    ) -> _Plan:
+        names = [versions] if isinstance(versions, str) else list(dict.fromkeys(versions))
+        marks = [blob.encode_deletion(one.event_time, one.source_offset) for one in deletions]
+        places = [(version, one.id) for version in names for one in deletions]
+        return self._plan(stem, places, marks * len(names), self._mark_ttl_ms, indexed=indexed)
+
+    def _plan(
+        self, stem: Stem, places: Sequence[Place], blobs: Sequence[bytes], ttl_ms: int, *, indexed: bool = False
+    ) -> _Plan:
+        """How to write each of `blobs` for its version and id: calls of one version and bucket, of few keys each."""
+        keys = self._keys
+        groups: dict[tuple[str, int], list[int]] = {}
+        for row, (version, one) in enumerate(places):
+            groups.setdefault((version, keys.bucket(one)), []).append(row)
         calls: list[Call] = []
-        by_version: dict[str, list[int]] = {}
-        for place, row in enumerate(rows):
-            by_version.setdefault(row.version, []).append(place)
-        for version, own in by_version.items():
-            try:
-                check_version(version)
-            except ValueError as error:
-                raise BlobError(str(error), own[0]) from error
-            shared = [self._keys.bucket_shape(version), self._keys.items(version), self._keys.deleted(version)]
-            settings = [ttl_ms, self._ttl_ms, len(self._keys.item(version, "")) if indexed else 0]
-            for start in range(0, len(own), KEYS_PER_CALL):
-                part = [rows[place] for place in own[start : start + KEYS_PER_CALL]]
-                calls.append((shared + [row.key for row in part], settings + [row.blob for row in part]))
-            places += own
+        for (version, bucket), rows in groups.items():
+            _check_version(version, rows[0])
+            lead = stem(version, bucket)
+            shared = [of(version, bucket) for of in (keys.bucket_shape, keys.items, keys.deleted, keys.retired)]
+            settings = [ttl_ms, self._mark_ttl_ms, len(lead) if indexed else 0]
+            for start in range(0, len(rows), KEYS_PER_CALL):
+                part = rows[start : start + KEYS_PER_CALL]
+                names = [lead + places[row][1] for row in part]
+                calls.append((shared + names, settings + [blobs[row] for row in part]))
+        return _Plan(calls, list(chain.from_iterable(groups.values())))
+
+    def _send(self, plans: Sequence[_Plan]) -> list[WriteResult]:
+        """The answers of all plans, in one pipelined round trip, in the order of the rows of each."""
         try:
-            answers = library("features").call(self._redis, "put", calls)
+            answers = iter(
+                library("features").call(self._redis, "put", [call for plan in plans for call in plan.calls])
+            )
         except redis.ResponseError as error:
-            if "FRESHET_SHAPE" in str(error):
-                raise ShapeMismatch(str(error).rpartition("FRESHET_SHAPE ")[2]) from error
-            raise
-        results = [WriteResult.SAME] * len(rows)
-        for place, answer in zip(places, chain.from_iterable(answers), strict=True):
-            results[place] = WriteResult(answer)
+            raise _translated(error) from error
+        results: list[WriteResult] = []
+        for plan in plans:
+            own = [WriteResult.SAME] * len(plan.rows)
+            answered = chain.from_iterable(islice(answers, len(plan.calls)))
+            for row, answer in zip(plan.rows, answered, strict=True):
+                own[row] = WriteResult(answer)
+            results += own
         return results
 
+    def _check_shapes(self, records: Sequence[ItemFeatures | UserFeatures]) -> None:
+        """In a Cluster, hold each version's vectors to the shape that readers go by; the first write sets it.
 
-class _Row(NamedTuple):
-    version: str
-    key: str
-    blob: bytes
+        On a single server that key is the one that every write is checked against there, once more.
+        """
+        if not self._keys.clustered:
+            return
+        now = time.monotonic()
+        for index, one in enumerate(records):
+            own = Shape(one.dims, self._dtype)
+            known, read_at = self._shapes.get(one.version, (own, -math.inf))
+            if now - read_at > SHAPE_MEMORY_S:
+                _check_version(one.version, index)
+                said: Any = self._redis.set(self._keys.shape(one.version), str(own), nx=True, get=True)
+                known = Shape.parse(said) if said else own
+                self._shapes[one.version] = known, now
+            if own != known:
+                raise ShapeMismatch(f"the version has {known}, a vector has {own}")
 
 
-def _rows(records: Sequence[T], name: Callable[[T], tuple[str, str]], encode: Callable[[T], bytes]) -> list[_Row]:
-    rows = []
-    for index, record in enumerate(records):
-        try:
-            rows.append(_Row(*name(record), encode(record)))
-        except BlobError as error:
-            raise BlobError(str(error), index) from error
-    return rows
+def _check_version(version: str, index: int) -> None:
+    try:
+        check_version(version)
+    except ValueError as error:
+        raise BlobError(str(error), index) from error
 
 
-def _mark(deletion: Deletion) -> bytes:
-    return blob.encode_deletion(deletion.event_time, deletion.source_offset)
+def _translated(error: redis.ResponseError) -> Exception:
+    """What the server-side function refused, by its own name."""
+    if "FRESHET_SHAPE" in str(error):
+        return ShapeMismatch(str(error).rpartition("FRESHET_SHAPE ")[2])
+    if "FRESHET_RETIRED" in str(error):
+        return VersionRetiring("a version that is written is being deleted; see `freshet versions list`")
+    return error

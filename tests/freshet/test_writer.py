@@ -77,12 +77,13 @@ def put(writer: FeatureWriter, writes: list[tuple[str, int, int, int]]) -> list[
         else:
             value = blob.encode_item(item(one, event_time=event_time, tier=tier, source_offset=offset))
         rows.append((KEYS.item("v1", one), value))
+    shared = (KEYS.bucket_shape, KEYS.items, KEYS.deleted, KEYS.retired)
     [answers] = library("features").call(
         writer._redis,
         "put",
         [
             (
-                [KEYS.bucket_shape("v1"), KEYS.items("v1"), KEYS.deleted("v1"), *[key for key, _ in rows]],
+                [*[of("v1") for of in shared], *[key for key, _ in rows]],
                 [0, 60_000, len(KEYS.item("v1", "")), *[value for _, value in rows]],
             )
         ],
