@@ -14,10 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import redis
-
 from freshet.blob import decode_knowledge, encode_knowledge
-from freshet.layout import Keys, check_version
+from freshet.connect import Client, keys_for
+from freshet.layout import check_version
 from schemas.records import Claim, ItemKnowledge, Provenance
 
 
@@ -39,9 +38,9 @@ class KnowledgeCache:
     redis-py raises them; a row that cannot be read (another release's) counts as absent.
     """
 
-    def __init__(self, client: redis.Redis, prefix: str = "f", *, ttl_s: int = 90 * 86_400) -> None:
+    def __init__(self, client: Client, prefix: str = "f", *, ttl_s: int = 90 * 86_400) -> None:
         self._redis = client
-        self._keys = Keys(prefix)
+        self._keys = keys_for(client, prefix)
         self._ttl_ms = 1_000 * ttl_s
 
     def find(self, version: str, content: str, fingerprint: str, sharing: str = "") -> Found | None:

@@ -18,7 +18,11 @@ from typing import Any
 PREFIX = "FRESHET_"
 # Read by make, the tests and this module itself, and no settings.
 OTHER_VARIABLES = frozenset({"FRESHET_CONFIG", "FRESHET_REQUIRE_SERVERS", "FRESHET_TEST_SERVERS"})
-CHOICES = {"log_level": ("DEBUG", "INFO", "WARNING", "ERROR"), "schedule": ("fixed", "confidence", "entropy")}
+CHOICES = {
+    "log_level": ("DEBUG", "INFO", "WARNING", "ERROR"),
+    "schedule": ("fixed", "confidence", "entropy"),
+    "vector_dtype": ("float16", "bfloat16", "int8"),
+}
 """Settings of a closed set of words; the others that name something are checked where its table is."""
 
 
@@ -127,6 +131,9 @@ class Settings:
     feature_ttl_s: int = _setting(
         30 * 86_400, "Seconds a user, history or deletion mark lives without a write", least=60
     )
+    item_ttl_s: int = _setting(0, "Seconds an item's vector lives without a write; 0: for ever", least=0)
+    knowledge_ttl_s: int = _setting(0, "Seconds an item's knowledge lives without a write; 0: for ever", least=0)
+    vector_dtype: str = _setting("float16", "How the version's vectors are stored: float16, bfloat16 or int8")
     dead_letter_run: int = _setting(1_000, "This many dead letters in a row on one partition stop the worker", least=1)
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
 

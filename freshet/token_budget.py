@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import redis
-
+from freshet.connect import Client, keys_for
 from freshet.functions import library
-from freshet.layout import Keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +51,11 @@ class TokenBudget:
     `limit`: tokens an hour, above 0. Hours are those of the server's clock.
     """
 
-    def __init__(self, client: redis.Redis, prefix: str = "f", *, limit: int, lease_s: float = 600.0) -> None:
+    def __init__(self, client: Client, prefix: str = "f", *, limit: int, lease_s: float = 600.0) -> None:
         if limit <= 0:
             raise ValueError(f"limit is {limit}, wanted a positive number of tokens")
         self._redis = client
-        self._keys = _keys(prefix)
+        self._keys = _keys(client, prefix)
         self._limit = limit
         self._lease_ms = max(1, round(1_000 * lease_s))
 
@@ -76,14 +74,14 @@ class TokenBudget:
         return answer
 
 
-def budget_state(client: redis.Redis, prefix: str = "f") -> BudgetState:
+def budget_state(client: Client, prefix: str = "f") -> BudgetState:
     """The budget as its workers left it, for whoever only looks; the limit is the one they were last told."""
-    [answer] = library("token_budget").call(client, "look", [(_keys(prefix), ())])
+    [answer] = library("token_budget").call(client, "look", [(_keys(client, prefix), ())])
     return _state(answer)
 
 
-def _keys(prefix: str) -> list[str]:
-    keys = Keys(prefix)
+def _keys(client: Client, prefix: str) -> list[str]:
+    keys = keys_for(client, prefix)
     return [keys.budget(), keys.budget_held()]
 
 

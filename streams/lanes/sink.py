@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from freshet.blob import BlobError
 from freshet.knowledge_cache import KnowledgeCache
+from freshet.versions import Versions
 from freshet.writer import Deletion, FeatureWriter, WriteResult
 from processors.validate import ContractViolation, check_deletion
 from schemas.codec import Codec, DecodeError
@@ -23,7 +24,7 @@ from streams.lanes.base import Context
 NAME = "sink"
 R = TypeVar("R", ItemFeatures, ItemKnowledge, UserFeatures)
 Put = Callable[[Sequence[Any]], list[WriteResult]]
-Delete = Callable[[str, Sequence[Deletion]], list[WriteResult]]
+Delete = Callable[[Sequence[str], Sequence[Deletion]], list[WriteResult]]
 
 
 class WrongVersion(ValueError):
@@ -56,8 +57,15 @@ class SinkHandler:
 
     def __init__(self, context: Context) -> None:
         settings, topics = context.settings, context.topics
-        writer = FeatureWriter(context.redis, settings.key_prefix, ttl_s=settings.feature_ttl_s)
-        self._writer = writer
+        writer = self._writer = FeatureWriter(
+            context.redis,
+            settings.key_prefix,
+            dtype=settings.vector_dtype,
+            ttl_s=settings.feature_ttl_s,
+            item_ttl_s=settings.item_ttl_s,
+            knowledge_ttl_s=settings.knowledge_ttl_s,
+        )
+        self._versions = Versions(context.redis, settings.key_prefix)
         self._cache = KnowledgeCache(context.redis, settings.key_prefix, ttl_s=settings.knowledge_cache_ttl_s)
         self._context = context
         self._codec: Codec = context.codec
@@ -118,9 +126,15 @@ class SinkHandler:
                 rejected.append(Rejected(row, reason(error), f"{NAME}/decode", error))
         for results, outcome in (
             (self._put(kind, records, rejected), "done"),
-            (kind.delete(self._version, deletions) if deletions else [], "deleted"),
+            (self._delete(kind, deletions), "deleted"),
         ):
             self._count(kind, results, outcome)
+
+    def _delete(self, kind: Kind[Any], deletions: Sequence[Deletion]) -> list[WriteResult]:
+        """Delete from every version that is known now; the answers are those of our own."""
+        if not deletions:
+            return []
+        return kind.delete([self._version, *self._versions.names()], deletions)
 
     def _checked(self, kind: Kind[Any], key: bytes | None, record: Any) -> Any:
         """`record`, if it is its key's and of this version."""
