@@ -1,6 +1,6 @@
-"""The bytes under a feature key: a fixed little-endian header, vectors, and what an entity adds.
+"""The bytes under a feature key: a header, vectors, and what an entity adds.
 
-Owns the layout (in words in `docs/redis-layout.md`), in both directions; `vectors.py` owns a vector's bytes. Must not
+Owns blobs in both directions (in words in `docs/redis-layout.md`); `header.py` and `vectors.py` own their parts. Must not
 know Redis.
 """
 
@@ -18,86 +18,52 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from freshet.header import (
+    DEGRADED,
+    DELETED,
+    DELETION_TIER,
+    FIELDS,
+    FORMAT,
+    HEADER,
+    OFFSETS,
+    BlobError,
+    Header,
+    Shape,
+    decode_header,
+    pack_header,
+)
 from freshet.vectors import DTYPES, FLOAT16, UNKNOWN, Dtype, encode_vectors
 from schemas.records import InferredBehavior, ItemFeatures, ItemKnowledge, ItemTier, UserFeatures
 
-FORMAT = 1
-DELETED, DEGRADED = 1, 2
-DELETION_TIER = 255
-"""A deletion wins over every feature of the same event time."""
-MAX_DIMS = 4096
+__all__ = [
+    "DEGRADED",
+    "HEADER",
+    "BlobError",
+    "Header",
+    "Rows",
+    "Shape",
+    "User",
+    "decode_header",
+    "decode_knowledge",
+    "decode_rows",
+    "decode_user",
+    "encode_all_knowledge",
+    "encode_deletion",
+    "encode_item",
+    "encode_items",
+    "encode_knowledge",
+    "encode_user",
+    "encode_users",
+]
 
-FIELDS: tuple[tuple[str, str, str], ...] = (
-    ("format", "B", f"{FORMAT}. Treat another number as an absent value"),
-    ("dtype", "B", "dtype of the vectors, see below. Treat one that is not the version's as an absent value"),
-    ("tier", "B", f"item: 1 text, 2 knowledge; user: 1 fallback, 2 diffusion; {DELETION_TIER}: deletion"),
-    ("flags", "B", f"{DELETED} deleted, {DEGRADED} degraded (a deadline cut the inference short)"),
-    ("dims", "H", "values in a vector; 0 in knowledge and deletions"),
-    ("behaviors", "H", "number of inferred behaviours (users), else 0"),
-    ("event_time", "q", "milliseconds since 1970: the event that these features were made from"),
-    ("computed_time", "q", "milliseconds since 1970"),
-    ("sequence", "q", "items, knowledge, deletions: offset of the source record, -1 unknown; users: computed time"),
-    ("source_partition", "i", "partition of the source record, -1 unknown"),
-    ("history_length", "I", "number of events in the history used (users), else 0"),
-)
-"""Name, `struct` code and meaning of each field of the header, in their order, without gaps."""
-HEADER = struct.Struct("<" + "".join(code for _, code, _ in FIELDS))
-OFFSETS = tuple(struct.calcsize("<" + "".join(code for _, code, _ in FIELDS[:n])) for n in range(len(FIELDS)))
+MAX_DIMS = 4096
 
 # format, dtype, the deleted flag and dims, read as one number, decide whether a row can be used.
 _LEAD_MASK = int.from_bytes(bytes([0xFF, 0xFF, 0, DELETED, 0xFF, 0xFF, 0, 0]), "little")
-_NUMBERS = frozenset(one.number for one in DTYPES.values())
 
 R = TypeVar("R")
 F = TypeVar("F", ItemFeatures, UserFeatures)
 T = TypeVar("T")
-
-
-class BlobError(ValueError):
-    """A record that cannot become a blob: wrong length of a vector, a value that is not finite or out of range.
-
-    `index` is the record's place in the call that refused it.
-    """
-
-    def __init__(self, message: str, index: int = 0) -> None:
-        super().__init__(message)
-        self.index = index
-
-
-class Shape(NamedTuple):
-    """What all vectors of a version have in common; as text, `128 float16`, it stands under its key in Redis."""
-
-    dims: int
-    dtype: str = FLOAT16.name
-
-    @classmethod
-    def parse(cls, text: bytes) -> Shape:
-        """The shape that stands under a version's key."""
-        dims, _, dtype = text.decode().partition(" ")
-        return cls(int(dims), dtype)
-
-    def __str__(self) -> str:
-        return f"{self.dims} {self.dtype}"
-
-
-class Header(NamedTuple):
-    """The first 40 bytes of every blob; see FIELDS."""
-
-    format: int
-    dtype: int
-    tier: int
-    flags: int
-    dims: int
-    behaviors: int
-    event_time: int
-    computed_time: int
-    sequence: int
-    source_partition: int
-    history_length: int
-
-    @property
-    def deleted(self) -> bool:
-        return bool(self.flags & DELETED)
 
 
 class Rows(NamedTuple):
@@ -140,7 +106,7 @@ def encode_items(items: Sequence[ItemFeatures], dtype: str = FLOAT16.name) -> li
 
     def head(one: ItemFeatures) -> bytes:
         times = one.event_time, one.computed_time, one.source_offset
-        return _header(one.tier, one.dims, *times, dtype=number, partition=one.source_partition)
+        return pack_header(one.tier, one.dims, *times, dtype=number, partition=one.source_partition)
 
     heads = _each(items, head)
     vectors = _vectors(items, lambda one: (one.vector,), dtype)
@@ -172,7 +138,7 @@ def _user_ends(features: UserFeatures, dtype: int) -> tuple[bytes, bytes]:
         raise BlobError(f"a behaviour is no id of at most 65,535 bytes and a float32: {error}") from error
     if not all(math.isfinite(behavior.confidence) for behavior in features.behaviors):
         raise BlobError("a confidence is not finite")
-    head = _header(
+    head = pack_header(
         features.tier,
         features.dims,
         features.event_time,
@@ -188,7 +154,7 @@ def _user_ends(features: UserFeatures, dtype: int) -> tuple[bytes, bytes]:
 
 def encode_knowledge(knowledge: ItemKnowledge) -> bytes:
     """The blob of one item's knowledge: header and JSON, fields as in the Avro contract; raises BlobError."""
-    head = _header(
+    head = pack_header(
         int(ItemTier.KNOWLEDGE),
         0,
         knowledge.event_time,
@@ -210,15 +176,7 @@ def encode_all_knowledge(knowledge: Sequence[ItemKnowledge]) -> list[bytes]:
 
 def encode_deletion(event_time: int, sequence: int) -> bytes:
     """The blob that stands where an entity was deleted, so that a late retry of an older write does not revive it."""
-    return _header(DELETION_TIER, 0, event_time, event_time, sequence, flags=DELETED)
-
-
-def decode_header(blob: bytes | None) -> Header | None:
-    """The header of a blob, or None where there is none of this format."""
-    if blob is None or len(blob) < HEADER.size:
-        return None
-    header = Header(*HEADER.unpack_from(blob))
-    return header if header.format == FORMAT and header.dtype in _NUMBERS else None
+    return pack_header(DELETION_TIER, 0, event_time, event_time, sequence, flags=DELETED)
 
 
 def decode_rows(blobs: Sequence[bytes | None], shape: Shape, out: NDArray[np.float32] | None = None) -> Rows:
@@ -311,28 +269,6 @@ def decode_knowledge(blob: bytes | None) -> tuple[Header, dict[str, Any]] | None
     if blob is None or header is None or header.deleted:
         return None
     return header, json.loads(blob[HEADER.size :])
-
-
-def _header(
-    tier: int,
-    dims: int,
-    event_time: int,
-    computed_time: int,
-    sequence: int,
-    *,
-    dtype: int = FLOAT16.number,
-    flags: int = 0,
-    behaviors: int = 0,
-    partition: int = -1,
-    history_length: int = 0,
-) -> bytes:
-    if tier == DELETION_TIER and not flags & DELETED:
-        raise BlobError("tier 255 is a deletion's")
-    times = event_time, computed_time, sequence
-    try:
-        return HEADER.pack(FORMAT, dtype, tier, flags, dims, behaviors, *times, partition, history_length)
-    except struct.error as error:
-        raise BlobError(f"a number does not fit the header: {error}") from error
 
 
 def _each(records: Sequence[R], make: Callable[[R], T]) -> list[T]:
