@@ -97,7 +97,7 @@ def coverage(
     """Compare `version` with `against`; `progress` is told of each step's entities. Raises redis errors."""
     keys, now_ms = keys_for(client, prefix), clock()
     items, users = Share(_now_ms=now_ms), Share(_now_ms=now_ms)
-    live = sum(_zcards(client, [keys.items(version, bucket) for bucket in range(keys.buckets)]))
+    live = live_items(client, prefix, version)
     if against is not None:
         walk = _Walk(client, keys, version, against, sample, pace or Pace(), progress)
         walk.items(items)
@@ -205,8 +205,10 @@ def newest_write_ms(client: Client, prefix: str, version: str) -> int:
     return max((int(rows[0][1]) for rows in pipeline.execute() if rows), default=0)
 
 
-def _zcards(client: Client, names: list[str]) -> list[int]:
+def live_items(client: Client, prefix: str, version: str) -> int:
+    """How many items of the version are alive."""
+    keys = keys_for(client, prefix)
     pipeline: Any = client.pipeline(transaction=False)
-    for name in names:
-        pipeline.zcard(name)
-    return list(pipeline.execute())
+    for bucket in range(keys.buckets):
+        pipeline.zcard(keys.items(version, bucket))
+    return sum(pipeline.execute())

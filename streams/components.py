@@ -40,7 +40,7 @@ def components(names: Sequence[str], context: Context) -> dict[str, str]:
     if lanes & (ITEM_LANES | {"user-refresh", "sink"}):
         found["dims"] = str(settings.dims)
     if "sink" in lanes:
-        found |= {"schema": schema_identity(), "dtype": getattr(settings, "vector_dtype", "float16")}
+        found |= {"schema": schema_identity(), "dtype": settings.vector_dtype}
     if lanes & ITEM_LANES:
         found |= {"encoder": context.encoder.revision, "aligner": context.aligner.revision}
     if "item-distill" in lanes:

@@ -22,6 +22,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "send": ("streams.cli.send:send", "Send items or events from a file to Kafka."),
     "distill": ("streams.cli.distill:distill", "Distil a file of items into a file of knowledge."),
     "features": ("streams.cli.features:features", "Show what a ranker would get."),
+    "versions": (
+        "streams.cli.versions:versions",
+        "Make, compare, activate, roll back and delete feature versions.",
+    ),
     "train": ("streams.cli.train:train", "Train the user reasoner, or the aligner, on a log of events."),
     "evaluate": ("streams.cli.evaluate:evaluation", "Measure quality against held-out truth."),
     "models": ("streams.cli.models:models", "Prepare the model weights."),

@@ -1,0 +1,320 @@
+"""`freshet versions`: make, compare, activate, roll back and delete feature versions.
+
+Owns the commands, their checks and exit codes. How an answer looks is `streams.cli.versions_page`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ParamSpec
+
+import click
+import redis
+from confluent_kafka import KafkaException
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from freshet.collect import census, collect, collectable
+from freshet.connect import Client, connect
+from freshet.coverage import ACTIVE_WITHIN_S, LEAST_ITEMS, LEAST_USERS, SAMPLE, Coverage, coverage, shape_of, unfit
+from freshet.layout import check_version
+from freshet.scanning import RATE, Pace
+from freshet.settings import Settings
+from freshet.versions import VersionError, Versions
+from streams.cli import versions_page as page
+from streams.embedded.state import resolve
+from streams.topics import Topics
+from streams.version_topics import delete, existing_topics
+
+P = ParamSpec("P")
+_json = click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+_share = click.FloatRange(0, 1)
+
+
+class Duration(click.ParamType):
+    """Seconds, or `90s`, `30m`, `12h`, `7d`."""
+
+    name = "duration"
+    _units = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}  # noqa: RUF012 - not changed
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value))
+        if not found:
+            self.fail(f"{value!r} is no duration such as 90s, 30m, 12h or 7d", param, ctx)
+        return float(found[1]) * self._units[found[2]]
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Refuse a name that no version can have, with exit code 2."""
+    try:
+        for one in value if isinstance(value, tuple) else [value] if value else []:
+            check_version(one)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+    return value
+
+
+def _measured(command: Callable[P, None]) -> Callable[P, None]:
+    """The options of a comparison with the active version."""
+    within = click.option(
+        "--active-within", type=Duration(), default=ACTIVE_WITHIN_S, show_default="7d", help="Who is an active user."
+    )
+    sample = click.option(
+        "--sample", type=click.IntRange(1), default=SAMPLE, show_default=True, help="Active users that are looked up."
+    )
+    return within(sample(command))
+
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """What every command works with."""
+
+    settings: Settings
+    client: Client
+    versions: Versions
+
+    @property
+    def prefix(self) -> str:
+        return self.settings.key_prefix
+
+    def known(self, version: str) -> None:
+        """Fail where no version is called so."""
+        if (seen := self.versions.overview()).state(version) == "unknown":
+            known = f"known are {', '.join(seen.all)}" if seen.all else "there is none yet"
+            raise click.ClickException(
+                f"no version is called {version!r}, {known}; `freshet versions create {version}` makes it"
+            )
+
+    def compared(
+        self, version: str, against: str | None, active_within: float, sample: int, *, quiet: bool
+    ) -> tuple[Coverage, str]:
+        """Coverage and shape of `version`, with a progress line on standard error."""
+        with _progress(f"Comparing {version} with {against}", quiet) as advance:
+            found = coverage(
+                self.client,
+                self.prefix,
+                version,
+                against,
+                active_within_s=active_within,
+                sample=sample,
+                progress=advance,
+            )
+        return found, shape_of(self.client, self.prefix, version)
+
+
+@contextmanager
+def _desk(*needed: str) -> Iterator[_Desk]:
+    """Connect, and turn what goes wrong into one line and exit code 1."""
+    settings = resolve(Settings.load(), "redis", *needed)
+    try:
+        client = connect(settings.redis, socket_timeout=30, socket_connect_timeout=5)
+        try:
+            yield _Desk(settings, client, Versions(client, settings.key_prefix))
+        finally:
+            client.close()
+    except VersionError as error:
+        raise click.ClickException(str(error)) from error
+    except redis.RedisError as error:
+        raise click.ClickException(
+            f"Redis does not answer ({error}); is FRESHET_REDIS right, or `freshet up` running?"
+        ) from error
+    except KafkaException as error:
+        raise click.ClickException(f"Kafka at {settings.kafka}: {error.args[0].str()}") from error
+
+
+@contextmanager
+def _progress(what: str, quiet: bool) -> Iterator[Callable[[int], None]]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed:,.0f}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda n: progress.advance(task, n)
+
+
+def _answer(answer: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(answer))
+    else:
+        show(answer)
+
+
+@click.group()
+def versions() -> None:
+    """Make, compare, activate, roll back and delete feature versions."""
+
+
+@versions.command("list")
+@_json
+def list_(as_json: bool) -> None:
+    """Show every version: active, previous, shadow (younger than the active one), old, or being deleted."""
+    with _desk() as desk:
+        seen = desk.versions.overview()
+        rows = [page.row(desk.client, desk.prefix, desk.versions, seen, name) for name in seen.all]
+    _answer({"active": seen.active, "previous": seen.previous, "versions": rows}, as_json, page.show_list)
+
+
+@versions.command()
+@click.argument("name", callback=_version)
+@click.option("--pin", "pins", multiple=True, metavar="COMPONENT=VALUE", help="Pin before any worker does.")
+@click.option("--topics/--no-topics", default=True, help="Make its Kafka topics too, where Kafka is configured.")
+@_json
+def create(name: str, pins: tuple[str, ...], topics: bool, as_json: bool) -> None:
+    """Make the version NAME known, to be filled in the shadow; one that exists stays as it is."""
+    for one in pins:
+        if not re.fullmatch(r"[a-z][a-z_-]*=.+", one):
+            raise click.BadParameter(f"{one!r} is not COMPONENT=VALUE", param_hint="--pin")
+    with _desk() as desk:
+        new = desk.versions.create(name, dict(one.split("=", 1) for one in pins), by="freshet versions create")
+        made: list[str] = []
+        if topics and desk.settings.kafka:
+            made = Topics(desk.settings, name).create({"bootstrap.servers": desk.settings.kafka})
+    _answer({"version": name, "created": new, "topics_created": made}, as_json, page.show_created)
+
+
+@versions.command()
+@click.argument("name", required=False, callback=_version)
+@_measured
+@_json
+def status(name: str | None, active_within: float, sample: int, as_json: bool) -> None:
+    """Show what NAME (the active version) is made of and by whom, how much of it is there, and how fresh."""
+    with _desk() as desk:
+        version = name or desk.versions.active()
+        if version is None:
+            raise click.ClickException("no version is active yet: start `freshet worker`")
+        desk.known(version)
+        seen = desk.versions.overview()
+        found, shape = desk.compared(version, seen.active, active_within, sample, quiet=as_json)
+        with _progress(f"Counting the keys of {version}", as_json):
+            counts = census(desk.client, desk.prefix, version)
+        manifest = desk.versions.manifest(version)
+        answer = page.row(desk.client, desk.prefix, desk.versions, seen, version) | {
+            "shape": shape or None,
+            "keys": dict(sorted(counts.items())),
+            "manifest": page.manifest(manifest),
+            "coverage": page.coverage(found),
+            "reasons": unfit(found, manifest, shape),
+        }
+    _answer(answer, as_json, page.show_status)
+
+
+@versions.command()
+@click.argument("name", callback=_version)
+@click.option(
+    "--least-items", type=_share, default=LEAST_ITEMS, show_default=True, help="Share of live items it needs."
+)
+@click.option("--least-users", type=_share, default=LEAST_USERS, show_default=True, help="Share of active users.")
+@click.option("--force", is_flag=True, help="Activate whatever is missing; the reasons are shown as warnings.")
+@_measured
+@_json
+def activate(
+    name: str, least_items: float, least_users: float, force: bool, active_within: float, sample: int, as_json: bool
+) -> None:
+    """Make rankers read NAME, items and users at once, if it has what they read now.
+
+    Exit code 1, and nothing is changed, where it has not.
+    """
+    with _desk() as desk:
+        desk.known(name)
+        before = desk.versions.active()
+        found, shape = desk.compared(name, before, active_within, sample, quiet=as_json)
+        manifest = desk.versions.manifest(name)
+        reasons = unfit(found, manifest, shape, least_items=least_items, least_users=least_users)
+        done = name != before and (force or not reasons)
+        if done and before is None:
+            done = desk.versions.activate_if_none(name)
+        elif done:
+            desk.versions.activate(name, instead_of=before)
+        answer = {
+            "version": name,
+            "activated": done,
+            "before": before,
+            "forced": force and bool(reasons),
+            "coverage": page.coverage(found),
+            "reasons": reasons,
+        }
+    _answer(answer, as_json, page.show_activated)
+    if not done and name != before:
+        sys.exit(1)
+
+
+@versions.command()
+@_json
+def rollback(as_json: bool) -> None:
+    """Make rankers read the previous version again, at once; doing it twice goes forward again."""
+    with _desk() as desk:
+        left, now = desk.versions.rollback()
+    _answer({"active": now, "previous": left}, as_json, page.show_rolled_back)
+
+
+@versions.command()
+@click.argument("names", nargs=-1, callback=_version)
+@click.option("--execute", is_flag=True, help="Delete; without it only show what would go.")
+@click.option("--force", is_flag=True, help="Stop the version's workers first; never the active or previous one.")
+@click.option("--topics/--no-topics", default=True, help="Its Kafka topics and groups too, where Kafka is configured.")
+@click.option("--rate", type=click.FloatRange(1), default=RATE, show_default=True, help="Keys looked at a second.")
+@_json
+def gc(names: tuple[str, ...], execute: bool, force: bool, topics: bool, rate: float, as_json: bool) -> None:
+    """Delete versions: those named, else all that are older than the active one and not the previous.
+
+    In small steps that hold up no ranker. Interrupted, it is ended by the same command again.
+    """
+    with _desk() as desk:
+        seen = desk.versions.overview()
+        chosen = list(names) or collectable(seen)
+        rows = []
+        for name in chosen:
+            if execute:
+                rows.append(_collect(desk, name, force=force, topics=topics, rate=rate, quiet=as_json))
+            else:
+                rows.append(_preview(desk, name, topics=topics, rate=rate, quiet=as_json))
+        left = [name for name in seen.all if seen.state(name) == "shadow" and name not in chosen]
+    answer = {"executed": execute, "versions": rows, "shadows": left}
+    _answer(answer, as_json, page.show_collected)
+    if any(row["refused"] for row in rows):
+        sys.exit(1)
+
+
+def _collect(desk: _Desk, name: str, *, force: bool, topics: bool, rate: float, quiet: bool) -> dict[str, Any]:
+    gone: list[str] = []
+
+    def kafka() -> None:
+        if topics and desk.settings.kafka:
+            gone.extend(delete(desk.settings, name))
+
+    try:
+        with _progress(f"Deleting keys of {name}", quiet) as advance:
+            deleted = collect(
+                desk.client,
+                desk.prefix,
+                name,
+                force=force,
+                pace=Pace(rate),
+                progress=advance,
+                before_forgetting=kafka,
+            )
+    except VersionError as error:
+        return {"version": name, "keys": 0, "kafka": [], "refused": str(error)}
+    return {"version": name, "keys": deleted, "kafka": gone, "refused": ""}
+
+
+def _preview(desk: _Desk, name: str, *, topics: bool, rate: float, quiet: bool) -> dict[str, Any]:
+    state = desk.versions.overview().state(name)
+    refused = f"{name} is the {state} version" if state in ("active", "previous") else ""
+    workers = [worker.name for worker in desk.versions.workers(name)]
+    with _progress(f"Counting the keys of {name}", quiet):
+        counts = census(desk.client, desk.prefix, name, pace=Pace(rate))
+    kafka = existing_topics(desk.settings, name) if topics and desk.settings.kafka else []
+    return {
+        "version": name,
+        "keys": counts.total(),
+        "kinds": dict(sorted(counts.items())),
+        "kafka": kafka,
+        "workers": workers,
+        "refused": refused,
+    }
