@@ -132,7 +132,8 @@ def _desk(*needed: str) -> Iterator[_Desk]:
 @contextmanager
 def _progress(what: str, quiet: bool) -> Iterator[Callable[[int], None]]:
     columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed:,.0f}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda n: progress.advance(task, n)
 

@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+import redis
 from click.testing import CliRunner
 
 from freshet.settings import Settings
+from freshet.versions import Versions
 from schemas.codec import Codec
 from schemas.records import Item, ItemFeatures, ItemTier
 from streams.cli import main
@@ -115,6 +117,51 @@ def test_a_worker_without_its_topics_says_what_to_do(environment: dict[str, str]
         _, log = process.communicate(timeout=60)
     assert process.returncode == 1
     assert b"freshet topics create" in log
+
+
+def test_a_worker_of_other_components_ends_and_says_which(environment: dict[str, str], tmp_path: Path) -> None:
+    """Catches vectors of two encoders in one version: the log names the component, both values and the way out."""
+    settings = Settings.load(environment)
+    make_topics(settings)
+    with redis.Redis.from_url(settings.redis) as client:
+        Versions(client).create("v1", {"encoder": "mini@2"})
+    child = start(environment, tmp_path, "tests.streams.lane_process", "item-text,sink")
+    assert exit_code(child, 60) == 1
+    log = (tmp_path / "worker.log").read_text()
+    for word in ("worker failed", "encoder", "mini@2", "fake@1", "freshet versions create", "FRESHET_VERSION"):
+        assert word in log
+    assert "lane runs" not in log
+
+
+async def test_a_version_is_deleted_under_its_worker_only_by_force_and_stays_deleted(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Catches a worker that outlives its version, and features it writes behind the clean-up."""
+    settings = Settings.load(environment)
+    topics = await asyncio.to_thread(make_topics, settings)
+    with redis.Redis.from_url(settings.redis) as client:
+        versions = Versions(client)
+        versions.activate("v0")
+        child = await asyncio.to_thread(start, environment, tmp_path, "tests.streams.lane_process", "item-text,sink")
+        items = [Item(f"i{n}", NOW + n, f"Thing number {n}") for n in range(300)]
+        codec = Codec()
+        records: list[tuple[bytes | None, bytes | None]] = [(i.item_id.encode(), codec.encode(i)) for i in items]
+        await asyncio.to_thread(send_all, settings, topics.items, records[:200])
+        await until(lambda: client.zcard("f:v1:items") == 200, "200 items", 60)
+        refused = await asyncio.to_thread(
+            CliRunner().invoke, main, ["versions", "gc", "v1", "--execute"], env=environment
+        )
+        assert refused.exit_code == 1
+        assert "stop them" in refused.output
+        await asyncio.to_thread(send_all, settings, topics.items, records[200:])
+        gone = await asyncio.to_thread(
+            CliRunner().invoke, main, ["versions", "gc", "v1", "--execute", "--force"], env=environment
+        )
+        assert gone.exit_code == 0, gone.output
+        assert await asyncio.to_thread(exit_code, child) == 1
+        assert "is being deleted" in (tmp_path / "worker.log").read_text()
+        assert client.keys("f:v1:*") == []
+        assert versions.names() == ["v0"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
