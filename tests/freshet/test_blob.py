@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freshet import blob
-from freshet.blob import BlobError, Shape
+from freshet.blob import HEADER, BlobError, Header, Shape
+from freshet.header import FIELDS, OFFSETS
+from freshet.vectors import DTYPES
 from schemas.records import Claim, InferredBehavior, ItemKnowledge, Provenance
 from tests.fakes import NOW_MS
 from tests.freshet.samples import DIMS, item, user, vector
@@ -46,30 +48,93 @@ def test_deletion_is_a_header_that_wins_its_millisecond() -> None:
     assert data == bytes([1, 1, 255, 1, 0, 0, 0, 0]) + struct.pack("<qqqiI", NOW_MS, NOW_MS, 9, -1, 0)
 
 
-@given(st.integers(1, 4096), st.data())
-def test_rows_come_back(dims: int, data: Any) -> None:
-    """Catches a row, a mask bit or a time in the wrong place, at any width and with any gaps."""
-    kinds = data.draw(st.lists(st.sampled_from(["item", "none", "deleted", "wide", "format", "short"]), max_size=8))
-    made = {
-        "none": None,
-        "deleted": blob.encode_deletion(NOW_MS, 1),
-        "wide": blob.encode_item(item(dims=dims % 4096 + 1)),
-        "format": b"\x09" + blob.encode_item(item(dims=dims))[1:],
-        "short": blob.encode_item(item(dims=dims))[:-1],
+@given(st.integers(1, 4096), st.sampled_from(sorted(DTYPES)), st.data())
+def test_rows_come_back(dims: int, dtype: str, data: Any) -> None:
+    """Catches a row, a mask bit or a time in the wrong place, at any width and dtype and with any gaps."""
+    kinds = data.draw(st.lists(st.sampled_from(["item", "none", "deleted", *ALIEN]), max_size=8))
+    made = {"none": None, "deleted": blob.encode_deletion(NOW_MS, 1)} | aliens(dims, dtype)
+
+    def made_of(row: int) -> bytes:
+        times = {"event_time": row, "computed_time": 2 * row, "source_offset": row}
+        return blob.encode_item(item(value=row, dims=dims, tier=1 + row % 2, **times), dtype)
+
+    blobs = [made_of(row) if kind == "item" else made[kind] for row, kind in enumerate(kinds)]
+    out = np.full((len(kinds) + data.draw(st.integers(0, 2)), dims), 9.0, np.float32)
+    for rows in (blob.decode_rows(blobs, Shape(dims, dtype)), blob.decode_rows(tuple(blobs), Shape(dims, dtype), out)):
+        assert rows.vectors.shape == (len(kinds), dims)
+        assert rows.vectors.dtype == np.float32
+        for row, kind in enumerate(kinds):
+            here = kind == "item"
+            assert rows.present[row] == here
+            assert rows.vectors[row] == pytest.approx(row if here else 0, rel=2.0**-8)
+            columns = (rows.event_time, rows.tier, rows.computed_time, rows.source_partition, rows.source_offset)
+            wanted = (row, 1 + row % 2, 2 * row, 3, row) if here else (0, 0, 0, 0, 0)
+            assert tuple(int(column[row]) for column in columns) == wanted
+    assert rows.vectors.base is out
+    assert (out[len(kinds) :] == 9.0).all()
+
+
+ALIEN = ("wide", "format", "dtype", "short")
+
+
+def aliens(dims: int, dtype: str) -> dict[str, bytes]:
+    """What another release or another hand may have put there."""
+    good = blob.encode_item(item(dims=dims), dtype)
+    return {
+        "wide": blob.encode_item(item(dims=dims % 4096 + 1), dtype),
+        "format": b"\x09" + good[1:],
+        "dtype": good[:1] + bytes([DTYPES[dtype].number + 1]) + good[2:],
+        "short": good[:-1],
     }
-    blobs = [
-        blob.encode_item(item(value=row, dims=dims, event_time=row, tier=1 + row % 2)) if kind == "item" else made[kind]
-        for row, kind in enumerate(kinds)
-    ]
-    rows = blob.decode_rows(blobs, Shape(dims))
-    assert rows.vectors.shape == (len(kinds), dims)
-    assert rows.vectors.dtype == np.float32
-    for row, kind in enumerate(kinds):
-        here = kind == "item"
-        assert rows.present[row] == here
-        assert (rows.vectors[row] == (row if here else 0)).all()
-        assert rows.event_time[row] == (row if here else 0)
-        assert rows.tier[row] == (1 + row % 2 if here else 0)
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        np.zeros((1, DIMS), np.float32),
+        np.zeros((2, DIMS + 1), np.float32),
+        np.zeros((2, DIMS), np.float64),
+        np.zeros(2 * DIMS, np.float32),
+        np.zeros((2, 2 * DIMS), np.float32)[:, ::2],
+    ],
+)
+def test_an_array_that_cannot_take_the_rows_is_refused(out: Any) -> None:
+    """Catches vectors written into a copy that nobody reads, or past a row's end."""
+    with pytest.raises(ValueError, match="out is"):
+        blob.decode_rows([blob.encode_item(item())] * 2, Shape(DIMS), out)
+
+
+def test_a_dtype_of_a_later_release_is_absent() -> None:
+    """Catches a ranker that fails, or reads noise, when an operator activates what it does not know."""
+    later = Shape.parse(b"8 float8")
+    stored = [blob.encode_item(item(dims=8)), None]
+    rows = blob.decode_rows(stored, later)
+    assert rows.vectors.shape == (2, 8)
+    assert not rows.present.any()
+    assert blob.decode_user(blob.encode_user(user(dims=8)), later) is None
+
+
+def test_the_header_is_what_its_table_says() -> None:
+    """Catches a field that the documentation, the tuple and the bytes place differently."""
+    assert tuple(name for name, _, _ in FIELDS) == Header._fields
+    assert HEADER.size == 40
+    assert OFFSETS == (0, 1, 2, 3, 4, 6, 8, 16, 24, 32, 36)
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_the_first_record_that_cannot_be_stored_is_named(dtype: str) -> None:
+    """Catches a lane that sets a good record aside for a bad one in its batch."""
+    items = [item(), item("i2", dims=2 * DIMS), item("i3", value=float("nan")), item("i4", vector=b"")]
+    with pytest.raises(BlobError, match="4 float16") as caught:
+        blob.encode_items([*items[:2], item("i4", dims=4, vector=b"")], dtype)
+    assert caught.value.index == 2
+    with pytest.raises(BlobError, match="not finite") as caught:
+        blob.encode_items(items[:3], dtype)
+    assert caught.value.index == 2
+    users = [user(), user("u2", inferred_vector=vector(float("inf")))]
+    with pytest.raises(BlobError, match="not finite") as caught:
+        blob.encode_users(users, dtype)
+    assert caught.value.index == 1
 
 
 def test_lengths_that_cancel_out_are_noticed() -> None:
@@ -97,15 +162,18 @@ def test_behaviours_in_words_stay_out_of_the_blob() -> None:
     assert found.behaviors == (InferredBehavior("i1", 0.5),)
 
 
-@given(st.lists(st.tuples(st.text(st.characters(exclude_categories=("Cs",))), st.floats(0, 1, width=32)), max_size=9))
-def test_users_come_back(behaviors: list[tuple[str, float]]) -> None:
+@given(
+    st.lists(st.tuples(st.text(st.characters(exclude_categories=("Cs",))), st.floats(0, 1, width=32)), max_size=9),
+    st.sampled_from(sorted(DTYPES)),
+)
+def test_users_come_back(behaviors: list[tuple[str, float]], dtype: str) -> None:
     """Catches behaviours cut at the wrong byte: ids of any language, empty ones, none at all."""
     given_user = user(value=0.5, behaviors=tuple(InferredBehavior(*one) for one in behaviors))
-    found = blob.decode_user(blob.encode_user(given_user), Shape(DIMS))
+    found = blob.decode_user(blob.encode_user(given_user, dtype), Shape(DIMS, dtype))
     assert found is not None
     assert found.behaviors == given_user.behaviors
-    assert found.log_vector.tolist() == [0.5] * DIMS
-    assert found.inferred_vector.tolist() == [-0.5] * DIMS
+    assert found.log_vector.tolist() == pytest.approx([0.5] * DIMS)
+    assert found.inferred_vector.tolist() == pytest.approx([-0.5] * DIMS)
     assert found.header.history_length == 12
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from freshet import Deletion, FeatureReader, FeatureWriter, Keys, ShapeMismatch, WriteResult, blob
 from freshet.functions import library
+from freshet.versions import VersionRetiring
 from freshet.writer import KEYS_PER_CALL
 from schemas.records import ItemFeatures, ItemKnowledge
 from tests.fakes import NOW_MS
@@ -168,12 +169,102 @@ def test_users_and_marks_expire_and_items_do_not(client: Any) -> None:
         assert 95 < client.ttl(key) <= 100
 
 
-def test_expired_marks_leave_the_index(client: Any) -> None:
-    """Catches an index of deletions that only grows."""
+def test_each_kind_has_a_life_of_its_own(client: Any) -> None:
+    """Catches a kind that gets another's time to live, and a deletion that is forgotten too soon."""
+    writer = FeatureWriter(client, ttl_s=100, item_ttl_s=200, knowledge_ttl_s=300, mark_ttl_s=400)
+    writer.put_items([item("live"), item("dead")])
+    writer.put_users([user()])
+    writer.put_knowledge("v1", [ItemKnowledge("live", NOW_MS, NOW_MS, "f00")])
+    writer.delete_items("v1", [Deletion("dead", NOW_MS + 1)])
+    lives = [client.ttl(key) for key in (KEYS.user("v1", "u1"), KEYS.item("v1", "live"), KEYS.knowledge("v1", "live"))]
+    lives += [client.ttl(key) for key in (KEYS.item("v1", "dead"), KEYS.knowledge("v1", "dead"))]
+    assert [round(life, -1) for life in lives] == [100, 200, 300, 400, 400]
+
+
+@pytest.mark.parametrize("kind", ["item", "user", "knowledge"])
+def test_only_a_newer_write_prolongs_a_life(client: Any, kind: str) -> None:
+    """Catches a retry, a replay or a late record by which old features outlive their time."""
+    writer = FeatureWriter(client, ttl_s=100, item_ttl_s=100, knowledge_ttl_s=100)
+    key, write = {
+        "item": (KEYS.item("v1", "i1"), lambda at: writer.put_items([item(event_time=at)])),
+        "user": (KEYS.user("v1", "u1"), lambda at: writer.put_users([user(event_time=at)])),
+        "knowledge": (
+            KEYS.knowledge("v1", "i1"),
+            lambda at: writer.put_knowledge("v1", [ItemKnowledge("i1", at, at, "f00")]),
+        ),
+    }[kind]
+    write(NOW_MS)
+    client.pexpire(key, 50_000)
+    assert write(NOW_MS) == [WriteResult.SAME]
+    assert write(NOW_MS - 1) == [WriteResult.OLDER]
+    assert client.pttl(key) <= 50_000
+    assert write(NOW_MS + 1) == [WriteResult.WRITTEN]
+    assert client.pttl(key) > 90_000
+
+
+def test_a_life_without_end_is_given_back(client: Any) -> None:
+    """Catches items that still expire after an operator set their time to live to 0."""
+    FeatureWriter(client, item_ttl_s=100).put_items([item()])
+    FeatureWriter(client).put_items([item(event_time=NOW_MS + 1)])
+    assert client.pttl(KEYS.item("v1", "i1")) == client.pttl(KEYS.items("v1")) == -1
+
+
+def test_expired_items_and_marks_leave_the_indexes(client: Any) -> None:
+    """Catches indexes that only grow, and a coverage counted over items that are gone."""
     client.zadd(KEYS.deleted("v1"), {"long-gone": 1.0})
-    writer = FeatureWriter(client)
-    writer.put_items([item()])
+    client.zadd(KEYS.items("v1"), {"expired": 1.0})
+    FeatureWriter(client).put_items([item()])
     assert client.zrange(KEYS.deleted("v1"), 0, -1) == []
+    assert client.zrange(KEYS.items("v1"), 0, -1) == [b"expired", b"i1"]
+    FeatureWriter(client, item_ttl_s=100).put_items([item(event_time=NOW_MS + 1)])
+    assert client.zrange(KEYS.items("v1"), 0, -1) == [b"i1"]
+    assert 95 < client.ttl(KEYS.items("v1")) <= 100
+
+
+@pytest.mark.parametrize("wrong", [{"ttl_s": 0}, {"item_ttl_s": -1}, {"mark_ttl_s": 0}, {"dtype": "float32"}])
+def test_a_wrong_setting_is_refused(wrong: dict[str, Any]) -> None:
+    """Catches features that expire at once, and a dtype that nobody can read."""
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        FeatureWriter(redis.Redis(port=1), **wrong)
+
+
+def test_a_deletion_reaches_every_version(client: Any) -> None:
+    """Catches an erased user or a deleted item that comes back with a rollback or an activation."""
+    writer = FeatureWriter(client)
+    versions = ["v1", "v2", "v3"]
+    for version in versions:
+        writer.put_items([item(version=version)])
+        writer.put_users([user(version=version)])
+        writer.put_knowledge(version, [ItemKnowledge("i1", NOW_MS, NOW_MS, "f00")])
+    writer.put_items([item("i2", version="v3", event_time=NOW_MS + 5)])
+    gone = [Deletion("i1", NOW_MS + 1), Deletion("i2", NOW_MS + 1)]
+    assert writer.delete_items(["v1", *versions], gone) == [WriteResult.WRITTEN] * 2
+    assert writer.delete_items(["v3"], gone) == [WriteResult.SAME, WriteResult.OLDER]
+    assert writer.delete_users(versions, [Deletion("u1", NOW_MS + 1)]) == [WriteResult.WRITTEN]
+    assert writer.delete_users([], [Deletion("u1", NOW_MS + 1)]) == []
+    for version in versions:
+        reader = FeatureReader(client, version=version, dims=DIMS)
+        found = reader.read("u1", ["i1", "i2"])
+        assert found.present.tolist() == [False, version == "v3"]
+        assert not found.user.present
+        assert reader.knowledge("i1") is None
+
+
+def test_what_is_being_deleted_stays_deleted(client: Any) -> None:
+    """Catches a late worker, or an erasure in every version, that brings a version back to life behind its deletion."""
+    writer = FeatureWriter(client)
+    client.set(KEYS.retired("v1"), 1)
+    deleted = writer.delete_items(["v1", "v2"], [Deletion("i1", NOW_MS)])
+    assert deleted == [WriteResult.SAME]
+    assert client.get(KEYS.item("v2", "i1"))
+    for write in (
+        lambda: writer.put_items([item()]),
+        lambda: writer.put_users([user()]),
+        lambda: writer.put_knowledge("v1", [ItemKnowledge("i1", NOW_MS, NOW_MS, "f00")]),
+    ):
+        with pytest.raises(VersionRetiring):
+            write()
+    assert client.keys("f:v1:*") == [KEYS.retired("v1").encode()]
 
 
 def test_one_bad_record_is_named_and_nothing_is_written(client: Any) -> None:
@@ -197,6 +288,19 @@ def test_a_version_has_one_width(client: Any) -> None:
         writer.put_users([user(dims=2 * DIMS)])
     assert writer.put_items([dataclasses.replace(wide, version="v2")]) == [WriteResult.WRITTEN]
     assert client.get(KEYS.bucket_shape("v1")) == b"8 float16"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_a_version_has_one_dtype(client: Any, dtype: str) -> None:
+    """Catches workers of two settings that fill one version, half of which no reader can see."""
+    writer = FeatureWriter(client, dtype=dtype)
+    assert writer.put_items([item(value=2.0)]) == writer.put_users([user()]) == [WriteResult.WRITTEN]
+    assert client.get(KEYS.bucket_shape("v1")) == f"8 {dtype}".encode()
+    with pytest.raises(ShapeMismatch, match=f"the version has 8 {dtype}, a vector has 8 float16"):
+        FeatureWriter(client).put_items([item(event_time=NOW_MS + 1)])
+    found = FeatureReader(client, version="v1").read("u1", ["i1"])
+    assert found.item_matrix[0].tolist() == pytest.approx([2.0] * DIMS)
+    assert found.user.inferred_vector.tolist() == pytest.approx([-1.0] * DIMS)
 
 
 def test_the_library_is_loaded_again_where_it_went_missing(client: Any) -> None:
