@@ -83,7 +83,7 @@ FAMILIES: dict[str, Family] = {
     "processors.validate.ContractViolation": Family.POISON,
     "processors.answering.InvalidKnowledge": Family.POISON,
     "models.llm.LLMRejected": Family.POISON,
-    "freshet.blob.BlobError": Family.POISON,  # a vector whose bytes are not what its `dims` says
+    "freshet.header.BlobError": Family.POISON,  # a vector whose bytes are not what its `dims` says
     "streams.errors.RecordTooLarge": Family.POISON,
     # Transient: a neighbour's fault, and neighbours come back.
     "schemas.registry.RegistryUnavailable": Family.TRANSIENT,
@@ -113,7 +113,7 @@ _DEFAULT_REASONS: dict[str, Reason] = {
     "processors.answering.QuarantinedKnowledge": Reason.QUARANTINED_OUTPUT,
     "processors.answering.InvalidKnowledge": Reason.INVALID_KNOWLEDGE,
     "models.llm.LLMRejected": Reason.LLM_REJECTED,
-    "freshet.blob.BlobError": Reason.BAD_PAYLOAD,
+    "freshet.header.BlobError": Reason.BAD_PAYLOAD,
 }
 
 
