@@ -59,7 +59,7 @@ class Setting:
 
 
 class Arena:
-    """The server, our clients and perhaps Feast's: filled, checked and ready."""
+    """The server, our clients and perhaps Feast's: filled and ready."""
 
     def __init__(self, setting: Setting, stack: ExitStack, say: Callable[[str], None]) -> None:
         self.setting = setting
@@ -93,14 +93,6 @@ class Arena:
         assert self.feast is not None
         return self.feast
 
-    def check(self, ways: Sequence[str]) -> None:
-        """Refuse to compare what does not read the same vectors."""
-        wanted = self.clients[0].ask(do="check", way="bare", seed=0)
-        for way in ways:
-            found = self.child(way).ask(do="check", way=way, seed=0)
-            if not all(np.allclose(found[key], wanted[key], atol=1e-3) for key in wanted):
-                raise RuntimeError(f"{way} read other vectors than bare")
-
     @contextmanager
     def written_to(self) -> Iterator[list[float]]:
         """The writer at work; at the end the list holds the writes a second that it reached."""
@@ -113,6 +105,15 @@ class Arena:
             self.writer.tell(do="stop")
             reached.append(self.writer.hear()["writes_per_s"])
             self.writer.hear()
+
+
+def check(child: Callable[[str], Child], ways: Sequence[str]) -> None:
+    """Refuse to compare what does not read the same vectors."""
+    wanted = child("bare").ask(do="check", way="bare", seed=0)
+    for way in ways:
+        found = child(way).ask(do="check", way=way, seed=0)
+        if not all(np.allclose(found[key], wanted[key], atol=1e-3) for key in wanted):
+            raise RuntimeError(f"{way} read other vectors than bare")
 
 
 def _our_client() -> Child:
@@ -176,7 +177,7 @@ def measure(setting: Setting, say: Callable[[str], None]) -> dict[str, Any]:
 
     with ExitStack() as stack:
         arena = Arena(setting, stack, say)
-        arena.check(alone)
+        check(arena.child, alone)
         arena.clients[0].ask(do="warm", way="cache")
         scenes = {
             "alone": scene("one client", one_client, alone, setting.requests),

@@ -14,18 +14,28 @@ from benchmarks.children import ROOT, Child
 
 CONSTRAINTS = ROOT / "constraints" / "feast.txt"
 VENV = ROOT / ".venv-feast"
+MARK = ".pins"
+
+
+def ready() -> bool:
+    """Whether the environment is there, with the pins of today."""
+    mark = VENV / MARK
+    return mark.exists() and mark.read_text() == _wanted()
 
 
 def prepare(python: str = sys.executable) -> Path:
     """The interpreter of Feast's environment, made on the first call and after a change of the pins (a minute)."""
-    wanted = hashlib.sha256(CONSTRAINTS.read_bytes()).hexdigest()
-    mark, interpreter = VENV / ".pins", VENV / "bin" / "python"
-    if not mark.exists() or mark.read_text() != wanted:
+    interpreter = VENV / "bin" / "python"
+    if not ready():
         subprocess.run([python, "-m", "venv", "--clear", str(VENV)], check=True)
         command = [str(interpreter), "-m", "pip", "install", "--quiet", "--requirement", str(CONSTRAINTS)]
         subprocess.run(command, check=True, stdout=sys.stderr)
-        mark.write_text(wanted)
+        (VENV / MARK).write_text(_wanted())
     return interpreter
+
+
+def _wanted() -> str:
+    return hashlib.sha256(CONSTRAINTS.read_bytes()).hexdigest()
 
 
 def start(interpreter: Path) -> Child:
