@@ -61,7 +61,7 @@ class AsyncServer:
             except redis.ConnectionError:
                 if not reused or time.monotonic() >= deadline:
                     raise
-                await self.aclose()  # what is idle has gone stale too
+                await self._drop_idle()  # it has gone stale too
                 replies = await self._by(deadline, requests)
         except redis.RedisError as error:
             self._breaker.failed()
@@ -71,8 +71,13 @@ class AsyncServer:
 
     async def aclose(self) -> None:
         """Close what is idle, and give up what is being connected."""
-        for task in self._connecting:
+        under_way = list(self._connecting)
+        for task in under_way:
             task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)  # each closes what it has opened
+        await self._drop_idle()
+
+    async def _drop_idle(self) -> None:
         while self._idle:
             await self._idle.pop().disconnect(nowait=True)
 

@@ -29,7 +29,7 @@ class Blocking:
     def close(self) -> None:
         """Close reader and loop."""
         self._loop.run_until_complete(self.reader.aclose())
-        self._loop.run_until_complete(asyncio.sleep(0))  # transports close in the next turn
+        self._loop.run_until_complete(asyncio.sleep(0.02))  # a transport closes some turns later
         self._loop.close()
 
     @staticmethod
