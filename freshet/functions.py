@@ -39,25 +39,29 @@ class Library:
     def call(self, client: Client, function: str, calls: Iterable[Call]) -> list[Any]:
         """The answers of `function` for each (keys, arguments), in one pipelined round trip.
 
-        The library is missing on a new server, and again after one came back empty: then it is loaded, in a Cluster on
-        the nodes that are called, and the calls are made again, so a function must bear being called twice. Raises
-        redis-py's errors; what a Cluster's map lacks is a `redis.ConnectionError`.
+        The library is missing on a new server, and again after one came back empty: then it is loaded there, and what
+        found none is called again. Raises redis-py's errors, of several the first; a call may have been made all the
+        same, so a function must bear being called twice. What a Cluster's map lacks is a `redis.ConnectionError`.
         """
         name = f"freshet_{function}_{self.digest}"
         made = list(calls)
         try:
-            try:
-                return self._run(client, name, made)
-            except redis.ResponseError as error:
-                if "function not found" not in str(error).lower():
-                    raise
-            for server in _servers(client, made):
-                self.load(server)
-            return self._run(client, name, made)
+            answers = self._run(client, name, made)
+            if missed := [place for place, answer in enumerate(answers) if _not_found(answer)]:
+                again = [made[place] for place in missed]
+                for server in _servers(client, again):
+                    self.load(server)
+                for place, answer in zip(missed, self._run(client, name, again), strict=True):
+                    answers[place] = answer
         except exceptions.RedisClusterException as error:
             raise redis.ConnectionError(str(error)) from error
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
 
     def _run(self, client: Any, name: str, calls: Sequence[Call]) -> list[Any]:
+        """An answer or an error for each call."""
         if not calls:
             return []
         clustered = is_cluster(client)
@@ -66,7 +70,11 @@ class Library:
             # Left to itself redis-py asks a server for the keys of every FCALL, twice, with all its arguments.
             routed = {"target_nodes": _node(client, keys)} if clustered else {}
             pipeline.execute_command("FCALL", name, len(keys), *keys, *args, **routed)
-        return list(pipeline.execute())
+        return list(pipeline.execute(raise_on_error=False))
+
+
+def _not_found(answer: Any) -> bool:
+    return isinstance(answer, redis.ResponseError) and "function not found" in str(answer).lower()
 
 
 def _node(client: Any, keys: Sequence[Any]) -> Any:

@@ -108,21 +108,25 @@ class FeatureWriter:
         self._dtype = dtype
         self._ttl_ms, self._mark_ttl_ms = 1_000 * ttl_s, 1_000 * mark_ttl_s
         self._item_ttl_ms, self._knowledge_ttl_ms = 1_000 * item_ttl_s, 1_000 * knowledge_ttl_s
-        self._shapes: dict[str, tuple[Shape, float]] = {}  # and when it was read
+        self._shapes: dict[str, tuple[Shape | None, float]] = {}  # and when it was read
 
     def put_items(self, items: Sequence[ItemFeatures]) -> list[WriteResult]:
         """Write item vectors, each into its own version."""
         blobs = blob.encode_items(items, self._dtype)
-        self._check_shapes(items)
+        lacking = self._check_shapes(items)
         places = [(one.version, one.item_id) for one in items]
-        return self._send([self._plan(self._keys.item_stem, places, blobs, self._item_ttl_ms, indexed=True)])
+        results = self._send([self._plan(self._keys.item_stem, places, blobs, self._item_ttl_ms, indexed=True)])
+        self._set_shapes(lacking)
+        return results
 
     def put_users(self, users: Sequence[UserFeatures]) -> list[WriteResult]:
         """Write user vectors and behaviours, each into its own version."""
         blobs = blob.encode_users(users, self._dtype)
-        self._check_shapes(users)
+        lacking = self._check_shapes(users)
         places = [(one.version, one.user_id) for one in users]
-        return self._send([self._plan(self._keys.user_stem, places, blobs, self._ttl_ms)])
+        results = self._send([self._plan(self._keys.user_stem, places, blobs, self._ttl_ms)])
+        self._set_shapes(lacking)
+        return results
 
     def put_knowledge(self, version: str, knowledge: Sequence[ItemKnowledge]) -> list[WriteResult]:
         """Write what is known about items, for people and for `FeatureReader.knowledge`."""
@@ -192,24 +196,35 @@ class FeatureWriter:
             results += own
         return results
 
-    def _check_shapes(self, records: Sequence[ItemFeatures | UserFeatures]) -> None:
-        """In a Cluster, hold each version's vectors to the shape that readers go by; the first write sets it.
+    def _check_shapes(self, records: Sequence[ItemFeatures | UserFeatures]) -> dict[str, Shape]:
+        """In a Cluster, hold the vectors of each version to the shape that readers go by; answers those that lack one.
 
-        On a single server that key is the one that every write is checked against there, once more.
+        On a single server that key is the one that every write is checked against there.
         """
-        if not self._keys.clustered:
-            return
-        now = time.monotonic()
-        for index, one in enumerate(records):
-            own = Shape(one.dims, self._dtype)
-            known, read_at = self._shapes.get(one.version, (own, -math.inf))
-            if now - read_at > SHAPE_MEMORY_S:
+        lacking: dict[str, Shape] = {}
+        for index, one in enumerate(records if self._keys.clustered else ()):
+            known, read_at = self._shapes.get(one.version, (None, -math.inf))
+            if time.monotonic() - read_at > SHAPE_MEMORY_S:
                 _check_version(one.version, index)
-                said: Any = self._redis.set(self._keys.shape(one.version), str(own), nx=True, get=True)
-                known = Shape.parse(said) if said else own
-                self._shapes[one.version] = known, now
-            if own != known:
-                raise ShapeMismatch(f"the version has {known}, a vector has {own}")
+                stored: Any = self._redis.get(self._keys.shape(one.version))
+                known = Shape.parse(stored) if stored else None
+                self._shapes[one.version] = known, time.monotonic()
+            own = Shape(one.dims, self._dtype)
+            _check_shape(own, known or lacking.setdefault(one.version, own))
+        return lacking
+
+    def _set_shapes(self, lacking: dict[str, Shape]) -> None:
+        """Set the shapes of versions that had none, now that they have vectors; another writer's counts if first."""
+        for version, own in lacking.items():
+            stored: Any = self._redis.set(self._keys.shape(version), str(own), nx=True, get=True)
+            known = Shape.parse(stored) if stored else own
+            self._shapes[version] = known, time.monotonic()
+            _check_shape(own, known)
+
+
+def _check_shape(own: Shape, known: Shape) -> None:
+    if own != known:
+        raise ShapeMismatch(f"the version has {known}, a vector has {own}")
 
 
 def _check_version(version: str, index: int) -> None:

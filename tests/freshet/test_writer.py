@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freshet import Deletion, FeatureReader, FeatureWriter, Keys, ShapeMismatch, WriteResult, blob
+from freshet.connect import connect, keys_for
 from freshet.functions import library
 from freshet.versions import VersionRetiring
 from freshet.writer import KEYS_PER_CALL
@@ -18,26 +21,56 @@ from schemas.records import ItemFeatures, ItemKnowledge
 from tests.fakes import NOW_MS
 from tests.freshet.samples import DIMS, item, user
 
-KEYS = Keys()
+
+@pytest.fixture(params=[pytest.param(kind, marks=pytest.mark.valkey) for kind in ("server", "cluster")])
+def client(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """One server or a Cluster."""
+    clustered = request.param == "cluster"
+    connected = connect(
+        request.getfixturevalue("valkey_cluster").url if clustered else request.getfixturevalue("valkey")
+    )
+    yield connected
+    connected.close()
 
 
 @pytest.fixture
-def client(valkey: str) -> Any:
-    with redis.Redis.from_url(valkey) as connected:
-        yield connected
+def keys(client: Any) -> Keys:
+    return keys_for(client)
 
 
+@pytest.fixture
+def reader_of(client: Any) -> Iterator[Callable[..., FeatureReader]]:
+    """Makes readers with time enough for a busy machine."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(
+            FeatureReader(client, timeout_s=10.0, raise_errors=True, **{"dims": DIMS, **options})
+        )
+
+
+def indexed(client: Any, of: Callable[[str, int], str], version: str = "v1") -> list[str]:
+    """The ids in one of the version's two indexes, over all buckets, sorted."""
+    found = [client.zrange(of(version, bucket), 0, -1) for bucket in range(keys_for(client).buckets)]
+    return sorted(one.decode() for part in found for one in part)
+
+
+def place(keys: Keys, of: Callable[[str, int], str], one: str = "i1") -> str:
+    """The key of version v1 that stands beside the entity `one`."""
+    return of("v1", keys.bucket(one))
+
+
+CLUSTERED = Keys(clustered=True)
+SAME_BUCKET = next(one for one in map(str, range(10_000)) if CLUSTERED.bucket(one) == CLUSTERED.bucket("a"))
 # Few values, so that equal and neighbouring ones meet; the large ones differ only beyond a double's 53 bits.
 TIMES = st.sampled_from([-1, 0, 5, NOW_MS, 2**62, 2**62 + 1, -(2**62), -(2**62) - 1, 2**63 - 1, -(2**63)])
 OFFSETS = st.sampled_from([-1, 0, 1, 2**32 - 1, 2**32, 2**53, 2**53 + 1, 2**63 - 1])
-WRITES = st.tuples(st.sampled_from("ab"), TIMES, st.sampled_from([1, 2, 255]), OFFSETS)
+WRITES = st.tuples(st.sampled_from(["a", SAME_BUCKET]), TIMES, st.sampled_from([1, 2, 255]), OFFSETS)
 
 
 def order(write: tuple[str, int, int, int]) -> tuple[int, int, int]:
     return write[1:]
 
 
-def test_what_stays_is_the_newest_of_all_that_came(client: Any) -> None:
+def test_what_stays_is_the_newest_of_all_that_came(client: Any, keys: Keys) -> None:
     """Catches any order of retries, replays and deletions that leaves an older feature, in Redis or in the answers."""
     writer = FeatureWriter(client)
 
@@ -58,41 +91,35 @@ def test_what_stays_is_the_newest_of_all_that_came(client: Any) -> None:
                         newest[write[0]] = write
                 assert put(writer, writes) == expected
         for one, (_, event_time, tier, offset) in newest.items():
-            header = blob.decode_header(client.get(KEYS.item("v1", one)))
+            header = blob.decode_header(client.get(keys.item("v1", one)))
             assert header is not None
             assert (header.event_time, header.tier, header.sequence) == (event_time, tier, offset)
             assert header.deleted == (tier == 255)
         live = {one for one, write in newest.items() if write[2] != 255}
-        assert {one.decode() for one in client.zrange(KEYS.items("v1"), 0, -1)} == live
-        assert {one.decode() for one in client.zrange(KEYS.deleted("v1"), 0, -1)} == newest.keys() - live
+        assert indexed(client, keys.items) == sorted(live)
+        assert indexed(client, keys.deleted) == sorted(newest.keys() - live)
 
     newest_stays()
 
 
 def put(writer: FeatureWriter, writes: list[tuple[str, int, int, int]]) -> list[WriteResult]:
-    """Items and deletions in one server-side call, in this order."""
+    """Items and deletions of one bucket in one server-side call, in this order."""
+    keys = keys_for(writer._redis)
     rows = []
     for one, event_time, tier, offset in writes:
         if tier == 255:
             value = blob.encode_deletion(event_time, offset)
         else:
             value = blob.encode_item(item(one, event_time=event_time, tier=tier, source_offset=offset))
-        rows.append((KEYS.item("v1", one), value))
-    shared = (KEYS.bucket_shape, KEYS.items, KEYS.deleted, KEYS.retired)
-    [answers] = library("features").call(
-        writer._redis,
-        "put",
-        [
-            (
-                [*[of("v1") for of in shared], *[key for key, _ in rows]],
-                [0, 60_000, len(KEYS.item("v1", "")), *[value for _, value in rows]],
-            )
-        ],
-    )
+        rows.append((keys.item("v1", one), value))
+    shared = [place(keys, of, "a") for of in (keys.bucket_shape, keys.items, keys.deleted, keys.retired)]
+    cut = len(keys.item_stem("v1", keys.bucket("a")))
+    call = shared + [key for key, _ in rows], [0, 60_000, cut, *[value for _, value in rows]]
+    [answers] = library("features").call(writer._redis, "put", [call])
     return [WriteResult(answer) for answer in answers]
 
 
-def test_answers_stand_in_the_order_of_the_records(client: Any) -> None:
+def test_answers_stand_in_the_order_of_the_records(client: Any, keys: Keys) -> None:
     """Catches answers mixed up between versions or calls: a lane would count, or retry, the wrong records."""
     writer = FeatureWriter(client)
     writer.put_items([item("i3", version="v2", event_time=NOW_MS + 1)])
@@ -102,7 +129,7 @@ def test_answers_stand_in_the_order_of_the_records(client: Any) -> None:
     assert results[:2] == [WriteResult.WRITTEN, WriteResult.OLDER]
     assert set(results[2:-2]) == {WriteResult.WRITTEN}
     assert results[-2:] == [WriteResult.SAME, WriteResult.OLDER]
-    assert client.zcard(KEYS.items("v1")) == len(many) + 1
+    assert len(indexed(client, keys.items)) == len(many) + 1
 
 
 def test_nothing_to_write_is_no_call(client: Any) -> None:
@@ -126,10 +153,10 @@ def test_a_diffusion_refresh_outlives_a_later_fallback(client: Any) -> None:
     assert writer.put_users([user(tier=2), later]) == [WriteResult.WRITTEN, WriteResult.OLDER]
 
 
-def test_deleted_stays_deleted_until_something_newer(client: Any) -> None:
+def test_deleted_stays_deleted_until_something_newer(client: Any, reader_of: Callable[..., FeatureReader]) -> None:
     """Catches a late retry that revives a deleted item or an erased user, knowledge included."""
     writer = FeatureWriter(client)
-    reader = FeatureReader(client, version="v1", dims=DIMS)
+    reader = reader_of(version="v1")
     knowledge = ItemKnowledge("i1", NOW_MS, NOW_MS, "f00", "Tea.")
     writer.put_items([item()])
     writer.put_users([user()])
@@ -146,50 +173,50 @@ def test_deleted_stays_deleted_until_something_newer(client: Any) -> None:
     assert reader.items(["i1"]).present[0]
 
 
-def test_a_deletion_of_knowledge_leaves_the_vector(client: Any) -> None:
+def test_a_deletion_of_knowledge_leaves_the_vector(client: Any, reader_of: Callable[..., FeatureReader]) -> None:
     """Catches a null on one compacted topic that empties another's view."""
     writer = FeatureWriter(client)
     writer.put_items([item()])
     writer.put_knowledge("v1", [ItemKnowledge("i1", NOW_MS, NOW_MS, "f00")])
     writer.delete_knowledge("v1", [Deletion("i1", NOW_MS + 1)])
-    reader = FeatureReader(client, version="v1")
+    reader = reader_of(version="v1")
     assert reader.items(["i1"]).present[0]
     assert reader.knowledge("i1") is None
 
 
-def test_users_and_marks_expire_and_items_do_not(client: Any) -> None:
+def test_users_and_marks_expire_and_items_do_not(client: Any, keys: Keys) -> None:
     """Catches a catalogue that vanishes a month after its last change, and users that stay for ever."""
     writer = FeatureWriter(client, ttl_s=100)
     writer.put_items([item("live"), item("dead")])
     writer.put_users([user()])
     writer.put_knowledge("v1", [ItemKnowledge("live", NOW_MS, NOW_MS, "f00")])
     writer.delete_items("v1", [Deletion("dead", NOW_MS + 1)])
-    assert client.ttl(KEYS.item("v1", "live")) == client.ttl(KEYS.knowledge("v1", "live")) == -1
-    for key in (KEYS.item("v1", "dead"), KEYS.knowledge("v1", "dead"), KEYS.user("v1", "u1")):
+    assert client.ttl(keys.item("v1", "live")) == client.ttl(keys.knowledge("v1", "live")) == -1
+    for key in (keys.item("v1", "dead"), keys.knowledge("v1", "dead"), keys.user("v1", "u1")):
         assert 95 < client.ttl(key) <= 100
 
 
-def test_each_kind_has_a_life_of_its_own(client: Any) -> None:
+def test_each_kind_has_a_life_of_its_own(client: Any, keys: Keys) -> None:
     """Catches a kind that gets another's time to live, and a deletion that is forgotten too soon."""
     writer = FeatureWriter(client, ttl_s=100, item_ttl_s=200, knowledge_ttl_s=300, mark_ttl_s=400)
     writer.put_items([item("live"), item("dead")])
     writer.put_users([user()])
     writer.put_knowledge("v1", [ItemKnowledge("live", NOW_MS, NOW_MS, "f00")])
     writer.delete_items("v1", [Deletion("dead", NOW_MS + 1)])
-    lives = [client.ttl(key) for key in (KEYS.user("v1", "u1"), KEYS.item("v1", "live"), KEYS.knowledge("v1", "live"))]
-    lives += [client.ttl(key) for key in (KEYS.item("v1", "dead"), KEYS.knowledge("v1", "dead"))]
+    lives = [client.ttl(key) for key in (keys.user("v1", "u1"), keys.item("v1", "live"), keys.knowledge("v1", "live"))]
+    lives += [client.ttl(key) for key in (keys.item("v1", "dead"), keys.knowledge("v1", "dead"))]
     assert [round(life, -1) for life in lives] == [100, 200, 300, 400, 400]
 
 
 @pytest.mark.parametrize("kind", ["item", "user", "knowledge"])
-def test_only_a_newer_write_prolongs_a_life(client: Any, kind: str) -> None:
+def test_only_a_newer_write_prolongs_a_life(client: Any, keys: Keys, kind: str) -> None:
     """Catches a retry, a replay or a late record by which old features outlive their time."""
     writer = FeatureWriter(client, ttl_s=100, item_ttl_s=100, knowledge_ttl_s=100)
     key, write = {
-        "item": (KEYS.item("v1", "i1"), lambda at: writer.put_items([item(event_time=at)])),
-        "user": (KEYS.user("v1", "u1"), lambda at: writer.put_users([user(event_time=at)])),
+        "item": (keys.item("v1", "i1"), lambda at: writer.put_items([item(event_time=at)])),
+        "user": (keys.user("v1", "u1"), lambda at: writer.put_users([user(event_time=at)])),
         "knowledge": (
-            KEYS.knowledge("v1", "i1"),
+            keys.knowledge("v1", "i1"),
             lambda at: writer.put_knowledge("v1", [ItemKnowledge("i1", at, at, "f00")]),
         ),
     }[kind]
@@ -202,23 +229,23 @@ def test_only_a_newer_write_prolongs_a_life(client: Any, kind: str) -> None:
     assert client.pttl(key) > 90_000
 
 
-def test_a_life_without_end_is_given_back(client: Any) -> None:
+def test_a_life_without_end_is_given_back(client: Any, keys: Keys) -> None:
     """Catches items that still expire after an operator set their time to live to 0."""
     FeatureWriter(client, item_ttl_s=100).put_items([item()])
     FeatureWriter(client).put_items([item(event_time=NOW_MS + 1)])
-    assert client.pttl(KEYS.item("v1", "i1")) == client.pttl(KEYS.items("v1")) == -1
+    assert client.pttl(keys.item("v1", "i1")) == client.pttl(place(keys, keys.items)) == -1
 
 
-def test_expired_items_and_marks_leave_the_indexes(client: Any) -> None:
+def test_expired_items_and_marks_leave_the_indexes(client: Any, keys: Keys) -> None:
     """Catches indexes that only grow, and a coverage counted over items that are gone."""
-    client.zadd(KEYS.deleted("v1"), {"long-gone": 1.0})
-    client.zadd(KEYS.items("v1"), {"expired": 1.0})
+    client.zadd(place(keys, keys.deleted), {"long-gone": 1.0})
+    client.zadd(place(keys, keys.items), {"expired": 1.0})
     FeatureWriter(client).put_items([item()])
-    assert client.zrange(KEYS.deleted("v1"), 0, -1) == []
-    assert client.zrange(KEYS.items("v1"), 0, -1) == [b"expired", b"i1"]
+    assert indexed(client, keys.deleted) == []
+    assert indexed(client, keys.items) == ["expired", "i1"]
     FeatureWriter(client, item_ttl_s=100).put_items([item(event_time=NOW_MS + 1)])
-    assert client.zrange(KEYS.items("v1"), 0, -1) == [b"i1"]
-    assert 95 < client.ttl(KEYS.items("v1")) <= 100
+    assert indexed(client, keys.items) == ["i1"]
+    assert 95 < client.ttl(place(keys, keys.items)) <= 100
 
 
 @pytest.mark.parametrize("wrong", [{"ttl_s": 0}, {"item_ttl_s": -1}, {"mark_ttl_s": 0}, {"dtype": "float32"}])
@@ -228,7 +255,7 @@ def test_a_wrong_setting_is_refused(wrong: dict[str, Any]) -> None:
         FeatureWriter(redis.Redis(port=1), **wrong)
 
 
-def test_a_deletion_reaches_every_version(client: Any) -> None:
+def test_a_deletion_reaches_every_version(client: Any, reader_of: Callable[..., FeatureReader]) -> None:
     """Catches an erased user or a deleted item that comes back with a rollback or an activation."""
     writer = FeatureWriter(client)
     versions = ["v1", "v2", "v3"]
@@ -243,20 +270,21 @@ def test_a_deletion_reaches_every_version(client: Any) -> None:
     assert writer.delete_users(versions, [Deletion("u1", NOW_MS + 1)]) == [WriteResult.WRITTEN]
     assert writer.delete_users([], [Deletion("u1", NOW_MS + 1)]) == []
     for version in versions:
-        reader = FeatureReader(client, version=version, dims=DIMS)
+        reader = reader_of(version=version)
         found = reader.read("u1", ["i1", "i2"])
         assert found.present.tolist() == [False, version == "v3"]
         assert not found.user.present
         assert reader.knowledge("i1") is None
 
 
-def test_what_is_being_deleted_stays_deleted(client: Any) -> None:
+def test_what_is_being_deleted_stays_deleted(client: Any, keys: Keys) -> None:
     """Catches a late worker, or an erasure in every version, that brings a version back to life behind its deletion."""
     writer = FeatureWriter(client)
-    client.set(KEYS.retired("v1"), 1)
+    for bucket in range(keys.buckets):
+        client.set(keys.retired("v1", bucket), 1)
     deleted = writer.delete_items(["v1", "v2"], [Deletion("i1", NOW_MS)])
     assert deleted == [WriteResult.SAME]
-    assert client.get(KEYS.item("v2", "i1"))
+    assert client.get(keys.item("v2", "i1"))
     for write in (
         lambda: writer.put_items([item()]),
         lambda: writer.put_users([user()]),
@@ -264,7 +292,9 @@ def test_what_is_being_deleted_stays_deleted(client: Any) -> None:
     ):
         with pytest.raises(VersionRetiring):
             write()
-    assert client.keys("f:v1:*") == [KEYS.retired("v1").encode()]
+    everywhere = {"target_nodes": client.PRIMARIES} if keys.clustered else {}
+    fences = [keys.retired("v1", bucket).encode() for bucket in range(keys.buckets)]
+    assert sorted(client.keys("f:v1:*", **everywhere)) == sorted(fences)
 
 
 def test_one_bad_record_is_named_and_nothing_is_written(client: Any) -> None:
@@ -276,7 +306,7 @@ def test_one_bad_record_is_named_and_nothing_is_written(client: Any) -> None:
     assert client.dbsize() == 0
 
 
-def test_a_version_has_one_width(client: Any) -> None:
+def test_a_version_has_one_width(client: Any, keys: Keys) -> None:
     """Catches two models that write into one version: a matrix of mixed rows, or a ranker's crash."""
     writer = FeatureWriter(client)
     wide = item("i9", dims=2 * DIMS)
@@ -287,18 +317,18 @@ def test_a_version_has_one_width(client: Any) -> None:
     with pytest.raises(ShapeMismatch):
         writer.put_users([user(dims=2 * DIMS)])
     assert writer.put_items([dataclasses.replace(wide, version="v2")]) == [WriteResult.WRITTEN]
-    assert client.get(KEYS.bucket_shape("v1")) == b"8 float16"
+    assert client.get(place(keys, keys.bucket_shape)) == b"8 float16"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-def test_a_version_has_one_dtype(client: Any, dtype: str) -> None:
+def test_a_version_has_one_dtype(client: Any, keys: Keys, dtype: str, reader_of: Callable[..., FeatureReader]) -> None:
     """Catches workers of two settings that fill one version, half of which no reader can see."""
     writer = FeatureWriter(client, dtype=dtype)
     assert writer.put_items([item(value=2.0)]) == writer.put_users([user()]) == [WriteResult.WRITTEN]
-    assert client.get(KEYS.bucket_shape("v1")) == f"8 {dtype}".encode()
+    assert client.get(place(keys, keys.bucket_shape)) == f"8 {dtype}".encode()
     with pytest.raises(ShapeMismatch, match=f"the version has 8 {dtype}, a vector has 8 float16"):
         FeatureWriter(client).put_items([item(event_time=NOW_MS + 1)])
-    found = FeatureReader(client, version="v1").read("u1", ["i1"])
+    found = reader_of(version="v1").read("u1", ["i1"])
     assert found.item_matrix[0].tolist() == pytest.approx([2.0] * DIMS)
     assert found.user.inferred_vector.tolist() == pytest.approx([-1.0] * DIMS)
 
@@ -311,10 +341,10 @@ def test_the_library_is_loaded_again_where_it_went_missing(client: Any) -> None:
     assert writer.put_items([item("i1")]) == [WriteResult.SAME]
 
 
-def test_a_foreign_value_under_the_key_is_an_error(client: Any) -> None:
+def test_a_foreign_value_under_the_key_is_an_error(client: Any, keys: Keys) -> None:
     """Catches a write over what is none of ours (another type), and one that dies on a string too short."""
-    client.lpush(KEYS.item("v1", "list"), "x")
-    client.set(KEYS.item("v1", "text"), "short")
+    client.lpush(keys.item("v1", "list"), "x")
+    client.set(keys.item("v1", "text"), "short")
     writer = FeatureWriter(client)
     with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
         writer.put_items([item("list")])
@@ -330,12 +360,12 @@ def test_a_wrong_version_is_refused(client: Any, version: str) -> None:
     assert client.dbsize() == 0
 
 
-def test_ids_of_any_language_are_kept(client: Any) -> None:
+def test_ids_of_any_language_are_kept(client: Any, reader_of: Callable[..., FeatureReader]) -> None:
     """Catches an index that cuts an id at the wrong byte."""
     writer = FeatureWriter(client, prefix="shop.de")
     ids = ["茶", "a:b", " ", "x" * 300]
     features: list[ItemFeatures] = [item(one) for one in ids]
     writer.put_items(features)
-    reader = FeatureReader(client, prefix="shop.de", version="v1")
+    reader = reader_of(prefix="shop.de", version="v1")
     assert sorted(reader.changed_items().written) == sorted(ids)
     assert reader.items(ids).present.all()
