@@ -64,7 +64,11 @@ class Settings:
     """Everything a worker, a command or a reader can be told; see `docs/settings.md`."""
 
     kafka: str = _setting("", "Kafka bootstrap servers, host:port[,host:port]; empty: the stack of `freshet up`")
-    redis: str = _setting("", "Redis or Valkey URL, redis://host:port/db; empty: the stack of `freshet up`", url=True)
+    redis: str = _setting(
+        "",
+        "Redis or Valkey URL (redis, rediss, redis+sentinel, redis+cluster); empty: the stack of `freshet up`",
+        url=True,
+    )
     llm: str = _setting("", "Base URL of an OpenAI-compatible endpoint; empty: the stack of `freshet up`", url=True)
     llm_backend: str = _setting("openai", "How the endpoint is spoken to; see `models/llm.py`")
     llm_model: str = _setting("", "Model name at the endpoint; empty: the first one it serves")
@@ -165,6 +169,8 @@ class Settings:
                 raise SettingError(name, getattr(self, name), "letters, digits, '-', '_' and '.'")
         if not re.fullmatch(r"[A-Za-z0-9._-]*", self.topic_prefix):
             raise SettingError("topic_prefix", self.topic_prefix, "letters, digits, '-', '_' and '.'")
+        if self.redis:
+            _check_redis(self.redis)
         object.__setattr__(self, "home", Path(self.home).expanduser())
 
     def __repr__(self) -> str:
@@ -228,6 +234,15 @@ def _check_range(f: Field[Any], value: Any) -> None:
         raise SettingError(f.name, value, f"a number {_range(f)}")
     if f.metadata["url"] and value and "://" not in value:
         raise SettingError(f.name, value, "a URL such as http://host:port or redis://host:port")
+
+
+def _check_redis(url: str) -> None:
+    from freshet.connect import parse  # which needs redis-py: not before there is something to check
+
+    try:
+        parse(url)
+    except ValueError as error:
+        raise SettingError("redis", url, f"a Redis URL: {error}") from None
 
 
 def _range(f: Field[Any]) -> str:

@@ -96,6 +96,10 @@ FAMILIES: dict[str, Family] = {
     "redis.exceptions.ReadOnlyError": Family.TRANSIENT,  # a replica for the seconds of a failover
     "redis.exceptions.OutOfMemoryError": Family.TRANSIENT,  # an operator can free memory; dropping can not be undone
     "redis.exceptions.ClusterDownError": Family.TRANSIENT,
+    "redis.exceptions.MasterDownError": Family.TRANSIENT,
+    "redis.exceptions.AskError": Family.TRANSIENT,  # MovedError too: buckets on their way to another node
+    "redis.exceptions.ClusterError": Family.TRANSIENT,
+    "redis.exceptions.RedisClusterException": Family.TRANSIENT,  # no node tells the map, or nobody has a slot
     "builtins.ConnectionError": Family.TRANSIENT,
     "builtins.TimeoutError": Family.TRANSIENT,
     # Fatal: named because a base class above would call them transient.

@@ -17,6 +17,7 @@ import redis
 from confluent_kafka import KafkaException
 from rich.progress import Progress
 
+from freshet.connect import connect
 from freshet.histories import HistoryStore
 from freshet.settings import Settings
 from schemas.records import Item
@@ -79,7 +80,7 @@ class LogSource:
             bar.update(task, completed=done, total=total)
 
         if self.histories:
-            with redis.Redis.from_url(settings.redis) as client:
+            with connect(settings.redis) as client:
                 events = read_histories(HistoryStore(client, settings.key_prefix))
         else:
             events = read_event_topic(settings, topics.user_events, codec, context.clock(), report)

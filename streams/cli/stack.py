@@ -144,17 +144,20 @@ def down(erase: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def status(as_json: bool) -> None:
     """Show what runs and where, the active version and the lags. Exit code 1 unless all of it is healthy."""
+    from streams.lanes import consumer_group
+
     settings = Settings.load()
     services = [_checked(service) for service in _known(settings)]
     healthy = {service["name"]: bool(service["healthy"]) for service in services}
     lag = _lags(settings) if healthy.get("kafka") else {}
+    distilling = consumer_group(settings, "item-distill")
     answer = {
         "home": str(settings.home),
         "services": services,
         "active_version": _active_version(settings) if healthy.get("redis") else None,
         "lag": lag,
         "distill": {
-            "backlog": next((behind for group, behind in lag.items() if group.endswith("freshet-item-distill")), None),
+            "backlog": lag.get(distilling),
             "budget": _budget(settings) if healthy.get("redis") else None,
         },
     }
@@ -189,19 +192,20 @@ def _answers(service: ServiceState) -> bool:
         return http_ok(f"{service.address.rstrip('/')}/models")
     import redis
 
-    with redis.Redis.from_url(service.address, socket_timeout=2, socket_connect_timeout=2) as client:
-        try:
+    from freshet.connect import connect
+
+    try:
+        with connect(service.address, socket_timeout=2, socket_connect_timeout=2) as client:
             return bool(client.ping())
-        except redis.RedisError:
-            return False
+    except (redis.RedisError, redis.exceptions.RedisClusterException):
+        return False
 
 
 def _active_version(settings: Settings) -> str | None:
-    import redis
-
+    from freshet.connect import connect
     from freshet.versions import Versions
 
-    with redis.Redis.from_url(resolve(settings).redis, socket_timeout=2) as client:
+    with connect(resolve(settings).redis, socket_timeout=2) as client:
         return Versions(client, settings.key_prefix).active()
 
 
@@ -209,9 +213,10 @@ def _budget(settings: Settings) -> dict[str, int | float] | None:
     """The hour's tokens as the workers left them; None where neither they nor these settings know of a limit."""
     import redis
 
+    from freshet.connect import connect
     from freshet.token_budget import budget_state
 
-    with redis.Redis.from_url(resolve(settings).redis, socket_timeout=2) as client:
+    with connect(resolve(settings).redis, socket_timeout=2) as client:
         try:
             state = budget_state(client, settings.key_prefix)
         except redis.RedisError:

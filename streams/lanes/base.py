@@ -18,8 +18,7 @@ from streams.metrics import Metrics
 from streams.topics import Topics
 
 if TYPE_CHECKING:
-    import redis as redis_client
-
+    from freshet.connect import Client
     from models.aligner import Aligner
     from models.encoder import TextEncoder
     from models.llm import LanguageModel
@@ -70,13 +69,11 @@ class Context:
         self.topics = Topics(settings)
 
     @cached_property
-    def redis(self) -> redis_client.Redis:
+    def redis(self) -> Client:
         """A pooled client; reconnects by itself, raises redis errors that `errors.family` knows."""
-        import redis
+        from freshet.connect import connect
 
-        return redis.Redis.from_url(
-            self.settings.redis, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30
-        )
+        return connect(self.settings.redis, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30)
 
     @cached_property
     def codec(self) -> Codec:

@@ -11,7 +11,7 @@ from typing import Any
 import redis
 
 from freshet.blob import decode_knowledge
-from freshet.layout import Keys
+from freshet.connect import Client, keys_for
 from models.reasoner import TitlesUnavailable
 from processors.guard import inspect
 from processors.listing import MAX_TITLE, clean
@@ -30,9 +30,9 @@ class KnownTitles:
     model little. What is found is kept, as long as it fits; what is not found is looked for again.
     """
 
-    def __init__(self, client: redis.Redis, prefix: str, version: str) -> None:
+    def __init__(self, client: Client, prefix: str, version: str) -> None:
         self._redis = client
-        self._keys = Keys(prefix)
+        self._keys = keys_for(client, prefix)
         self._version = version
         self._kept: dict[str, str] = {}
 
@@ -40,12 +40,13 @@ class KnownTitles:
         """See `models.reasoner.Titles`."""
         missing = [item_id for item_id in item_ids if item_id not in self._kept]
         found: dict[str, str] = {}
+        mget = getattr(self._redis, "mget_nonatomic", self._redis.mget)  # which a Cluster's client has
         try:
             for start in range(0, len(missing), _KEYS_PER_TRIP):
                 trip = missing[start : start + _KEYS_PER_TRIP]
-                blobs: Any = self._redis.mget([self._keys.knowledge(self._version, item_id) for item_id in trip])
+                blobs: Any = mget([self._keys.knowledge(self._version, item_id) for item_id in trip])
                 found.update(zip(trip, map(_title, blobs), strict=True))
-        except redis.RedisError as error:
+        except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
             raise TitlesUnavailable(f"{type(error).__name__}: {error}") from error
         if len(self._kept) + len(found) > _MOST_KEPT:
             self._kept.clear()
