@@ -18,6 +18,8 @@ from freshet.versions import LIVE_S, VersionInUse, VersionNames, Versions
 
 SETTLE_S = 5.0
 """Writers learn within this time that a version is being deleted: one batch of the sink, at most."""
+FENCE_S = 86_400
+"""So long after a deletion that was broken off its version can not be written; a second attempt begins anew."""
 _KINDS = {b"i": "items", b"u": "users", b"k": "knowledge"}
 
 
@@ -55,7 +57,7 @@ def collect(
     Raises `VersionInUse` for the active and the previous one, and, unless `force`, for one that workers write or whose
     items were written within `live_s`. With `force` its workers are made to stop, and waited for.
 
-    1. Mark it: from here on it can be neither activated nor written by a worker that looks.
+    1. Mark it: from here on it can be neither activated nor written, by a worker that looks or by one that does not.
     2. Wait until its workers have stopped, or are dead.
     3. Delete its keys, again and again until a walk that began `settle_s` after the mark has found none.
     4. Do what else belongs to it, then forget manifest and name: until then it is listed, as being deleted.
@@ -66,6 +68,7 @@ def collect(
     if not (force or in_the_way or state == "retiring"):
         _refuse_written(client, prefix, version, live_s)
     versions.retire(version, force=force, live_s=live_s)  # 1
+    _fence(client, prefix, version)
     marked = time.monotonic()
     while versions.workers(version, live_s=live_s):  # 2
         time.sleep(0.2)
@@ -79,14 +82,23 @@ def collect(
         if not gone:
             time.sleep(min(0.2, settle_s))
     before_forgetting()  # 4
+    _fence(client, prefix, version, up=False)
     versions.forget(version)
     return deleted
+
+
+def _fence(client: Client, prefix: str, version: str, *, up: bool = True) -> None:
+    """Put up, or take down, what makes the server refuse writes in each bucket; it falls if nobody ends the deletion."""
+    pipeline: Any = client.pipeline(transaction=False)
+    for key in keys_for(client, prefix).fences(version):
+        pipeline.set(key, "1", ex=FENCE_S) if up else pipeline.unlink(key)
+    pipeline.execute()
 
 
 def _sweep(client: Client, prefix: str, version: str, pace: Pace, progress: Callable[[int], None]) -> int:
     """Delete what one walk finds; UNLINK frees the memory on a thread of the server's own."""
     keys = keys_for(client, prefix)
-    kept = {keys.manifest(version).encode(), keys.workers(version).encode()}
+    kept = {key.encode() for key in (keys.manifest(version), keys.workers(version), *keys.fences(version))}
     gone = 0
     for node in nodes(client):
         for found in scan(client, keys.version_stem(version) + "*", pace, node=node):

@@ -139,8 +139,12 @@ class Keys:
         return f"{self.prefix}:{version}:shape{self._tags[bucket]}"
 
     def retired(self, version: str, bucket: int = 0) -> str:
-        """String: there while a version is deleted and a day longer; what a late writer sends is refused meanwhile."""
+        """String: there while the version is being deleted, so that what a late writer sends is refused."""
         return f"{self.prefix}:{version}:retired{self._tags[bucket]}"
+
+    def fences(self, version: str) -> list[str]:
+        """`retired` of every bucket."""
+        return [self.retired(version, bucket) for bucket in range(self.buckets)]
 
     def cached_knowledge(self, fingerprint: str) -> str:
         """Blob: knowledge by the fingerprint of content and recipe, shared between versions."""

@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
-from freshet import Versions
+from freshet import Deletion, FeatureWriter, Versions, WriteResult
 from freshet.collect import census, collect, collectable
 from freshet.connect import connect, keys_for
 from freshet.scanning import Pace
 from freshet.versions import VersionError, VersionInUse, VersionNames, VersionRetiring
+from tests.fakes import NOW_MS
+from tests.freshet.samples import item
 from tests.freshet.test_coverage import write_items, write_users
 
 REPOSITORY = Path(__file__).parents[2]
@@ -232,3 +234,23 @@ def test_only_what_is_older_than_the_active_one_goes_unnamed() -> None:
     names = VersionNames("v3", "v2", {"v1": 1, "v2": 2, "v3": 3, "v4": 4, "v5": 5}, frozenset({"v5"}))
     assert collectable(names) == ["v1", "v5"]
     assert collectable(VersionNames(None, None, {"v1": 1}, frozenset())) == []
+
+
+def test_a_writer_that_does_not_look_is_refused(client: Any) -> None:
+    """Catches a deleted version whose last keys were written behind the deletion, and a name that stays barred."""
+    writer = FeatureWriter(client)
+    versions = Versions(client)
+    versions.activate("v1")
+    versions.pin("v2", {"dims": "8"})
+    writer.put_items([item(version="v2")])
+    refused: list[bool] = []
+
+    def late() -> None:
+        with pytest.raises(VersionRetiring):
+            writer.put_items([item("i2", version="v2")])
+        refused.append(writer.delete_items(["v2"], [Deletion("i2", NOW_MS)]) == [WriteResult.SAME])
+
+    collect(client, "f", "v2", force=True, settle_s=0.0, before_forgetting=late)
+    assert refused == [True]
+    assert keys_of(client, "f:v2:*") == set()
+    assert writer.put_items([item(version="v2")]) == [WriteResult.WRITTEN]
