@@ -88,7 +88,7 @@ def collect(
 
 
 def _fence(client: Client, prefix: str, version: str, *, up: bool = True) -> None:
-    """Put up, or take down, what makes the server refuse writes in each bucket; it falls if nobody ends the deletion."""
+    """Put up, or take down, what makes the server refuse writes in each bucket; it falls by itself after FENCE_S."""
     pipeline: Any = client.pipeline(transaction=False)
     for key in keys_for(client, prefix).fences(version):
         pipeline.set(key, "1", ex=FENCE_S) if up else pipeline.unlink(key)
