@@ -14,7 +14,7 @@ from collections.abc import Callable
 import redis
 
 from freshet.due import DueUsers
-from freshet.histories import HistoryBatch, HistoryEvent, HistoryStore
+from freshet.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from freshet.layout import Keys
 from streams.embedded.valkey import ValkeyServer
 
@@ -48,14 +48,14 @@ def cpu_s(client: redis.Redis) -> float:
 
 def measure(client: redis.Redis, users: int) -> dict[str, int]:
     """Microseconds of CPU a call, by what it does."""
-    keys, due, store = Keys(), DueUsers(client), HistoryStore(client)
+    keys, due, store = Keys(), DueUsers(client, "v1"), HistoryStore(client)
     now_ms = 1_000 * int(client.time()[0])  # type: ignore[index]
-    fill(client, keys.due(), users, now_ms - users)
+    fill(client, keys.due("v1"), users, now_ms - users)
     claims = due.claim(1, 60)  # loads the functions
     found = {"claim": call_us(client, lambda: [claims.extend(due.claim(BATCH, 60)) for _ in range(CALLS)])}
     parts = [claims[start : start + BATCH] for start in range(0, len(claims), BATCH)]
     found["complete"] = call_us(client, lambda: [due.complete(part) for part in parts])
-    client.zadd(keys.refreshed(), {f"gone{n}": 1.0 for n in range(75_000)})
+    client.zadd(keys.refreshed("v1"), {f"gone{n}": 1.0 for n in range(75_000)})
     found["claim_after_a_pause"] = call_us(client, lambda: due.claim(BATCH, 60))
     for name, each in (("append_500x2", 2), ("append_100x10", 10)):
         batches = [
@@ -66,9 +66,11 @@ def measure(client: redis.Redis, users: int) -> dict[str, int]:
             )
             for k in range(100)
         ]
-        found[name] = call_us(client, lambda batches=batches: [store.append(batch) for batch in batches])  # type: ignore[misc]
-    client.delete(keys.due(), keys.leased(), keys.refreshed())
-    fill(client, keys.waiting(), users, now_ms - users)
+        found[name] = call_us(
+            client, lambda batches=batches: [store.append(batch, DueVersions(["v1"])) for batch in batches]
+        )  # type: ignore[misc]
+    client.delete(keys.due("v1"), keys.leased("v1"), keys.refreshed("v1"))
+    fill(client, keys.waiting("v1"), users, now_ms - users)
     found["claim_as_intervals_end"] = call_us(client, lambda: [due.claim(BATCH, 60) for _ in range(CALLS)])
     return found
 

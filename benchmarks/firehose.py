@@ -39,6 +39,7 @@ from streams.demo.data import complete_journey
 from streams.embedded.kafka import KafkaServer
 from streams.embedded.valkey import ValkeyServer
 from streams.firehose import LINGER_S, consumer_config
+from streams.lanes import consumer_group
 from streams.lanes.base import Context
 from streams.lanes.user_events import NAME, UserEventsLane
 from streams.producer import producer_config
@@ -104,7 +105,7 @@ def _committed(context: Context) -> float:
 def _forget_group(settings: Settings) -> None:
     """Let the next run begin at offset 0 with the lane's own group."""
     admin = AdminClient({"bootstrap.servers": settings.kafka})
-    group = f"{settings.topic_prefix}freshet-{NAME}"
+    group = consumer_group(settings, NAME)
     if any(each.group_id == group for each in admin.list_consumer_groups().result().valid):
         admin.delete_consumer_groups([group])[group].result()
 

@@ -1,7 +1,8 @@
 """Users whose features should be made anew: claimed under a lease, so that no two workers take the same one.
 
-Owns who is due, in which order, and the protocol around the due-set; `HistoryStore.append` marks users by it. Must not
-load histories or refresh anyone. All times are the server's, so workers need not agree on a clock.
+Owns who is due, in which order, and the protocol around a version's due-set; `HistoryStore.append` marks users by it.
+Must not load histories or refresh anyone, nor know which versions are refreshed (`freshet.refreshing`). All times are
+the server's, so workers need not agree on a clock.
 
 A user without events since its last refresh stands nowhere, and nothing ever looks at it. One with such events is due,
 or waits for the moment from which it is. Due users are ordered by that moment, moved forward by
@@ -16,10 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import redis
-
+from freshet.connect import Client, keys_for
 from freshet.functions import library
-from freshet.layout import Keys
+from freshet.layout import Keys, check_version
 from freshet.settings import Settings
 
 USERS_PER_CALL = 500
@@ -70,7 +70,7 @@ class DueState:
 
 
 class DueUsers:
-    """The due-set of one key prefix; every call is one round trip and may be repeated after a Redis error.
+    """The due-set of one version; every call is one round trip and may be repeated after a Redis error.
 
     1. `claim` takes due users, by staleness and activity, and leases them;
     2. `complete` ends the lease of a refreshed user, once its features are durable; `release` gives one back undone;
@@ -80,9 +80,10 @@ class DueUsers:
     not on how many are due, waiting, leased or refreshed.
     """
 
-    def __init__(self, client: redis.Redis, prefix: str = "f", policy: RefreshPolicy | None = None) -> None:
-        self._redis = client
-        self._keys = due_keys(prefix)
+    def __init__(self, client: Client, version: str, prefix: str = "f", *, policy: RefreshPolicy | None = None) -> None:
+        self._redis: Any = client
+        self._layout = keys_for(client, prefix)
+        self._keys = due_keys(self._layout, check_version(version))
         self._policy = (policy or RefreshPolicy()).arguments()
 
     def claim(self, limit: int, lease_s: float) -> list[Claim]:
@@ -105,6 +106,18 @@ class DueUsers:
         """Give these users back at once, for anybody to claim; answers how many were still held."""
         return self._finish("release", claims)
 
+    def mark(self, user_ids: Sequence[str]) -> int:
+        """Make these users due without an event of theirs; answers how many have a history, as the others do not count.
+
+        Lease and interval hold for them; who is due or waits already keeps its place.
+        """
+        parts = [user_ids[start : start + USERS_PER_CALL] for start in range(0, len(user_ids), USERS_PER_CALL)]
+        calls = [
+            ([*self._keys, *(self._layout.history(user_id) for user_id in part)], [*self._policy, *part])
+            for part in parts
+        ]
+        return sum(map(int, library("histories").call(self._redis, "mark", calls)))
+
     def size(self) -> int:
         """Users with events that their features do not know and nobody is working on."""
         state = self.state()
@@ -116,12 +129,8 @@ class DueUsers:
 
     def state(self) -> DueState:
         """How the queue stands, in one round trip."""
-        due, waiting, leased, _ = self._keys
-        pipeline: Any = self._redis.pipeline(transaction=False)
-        pipeline.zcard(due).zcard(waiting).zcard(leased).zrange(due, 0, 0, withscores=True).time()
-        in_due, in_waiting, in_leased, head, (seconds, micros) = pipeline.execute()
-        oldest_s = max(0.0, seconds + micros / 1e6 - head[0][1] / 1_000) if head else 0.0
-        return DueState(in_due, in_waiting, in_leased, oldest_s)
+        [(due, waiting, leased, age_ms)] = library("histories").call(self._redis, "state", [(self._keys, [])])
+        return DueState(due, waiting, leased, age_ms / 1_000)
 
     def _finish(self, how: str, claims: Sequence[Claim]) -> int:
         parts = [claims[start : start + USERS_PER_CALL] for start in range(0, len(claims), USERS_PER_CALL)]
@@ -132,10 +141,9 @@ class DueUsers:
         return sum(map(int, library("histories").call(self._redis, "finish", calls)))
 
 
-def due_keys(prefix: str) -> list[str]:
-    """The keys that every function of `histories.lua` takes first."""
-    keys = Keys(prefix)
-    return [keys.due(), keys.waiting(), keys.leased(), keys.refreshed()]
+def due_keys(keys: Keys, version: str) -> list[str]:
+    """A version's due-set, as the functions of `histories.lua` take it."""
+    return [keys.due(version), keys.waiting(version), keys.leased(version), keys.refreshed(version)]
 
 
 def _text(part: bytes | str) -> str:

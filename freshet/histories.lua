@@ -13,8 +13,8 @@ local AHEAD = 64
 -- Times a claim looks for others in place of users that turn out to be leased or refreshed just now.
 local ROUNDS = 4
 
+-- Where a version's own sets stand among its keys.
 local DUE, WAITING, LEASED, REFRESHED = 1, 2, 3, 4
-local FIRST_HISTORY = 5
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -128,20 +128,41 @@ local function note(keys, policy, users, events)
   count(keys, policy, now_ms(), others, theirs)
 end
 
--- KEYS: due, waiting, leased, refreshed, then one history a user.
--- ARGV: length, ttl_ms, the policy, then three a user: its id, '1' to erase it first (else '0'), its packed records.
+-- Whether every version that is refreshed is among those that the caller knows.
+local function all_known(refreshing, args, first, last)
+  local known = {}
+  for i = first, last do known[args[i]] = true end
+  for _, version in ipairs(redis.call('ZRANGE', refreshing, 0, -1)) do
+    if not known[version] then return false end
+  end
+  return true
+end
+
+-- KEYS: refreshing; due, waiting, leased and refreshed of each version; then one history a user.
+-- ARGV: length, ttl_ms, the policy, how many of the versions (the first ones) have users that become due, how many
+-- versions there are, their names; then three a user: its id, '1' to erase it first (else '0'), its packed records.
 -- A record is the score (i64, big-endian), the member's length (u32) and the member.
 -- Adding the same record again changes nothing, and what is kept does not depend on the order of calls: the newest
--- `length` by (score, member) of all that came. Answers the number of records that changed a history.
+-- `length` by (score, member) of all that came. Answers the number of records that changed a history; nothing changes
+-- where a version is refreshed that the caller does not know.
 local function append(keys, args)
   local length, ttl, policy = tonumber(args[1]), args[2], policy_of(args, 3)
+  local n_marked, n_versions = tonumber(args[6]), tonumber(args[7])
+  if not all_known(keys[1], args, 8, 7 + n_versions) then
+    return redis.error_reply('FRESHET_VERSIONS another version is refreshed since')
+  end
+  local sets = {}
+  for v = 0, n_versions - 1 do sets[v + 1] = { unpack(keys, 2 + 4 * v, 5 + 4 * v) } end
   local total, users, events, n_users = 0, {}, {}, 0
-  for u = FIRST_HISTORY, #keys do
-    local at = 6 + 3 * (u - FIRST_HISTORY)
+  local at = 8 + n_versions
+  for u = 2 + 4 * n_versions, #keys do
     local user, erase, data = args[at], args[at + 1], args[at + 2]
+    at = at + 3
     if erase == '1' then
       redis.call('DEL', keys[u])
-      for i = DUE, REFRESHED do redis.call('ZREM', keys[i], user) end
+      for _, own in ipairs(sets) do
+        for i = DUE, REFRESHED do redis.call('ZREM', own[i], user) end
+      end
     end
     local position, size = 1, #data
     if size > 0 then
@@ -160,8 +181,53 @@ local function append(keys, args)
       end
     end
   end
-  note(keys, policy, users, events)
+  for v = 1, n_marked do note(sets[v], policy, users, events) end
   return total
+end
+
+-- KEYS: due, waiting, leased, refreshed, then one history a user. ARGV: the policy, then one user each.
+-- As if each user that has a history had new events, as many as make one due; who is due or waits keeps its place.
+-- Answers how many have a history.
+local function mark_due(keys, args)
+  local policy, users = policy_of(args, 1), {}
+  for i = 4, #args do
+    if redis.call('EXISTS', keys[i + 1]) == 1 then users[#users + 1] = args[i] end
+  end
+  if #users == 0 then return 0 end
+  local due = redis.call('ZMSCORE', keys[DUE], unpack(users))
+  local waiting = redis.call('ZMSCORE', keys[WAITING], unpack(users))
+  local new, events = {}, {}
+  for i, user in ipairs(users) do
+    if not due[i] and not waiting[i] then new[#new + 1], events[#events + 1] = user, policy.events end
+  end
+  place(keys, policy, now_ms(), new, events)
+  return #users
+end
+
+-- KEYS: refreshing. ARGV: version, memory_ms. The version's users become due by new events for the next `memory_ms`.
+local function announce(keys, args)
+  local now = now_ms()
+  redis.call('ZADD', keys[1], now, args[1])
+  redis.call('ZREMRANGEBYSCORE', keys[1], '-inf', now - args[2])
+  return redis.status_reply('OK')
+end
+
+-- KEYS: refreshing. ARGV: memory_ms. Answers {version, '1' where it was announced within `memory_ms`, ...}.
+local function refreshing(keys, args)
+  local since, answer = now_ms() - args[1], {}
+  local rows = redis.call('ZRANGE', keys[1], 0, -1, 'WITHSCORES')
+  for i = 1, #rows, 2 do
+    answer[i], answer[i + 1] = rows[i], tonumber(rows[i + 1]) > since and '1' or '0'
+  end
+  return answer
+end
+
+-- KEYS: due, waiting, leased, refreshed. Answers how many are due, waiting and leased, and for how many milliseconds
+-- the first in line has been due.
+local function state(keys)
+  local head = redis.call('ZRANGE', keys[DUE], 0, 0, 'WITHSCORES')
+  local age = head[2] and math.max(0, now_ms() - math.floor(tonumber(head[2]))) or 0
+  return { redis.call('ZCARD', keys[DUE]), redis.call('ZCARD', keys[WAITING]), redis.call('ZCARD', keys[LEASED]), age }
 end
 
 -- Users whose refresh came to nothing go to the front: they stood there when they were claimed.
@@ -266,5 +332,9 @@ local function finish(keys, args)
 end
 
 redis.register_function('freshet_append_DIGEST', append)
+redis.register_function('freshet_mark_DIGEST', mark_due)
+redis.register_function('freshet_announce_DIGEST', announce)
+redis.register_function('freshet_refreshing_DIGEST', refreshing)
+redis.register_function('freshet_state_DIGEST', state)
 redis.register_function('freshet_claim_DIGEST', claim)
 redis.register_function('freshet_finish_DIGEST', finish)

@@ -20,9 +20,11 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
+from freshet.connect import Client, keys_for
 from freshet.due import RefreshPolicy, due_keys
-from freshet.functions import library
-from freshet.layout import Keys
+from freshet.functions import Call, library
+from freshet.layout import check_version
+from freshet.scanning import Pace, nodes, scan
 
 OFFSET_IDENTITY, EVENT_IDENTITY = 0, 1
 USERS_PER_CALL, EVENTS_PER_CALL = 500, 1_000
@@ -114,6 +116,21 @@ def unpack_member(member: bytes) -> tuple[str, str]:
     return member[at + _LENGTH.size : end].decode(), member[end:].decode()
 
 
+class VersionsChanged(Exception):
+    """A version is refreshed of which the writer of histories does not know yet: it looks again, and repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class DueVersions:
+    """The versions in whose due-sets new events mark their users, and the others, where an erased user stands too."""
+
+    marked: Sequence[str] = ()
+    others: Sequence[str] = ()
+
+
+NO_VERSIONS = DueVersions()
+
+
 class HistoryStore:
     """Reads and writes histories; safe to share between threads, as redis-py's client is.
 
@@ -124,25 +141,30 @@ class HistoryStore:
 
     def __init__(
         self,
-        client: redis.Redis,
+        client: Client,
         prefix: str = "f",
         *,
         length: int = 200,
         ttl_s: int = 30 * 86_400,
         policy: RefreshPolicy | None = None,
     ) -> None:
-        self._redis = client
-        self._keys = Keys(prefix)
-        self._shared = due_keys(prefix)
+        self._redis: Any = client
+        self._keys = keys_for(client, prefix)
         self._options: list[Any] = [length, 1_000 * ttl_s, *(policy or RefreshPolicy()).arguments()]
 
-    def append(self, batch: HistoryBatch) -> int:
+    def append(self, batch: HistoryBatch, versions: DueVersions = NO_VERSIONS) -> int:
         """Add a batch and mark its users, all in the same server-side calls; answers how many records were new.
 
         Idempotent, and free of order: what stands afterwards is the newest `length` of all records that ever came.
-        A user marked as erased loses history and marks first.
+        A user marked as erased loses history and marks first. Raises `VersionsChanged` where a version is refreshed
+        that is not among `versions` (`freshet.refreshing` says which are).
         """
-        return sum(map(int, library("histories").call(self._redis, "append", self._calls(batch))))
+        try:
+            return sum(map(int, library("histories").call(self._redis, "append", self._calls(batch, versions))))
+        except redis.ResponseError as error:
+            if "FRESHET_VERSIONS" in str(error):
+                raise VersionsChanged(str(error)) from error
+            raise
 
     def load(self, user_ids: Sequence[str]) -> list[History]:
         """The histories of these users, in their order, in one round trip."""
@@ -153,34 +175,39 @@ class HistoryStore:
 
     def scan(self, batch: int = 500) -> Iterator[History]:
         """Every history once, in no order; one that comes, goes or grows meanwhile may be there or not."""
-        prefix = self._keys.history("").encode()
         seen: set[str] = set()
-        cursor = 0
-        while True:
-            cursor, keys = self._redis.scan(cursor, match=prefix + b"*", count=batch)
-            found = {key[len(prefix) :].decode() for key in keys if isinstance(key, bytes)} - seen
-            seen |= found
-            yield from (history for history in self.load(sorted(found)) if history.item_ids)
-            if not cursor:
-                return
+        for user_ids in self.scan_users():
+            new = sorted(set(user_ids) - seen)
+            seen.update(new)
+            for start in range(0, len(new), batch):
+                yield from (history for history in self.load(new[start : start + batch]) if history.item_ids)
 
-    def erase(self, user_ids: Sequence[str]) -> None:
-        """Forget these users: history, mark, lease and time of refresh."""
-        self.append(HistoryBatch.of((), erased=user_ids))
+    def scan_users(self, *, pace: Pace | None = None) -> Iterator[list[str]]:
+        """The users that have a history, some at a time and in no order; one may come twice, as SCAN says."""
+        prefix, pace = self._keys.history("").encode(), pace or Pace()
+        for node in nodes(self._redis):
+            for keys in scan(self._redis, prefix.decode() + "*", pace, node=node):
+                yield [key[len(prefix) :].decode() for key in keys]
 
-    def _calls(self, batch: HistoryBatch) -> Iterator[tuple[list[Any], list[Any]]]:
+    def erase(self, user_ids: Sequence[str], versions: DueVersions = NO_VERSIONS) -> None:
+        """Forget these users: history, and in each of `versions` mark, lease and time of refresh."""
+        self.append(HistoryBatch.of((), erased=user_ids), versions)
+
+    def _calls(self, batch: HistoryBatch, versions: DueVersions = NO_VERSIONS) -> Iterator[Call]:
         """Keys and arguments of each call, within USERS_PER_CALL and EVENTS_PER_CALL."""
-        shared = self._shared
+        names = [check_version(version) for version in (*versions.marked, *versions.others)]
+        shared = [self._keys.refreshing(), *(key for version in names for key in due_keys(self._keys, version))]
+        options = [*self._options, len(versions.marked), len(names), *names]
         first, ends = batch.first.tolist(), batch.ends
         keys: list[Any] = list(shared)
-        args = list(self._options)
+        args = list(options)
         events = 0
         for u, user_id in enumerate(batch.user_ids):
             start, erase = first[u], b"1" if batch.erased[u] else b"0"
             while start < first[u + 1] or erase == b"1":
                 if events >= EVENTS_PER_CALL or len(keys) - len(shared) >= USERS_PER_CALL:
                     yield keys, args
-                    keys, args, events = list(shared), list(self._options), 0
+                    keys, args, events = list(shared), list(options), 0
                 stop = min(first[u + 1], start + EVENTS_PER_CALL - events)
                 keys.append(self._keys.history(user_id))
                 args += (user_id, erase, batch.data[ends[start] : ends[stop]])

@@ -15,7 +15,7 @@ _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345
 BUCKETS = 64
 """How many groups of keys a Redis Cluster holds: a request for 500 items is at most 64 `MGET`s, sent side by side."""
 CONTROL_TAG = "{c}"
-"""In a Redis Cluster, the hash tag of everything that is no entity of a version: pointers, histories, the due-set."""
+"""In a Redis Cluster, the hash tag of everything that is no entity of a version: pointers, histories, due-sets."""
 
 
 def check_name(name: str, what: str) -> str:
@@ -170,25 +170,34 @@ class Keys:
         """Sorted set: the newest events of one user by event time."""
         return f"{self.prefix}:{self._control}h:{user_id}"
 
-    def due(self) -> str:
+    def refreshing(self) -> str:
+        """Sorted set: the versions whose users become due by new events, by when a worker last said it refreshes them."""
+        return f"{self.prefix}:{self._control}refreshing"
+
+    def replays(self) -> str:
+        """Hash: what became of each replay, by its job id, JSON."""
+        return f"{self.prefix}:{self._control}replays"
+
+    def due(self, version: str) -> str:
         """Sorted set: users that may be refreshed now, by the moment they became due and their activity."""
-        return f"{self.prefix}:{self._control}due"
+        return f"{self.prefix}:{version}:{self._control}due"
 
-    def waiting(self) -> str:
+    def waiting(self, version: str) -> str:
         """Sorted set: users with new events, by the moment from which they may be refreshed."""
-        return f"{self.prefix}:{self._control}waiting"
+        return f"{self.prefix}:{version}:{self._control}waiting"
 
-    def leased(self) -> str:
+    def leased(self, version: str) -> str:
         """Sorted set: users being refreshed, by the end of the lease."""
-        return f"{self.prefix}:{self._control}leased"
+        return f"{self.prefix}:{version}:{self._control}leased"
 
-    def refreshed(self) -> str:
+    def refreshed(self, version: str) -> str:
         """Sorted set: users refreshed lately, by when."""
-        return f"{self.prefix}:{self._control}refreshed"
+        return f"{self.prefix}:{version}:{self._control}refreshed"
 
 
 _RESERVED = frozenset(
-    {"h", "kc", "active", "previous", "versions", "due", "waiting", "leased", "refreshed", "budget", "budget-held"}
+    {"h", "kc", "active", "previous", "versions", "refreshing", "replays", "budget", "budget-held"}
+    | {"due", "waiting", "leased", "refreshed"}  # one for all versions, in an older release
 )
 
 

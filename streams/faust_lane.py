@@ -24,6 +24,7 @@ from freshet.settings import Settings
 from streams.ack import Place
 from streams.errors import FatalError
 from streams.intake import Intake, MakeWindow
+from streams.lanes import consumer_group
 from streams.lanes.base import Context
 from streams.source import SourceRecord
 
@@ -143,7 +144,7 @@ class LaneApp(faust.App):
         self.intake = intake
         self.on_committed = on_committed
         super().__init__(
-            f"{settings.topic_prefix}freshet-{lane}",
+            consumer_group(settings, lane),
             broker=[f"kafka://{server}" for server in settings.kafka.split(",")],
             autodiscover=False,
             store="memory://",

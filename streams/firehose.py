@@ -22,6 +22,7 @@ from freshet.settings import Settings
 from streams.ack import OffsetTracker, Place
 from streams.batch import NOTHING, Batch, Handler, Message, Rejected
 from streams.errors import Family, family
+from streams.lanes import consumer_group
 from streams.lanes.base import Context
 from streams.producer import Delivery, kafka_config
 from streams.source import SourceRecord
@@ -123,7 +124,7 @@ class _Loop:
         self._consumer = Consumer(
             consumer_config(
                 context.settings,
-                f"{context.settings.topic_prefix}freshet-{name}",
+                consumer_group(context.settings, name),
                 error_cb=self._on_error,
                 on_commit=self._on_commit,
             )

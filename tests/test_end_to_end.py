@@ -228,7 +228,11 @@ def test_nothing_is_lost_when_the_worker_is_killed(deployment: Deployment) -> No
     deployment.until(deployment.drained, "the queues to empty", timeout_s=180.0)
     users = sorted({event.user_id for event in events})
     with redis.Redis.from_url(settings.redis) as client:
-        deployment.until(lambda: DueUsers(client, settings.key_prefix).size() == 0, "every due user", timeout_s=60.0)
+        deployment.until(
+            lambda: DueUsers(client, settings.version, settings.key_prefix).size() == 0,
+            "every due user",
+            timeout_s=60.0,
+        )
         deployment.until(deployment.drained, "the last features", timeout_s=60.0)
         stored = HistoryStore(client, settings.key_prefix).load(users)
     for user_id, history in zip(users, stored, strict=True):

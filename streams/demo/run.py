@@ -198,7 +198,7 @@ def _warm_up(steps: Steps, settings: Settings, data: DemoData, trained: Checkpoi
             step.report("reading them", max(0, history.num_rows - pending), history.num_rows)
             time.sleep(0.2)
         with redis.Redis.from_url(settings.redis) as client:
-            due = DueUsers(client, settings.key_prefix)
+            due = DueUsers(client, settings.version, settings.key_prefix)
             while pending := due.size() + due.leased():
                 deployed.check()
                 step.report("inferring for the users they make due", max(0, data.users - pending), data.users)

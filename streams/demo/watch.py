@@ -20,7 +20,7 @@ from streams.demo.data import DemoData
 from streams.demo.feed import Feed
 from streams.demo.view import Freshness, Snapshot
 from streams.lag import GroupLag
-from streams.lanes import consumer_groups
+from streams.lanes import LANES, consumer_group, consumer_groups
 from streams.producer import kafka_config
 
 FRESHNESS = "freshet_feature_freshness_seconds"
@@ -87,6 +87,7 @@ class Watch:
 
     def __init__(self, data: DemoData, settings: Settings, metrics_url: str) -> None:
         self._data = data
+        self._settings = settings
         self._reader = FeatureReader(
             settings.redis, settings.key_prefix, dims=settings.dims, timeout_s=30.0, raise_errors=True
         )
@@ -125,7 +126,7 @@ class Watch:
             lags = self._lag.read(timeout_s=5.0)
         except KafkaException:
             return {}
-        return {group.rpartition("freshet-")[2]: records for group, records in lags.items()}
+        return {lane: lags[group] for lane in LANES if (group := consumer_group(self._settings, lane)) in lags}
 
     def snapshot(self, phase: str, feed: Feed) -> Snapshot:
         """Everything the live view shows."""

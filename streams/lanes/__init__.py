@@ -19,6 +19,9 @@ LANES: dict[str, str] = {
 }
 """Name to `module:factory`; a factory takes a `Context`. Imported on use: a sink-only worker loads no torch."""
 
+SHARED_LANES = frozenset({"user-events"})
+"""Lanes whose result belongs to no version: the workers of all versions share their consumer group."""
+
 
 class UnknownLane(ValueError):
     """A lane that is not in the table."""
@@ -44,13 +47,19 @@ def build_lane(name: str, context: Context) -> Lane:
     return cast(Callable[[Context], Lane], getattr(import_module(module), factory))(context)
 
 
+def consumer_group(settings: Settings, lane: str) -> str:
+    """The group a lane reads Kafka in: one of its version, so that two versions each see every record."""
+    version = "" if lane in SHARED_LANES else f"{settings.version}-"
+    return f"{settings.topic_prefix}freshet-{version}{lane}"
+
+
 def consumer_groups(settings: Settings) -> dict[str, list[str]]:
     """The consumer group of each lane that reads Kafka, with the topics it reads."""
-    topics, prefix = Topics(settings), f"{settings.topic_prefix}freshet-"
+    topics = Topics(settings)
     read = {
         "item-text": [topics.items],
         "item-distill": [topics.items],
         "user-events": [topics.user_events],
         "sink": [topics.item_knowledge, topics.item_features, topics.user_features],
     }
-    return {f"{prefix}{lane}": names for lane, names in read.items()}
+    return {consumer_group(settings, lane): names for lane, names in read.items()}

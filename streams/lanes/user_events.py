@@ -1,4 +1,6 @@
-"""The firehose: user events into histories, and their users marked due.
+"""The firehose: user events into histories, and their users marked due in every version that is refreshed.
+
+The lane belongs to no version: the workers of all share its consumer group, and histories are there once.
 
 Owns what a batch of events means. Must not consume or acknowledge (`streams.firehose`), nor lay out a history
 (`freshet.histories`).
@@ -14,7 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from freshet.due import RefreshPolicy
-from freshet.histories import HistoryStore
+from freshet.histories import HistoryBatch, HistoryStore, VersionsChanged
+from freshet.refreshing import RefreshedVersions
 from processors.fold import EventRows, fold, suspicious
 from processors.validate import ContractViolation, check_deletion, check_event
 from schemas.columns import EventColumns
@@ -23,7 +26,8 @@ from streams.batch import Batch, Rejected
 from streams.errors import reason
 from streams.firehose import Firehose
 from streams.lanes.base import Context
-from streams.producer import Delivery
+from streams.producer import Delivery, kafka_config
+from streams.topics import Topics, existing
 
 NAME = "user-events"
 
@@ -52,6 +56,7 @@ class UserEventsHandler:
             ttl_s=settings.feature_ttl_s,
             policy=RefreshPolicy.of(settings),
         )
+        self._versions = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
 
     def write(self, batch: Batch) -> Sequence[Rejected]:
         """Write the batch's histories and erasures; answers the records that can never be written."""
@@ -67,11 +72,21 @@ class UserEventsHandler:
             refused = self._refused(rows, doubted)
             rejected += refused.values()
             rows = rows.take(np.setdiff1d(np.arange(len(rows)), np.array(list(refused), dtype=np.int64)))
-        self._store.append(fold(rows, erasures))
+        self._append(fold(rows, erasures))
         self._tell_of(batch, erasures)
         self._records.labels(lane=NAME, outcome="done").inc(len(rows))
         self._records.labels(lane=NAME, outcome="deleted").inc(len(erasures))
         return rejected
+
+    def _append(self, folded: HistoryBatch) -> None:
+        versions = self._versions.look() if any(folded.erased) else self._versions.current()
+        while True:
+            try:
+                self._store.append(folded, versions)
+            except VersionsChanged:
+                versions = self._versions.look()
+            else:
+                return
 
     def _erasures(self, batch: Batch, rows: list[int]) -> tuple[dict[str, int], list[Rejected]]:
         """Each erased user's last place in the batch, and the null values that name nobody."""
@@ -98,20 +113,26 @@ class UserEventsHandler:
         return refused
 
     def _tell_of(self, batch: Batch, erasures: Mapping[str, int]) -> None:
-        """Delete erased users' features too, on the topic that holds them; confirmed, or it raises to be done again.
+        """Delete erased users' features too, on the topics that hold them; confirmed, or it raises to be done again.
 
         The deletion carries the time of the erasure, so that a replay of it cannot delete what came later.
         """
         sent: list[Future[Delivery]] = []
+        topics = self._feature_topics() if erasures else []
         for user_id, row in erasures.items():
             _, timestamp = batch.messages[row].timestamp()
-            sent.append(
-                self._context.producer.send(
-                    self._context.topics.user_features, user_id.encode(), None, timestamp=max(0, timestamp)
-                )
-            )
+            for topic in topics:
+                future = self._context.producer.send(topic, user_id.encode(), None, timestamp=max(0, timestamp))
+                sent.append(future)
         for future in sent:
             future.result()
+
+    def _feature_topics(self) -> list[str]:
+        """Where users of any version are: our own version's topic, and those of the others that have one."""
+        settings, own = self._context.settings, self._context.topics.user_features
+        versions = self._versions.current()
+        named = {Topics(settings, version).user_features for version in (*versions.marked, *versions.others)} - {own}
+        return [own, *sorted(existing(kafka_config(settings), named) if named else ())]
 
 
 def _rows(batch: Batch, columns: pa.RecordBatch, places: NDArray[np.int64]) -> EventRows:

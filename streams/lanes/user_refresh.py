@@ -19,6 +19,7 @@ from redis import RedisError
 from freshet.due import Claim, DueUsers, RefreshPolicy
 from freshet.histories import History, HistoryStore
 from freshet.reader import FeatureReader
+from freshet.refreshing import ANNOUNCE_S, RefreshedVersions
 from processors.refresh import UserRefresher
 from schemas.records import UserFeatures, UserTier
 from streams.backoff import Backoff
@@ -42,7 +43,9 @@ class UserRefreshLane:
     def __init__(self, context: Context) -> None:
         settings = context.settings
         self._context = context
-        self._due = DueUsers(context.redis, settings.key_prefix, RefreshPolicy.of(settings))
+        self._due = DueUsers(context.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings))
+        self._versions = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
+        self._announce_at = 0.0
         self._histories = HistoryStore(
             context.redis, settings.key_prefix, length=settings.history_length, ttl_s=settings.feature_ttl_s
         )
@@ -94,6 +97,9 @@ class UserRefreshLane:
     async def refresh_once(self) -> int:
         """Claim one batch of due users and refresh it; answers how many were claimed."""
         settings, metrics = self._context.settings, self._context.metrics
+        if time.monotonic() >= self._announce_at:
+            await self._redis(lambda: self._versions.announce(settings.version))
+            self._announce_at = time.monotonic() + ANNOUNCE_S
         if not await self._redis(self._catalogue.sync):
             return 0  # no item has a vector yet: nothing could be said about anybody
         metrics.catalogue_items.set(self._catalogue.live)

@@ -8,8 +8,10 @@ import redis
 
 from freshet import histories
 from freshet.due import DueUsers
-from freshet.histories import History, HistoryBatch, HistoryEvent, HistoryStore, pack, unpack_member
+from freshet.histories import DueVersions, History, HistoryBatch, HistoryEvent, HistoryStore, pack, unpack_member
 from freshet.layout import Keys
+
+V1 = DueVersions(["v1"])
 
 
 @pytest.fixture
@@ -74,26 +76,28 @@ def test_the_event_id_is_the_identity_where_there_is_one(client):
 
 
 def test_a_redelivered_batch_does_not_make_its_users_due_again(client):
-    store, due = HistoryStore(client), DueUsers(client)
+    store, due = HistoryStore(client), DueUsers(client, "v1")
     batch = HistoryBatch.of([event("a"), event("b")])
-    store.append(batch)
+    store.append(batch, V1)
     claims = due.claim(10, 60)
     assert {claim.user_id for claim in claims} == {"a", "b"}
-    assert store.append(batch) == 0
+    assert store.append(batch, V1) == 0
     assert due.size() == 0
 
 
 def test_erasing_in_a_batch_drops_the_past_and_keeps_what_follows(client):
-    store, due = HistoryStore(client), DueUsers(client)
-    store.append(HistoryBatch.of([event("a", "old"), event("b", "old")]))
+    store, due = HistoryStore(client), DueUsers(client, "v1")
+    store.append(HistoryBatch.of([event("a", "old"), event("b", "old")]), V1)
     assert len(due.claim(1, 60)) == 1
-    store.append(HistoryBatch.of([event("a", "new", offset=5)], erased=["a", "b"]))
+    store.append(HistoryBatch.of([event("a", "new", offset=5)], erased=["a", "b"]), V1)
     assert items(store, "a") == ("new",)
     assert items(store, "b") == ()
     assert [claim.user_id for claim in due.claim(10, 60)] == ["a"]
-    store.erase(["a"])
+    store.erase(["a"], V1)
     keys = Keys("f")
-    assert not client.exists(keys.history("a"), keys.due(), keys.waiting(), keys.leased(), keys.refreshed())
+    assert not client.exists(
+        keys.history("a"), keys.due("v1"), keys.waiting("v1"), keys.leased("v1"), keys.refreshed("v1")
+    )
 
 
 def test_a_batch_larger_than_a_call_is_cut_and_nothing_is_lost(client, monkeypatch):
@@ -103,8 +107,8 @@ def test_a_batch_larger_than_a_call_is_cut_and_nothing_is_lost(client, monkeypat
     store = HistoryStore(client, length=1_000)
     sent = [event(f"u{n % 5}", f"i{n}", offset=n) for n in range(60)] + [event("lone", offset=99)]
     batch = HistoryBatch.of(sent, erased=["u0", "gone"])
-    calls = list(store._calls(batch))
-    assert all(len(keys) <= 4 + 3 and len(args) == 5 + 3 * (len(keys) - 4) for keys, args in calls)
+    calls = list(store._calls(batch, V1))
+    assert all(len(keys) <= 5 + 3 and len(args) == 8 + 3 * (len(keys) - 5) for keys, args in calls)
     assert store.append(batch) == len(sent)
     assert items(store, "u3") == tuple(f"i{n}" for n in range(3, 60, 5))
     assert items(store, "u0") == tuple(f"i{n}" for n in range(0, 60, 5))

@@ -15,7 +15,7 @@ from freshet.layout import BUCKETS, Keys, bucket_tags, check_version
 
 KEYS = Keys("f")
 VERSIONED = [KEYS.item, KEYS.user, KEYS.knowledge]
-SHARED = [KEYS.active(), KEYS.due(), KEYS.waiting(), KEYS.leased(), KEYS.refreshed()]
+SHARED = [KEYS.active(), KEYS.previous(), KEYS.versions(), KEYS.refreshing(), KEYS.replays()]
 ids = st.text(max_size=6) | st.sampled_from(["", ":", "i:", "v1:i:a", "u:x", "items", "shape"])
 versions = st.sampled_from(["v1", "v2", "v1.i", "i", "u", "k", "items"])
 
@@ -27,10 +27,10 @@ def test_no_two_things_share_a_key(things: list[tuple[int, str, str]]) -> None:
     expected = set()
     for kind, version, one in things:
         key = KEYS.history(one) if kind == 3 else VERSIONED[kind](version, one)
-        named |= {key, KEYS.items(version), KEYS.shape(version), KEYS.deleted(version)}
+        named |= {key, KEYS.items(version), KEYS.shape(version), KEYS.deleted(version), KEYS.due(version)}
         expected |= {(kind, "" if kind == 3 else version, one)}
     used = {version for _, version, _ in things}
-    assert len(named) == len(SHARED) + len(expected) + 3 * len(used)
+    assert len(named) == len(SHARED) + len(expected) + 4 * len(used)
 
 
 @pytest.mark.parametrize(
@@ -80,5 +80,5 @@ def test_what_one_call_touches_is_in_one_slot() -> None:
         mine = [keys.item("v1", one), keys.user("v1", one), keys.knowledge("v1", one)]
         mine += [keys.items("v1", bucket), keys.deleted("v1", bucket), keys.bucket_shape("v1", bucket)]
         assert len({key_slot(key.encode()) for key in mine}) == 1
-    state = [keys.active(), keys.previous(), keys.history("a"), keys.due(), keys.budget(), keys.shape("v1")]
+    state = [keys.active(), keys.previous(), keys.history("a"), keys.due("v1"), keys.budget(), keys.shape("v1")]
     assert len({key_slot(key.encode()) for key in state}) == 1

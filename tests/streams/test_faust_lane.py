@@ -56,7 +56,7 @@ async def test_reads_a_fresh_topic_from_record_0_and_commits_behind_the_last(set
     await until(lambda: len(seen) >= 100, "100 records")
     await lane.stop()
     assert seen == list(range(100))
-    assert committed(settings.kafka, f"{settings.topic_prefix}freshet-lane", topic) == 100
+    assert committed(settings.kafka, f"{settings.topic_prefix}freshet-v1-lane", topic) == 100
 
 
 async def test_records_arrive_untouched(settings: Settings) -> None:
@@ -106,7 +106,7 @@ async def test_members_that_come_and_go_lose_nothing(settings: Settings) -> None
     await until(lambda: len(seen) == total, f"{total} records", timeout_s=60)
     for lane in lanes:
         await lane.stop()
-    ends = [committed(settings.kafka, f"{settings.topic_prefix}freshet-lane", topic, p) or 0 for p in range(4)]
+    ends = [committed(settings.kafka, f"{settings.topic_prefix}freshet-v1-lane", topic, p) or 0 for p in range(4)]
     assert sum(ends) == total
     assert sum(seen.values()) < 2 * total, "rebalances repeat what was in work, not everything"
 

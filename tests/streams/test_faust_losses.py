@@ -59,7 +59,7 @@ def test_ours_commits_what_the_tracker_says(
 
 async def test_1_a_record_in_work_holds_back_the_commit_of_everything_after_it(settings: Settings) -> None:
     """Path 1 on a fresh topic (record 0) and on a resumed one (record 31)."""
-    topic, group = f"{settings.topic_prefix}held", f"{settings.topic_prefix}freshet-lane"
+    topic, group = f"{settings.topic_prefix}held", f"{settings.topic_prefix}freshet-v1-lane"
     make_topic(settings.kafka, topic)
     await asyncio.to_thread(send_all, settings, topic, numbered(50))
     seen: list[int] = []
@@ -101,7 +101,7 @@ async def test_1_a_record_in_work_holds_back_the_commit_of_everything_after_it(s
 
 async def test_2_and_5_an_error_acknowledges_nothing_then_or_later(settings: Settings) -> None:
     """Paths 2 and 5: the failing record is not acked, and nothing behind it is while the lane is dying."""
-    topic, group = f"{settings.topic_prefix}error", f"{settings.topic_prefix}freshet-lane"
+    topic, group = f"{settings.topic_prefix}error", f"{settings.topic_prefix}freshet-v1-lane"
     make_topic(settings.kafka, topic)
     await asyncio.to_thread(send_all, settings, topic, numbered(20))
 
@@ -123,7 +123,7 @@ async def test_2_and_5_an_error_acknowledges_nothing_then_or_later(settings: Set
 
 async def test_3_a_cancellation_acknowledges_nothing(settings: Settings) -> None:
     """Path 3: a stop in the middle of the work leaves its record to the next start."""
-    topic, group = f"{settings.topic_prefix}cancel", f"{settings.topic_prefix}freshet-lane"
+    topic, group = f"{settings.topic_prefix}cancel", f"{settings.topic_prefix}freshet-v1-lane"
     make_topic(settings.kafka, topic)
     await asyncio.to_thread(send_all, settings, topic, numbered(10))
     cancelled: list[int] = []
@@ -146,7 +146,7 @@ async def test_3_a_cancellation_acknowledges_nothing(settings: Settings) -> None
 
 async def test_4_a_batch_that_fails_half_way_is_read_again_whole(settings: Settings) -> None:
     """Path 4: Faust's `take` acks the unfinished batch in a `finally`; here the whole batch comes again."""
-    topic, group = f"{settings.topic_prefix}half", f"{settings.topic_prefix}freshet-lane"
+    topic, group = f"{settings.topic_prefix}half", f"{settings.topic_prefix}freshet-v1-lane"
     make_topic(settings.kafka, topic)
     await asyncio.to_thread(send_all, settings, topic, numbered(10))
     done: list[int] = []

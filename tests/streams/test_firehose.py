@@ -94,7 +94,7 @@ class Bench:
         await lane.context.close()
 
     def committed(self) -> int:
-        offsets = [committed(self.settings.kafka, f"{self.settings.topic_prefix}freshet-test", self.topic, p)
+        offsets = [committed(self.settings.kafka, f"{self.settings.topic_prefix}freshet-v1-test", self.topic, p)
                    for p in range(self.partitions)]  # fmt: skip
         return sum(offset or 0 for offset in offsets)
 

@@ -70,7 +70,7 @@ def text_tier(settings: Settings) -> set[str]:
 
 
 def acknowledged(settings: Settings, count: int) -> bool:
-    group = f"{settings.topic_prefix}freshet-item-distill"
+    group = f"{settings.topic_prefix}freshet-v1-item-distill"
     return (committed(settings.kafka, group, Topics(settings).items) or 0) == count
 
 

@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from freshet.due import DueState, DueUsers
-from freshet.histories import HistoryBatch, HistoryEvent, HistoryStore
+from freshet.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from freshet.layout import Keys
 from freshet.settings import Settings
 from freshet.writer import FeatureWriter
@@ -28,7 +28,7 @@ from tests.streams.lane_tools import make_topics, read_all, until
 NOW = 1_700_000_000_000
 REPOSITORY = Path(__file__).parents[2]
 USERS = [f"u{n}" for n in range(3_000)]
-LEASED = Keys("f").leased()
+LEASED = Keys("f").leased("v1")
 DOOMED_LEASE_S, OTHER_LEASE_S = 8, 600
 """So far apart that a lease shows by its end whose it is."""
 
@@ -91,8 +91,8 @@ async def test_a_killed_worker_costs_its_batch_one_refresh_more_and_nobody_is_fo
         [ItemFeatures(f"i{n}", "v1", ItemTier.TEXT, NOW, NOW, 8, v.tobytes()) for n, v in enumerate(vectors)]
     )
     events = [HistoryEvent(user, f"i{(n + m) % 40}", "view", NOW + m) for n, user in enumerate(USERS) for m in range(3)]
-    HistoryStore(client).append(HistoryBatch.of(events))
-    due = DueUsers(client)
+    HistoryStore(client).append(HistoryBatch.of(events), DueVersions(["v1"]))
+    due = DueUsers(client, "v1")
     assert due.state().due == len(USERS)
     doomed = worker(settings, tmp_path, "doomed", DOOMED_LEASE_S)
     other = worker(settings, tmp_path, "other", OTHER_LEASE_S)

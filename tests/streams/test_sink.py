@@ -56,7 +56,7 @@ class Flow:
         self.sent[topic] = self.sent.get(topic, 0) + 1
 
     def done(self) -> bool:
-        group = f"{self.settings.topic_prefix}freshet-sink"
+        group = f"{self.settings.topic_prefix}freshet-v1-sink"
         return all(committed(self.settings.kafka, group, topic) == count for topic, count in self.sent.items())
 
     def letters(self, topic: str) -> list[DeadLetter]:

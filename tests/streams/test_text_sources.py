@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import redis
 
-from freshet.histories import HistoryBatch, HistoryEvent, HistoryStore
+from freshet.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from freshet.settings import SettingError, Settings
 from freshet.writer import FeatureWriter
 from models.aligner import LinearAligner
@@ -100,7 +100,7 @@ async def test_the_lane_publishes_what_the_text_model_infers(client: redis.Redis
         FeatureWriter(client, ttl_s=3600).put_items(features)
         write_knowledge(client, TITLES)
         events = [HistoryEvent("u", one, "view", NOW_MS + n, offset=n) for n, one in enumerate(["i0", "i1"])]
-        HistoryStore(client).append(HistoryBatch.of(events))
+        HistoryStore(client).append(HistoryBatch.of(events), DueVersions(["v1"]))
         assert await UserRefreshLane(context).refresh_once() == 1
         [user] = [Codec().decode(UserFeatures, value or b"") for value in broker.values("user-features-v1")]
         assert "1. green tea\n2. tea pot" in server.asked[0]["messages"][-1]["content"]

@@ -98,7 +98,7 @@ async def test_events_become_histories_and_due_users(flow):
     await f.lane()
     await until(f.done, "the commit")
     assert f.items("u3") == [f"i{n}" for n in range(103, 200, 20)]
-    assert DueUsers(f.client).size() == 20
+    assert DueUsers(f.client, "v1").size() == 20
 
 
 async def test_each_kind_of_poison_is_a_dead_letter_and_the_rest_of_its_batch_is_kept(flow):
@@ -155,8 +155,8 @@ async def test_a_crash_between_write_and_commit_doubles_nothing(flow, monkeypatc
     append = HistoryStore.append
     calls = []
 
-    def crash_after_the_third(store, batch):
-        written = append(store, batch)
+    def crash_after_the_third(store, batch, versions):
+        written = append(store, batch, versions)
         calls.append(len(batch))
         if sum(calls) > 250:
             raise RuntimeError("crash")

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from freshet.due import RefreshPolicy
-from freshet.histories import HistoryBatch, HistoryEvent, HistoryStore
+from freshet.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from freshet.layout import Keys
 from freshet.settings import Settings
 from freshet.writer import Deletion, FeatureWriter
@@ -77,7 +77,7 @@ def write_items(client: redis.Redis, ids: Sequence[str], seed: int = 0) -> np.nd
 
 def write_events(client: redis.Redis, user: str, items: Sequence[str], at: int = NOW_MS) -> None:
     events = [HistoryEvent(user, one, "view", at + n, offset=at + n) for n, one in enumerate(items)]
-    HistoryStore(client, policy=RefreshPolicy(interval_s=0)).append(HistoryBatch.of(events))
+    HistoryStore(client, policy=RefreshPolicy(interval_s=0)).append(HistoryBatch.of(events), DueVersions(["v1"]))
 
 
 def published(broker: FakeBroker) -> list[UserFeatures]:
@@ -177,7 +177,7 @@ async def test_a_claim_is_completed_only_after_its_features_are_confirmed(
     task = asyncio.create_task(lane.refresh_once())
     await asyncio.sleep(1.0)
     assert not task.done()
-    leased = Keys(context.settings.key_prefix).leased()
+    leased = Keys(context.settings.key_prefix).leased("v1")
     assert client.zcard(leased) == 1
     producer.confirm()
     assert await asyncio.wait_for(task, 5) == 1
