@@ -137,7 +137,8 @@ class KafkaServer(DataServer):
         return answers(HOST, self.port) and broker_answers(self.address)
 
     def _format(self, command: list[str], properties: Path) -> None:
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # The first byte keeps it from beginning with "-", which the tool takes for an option: one start in 64 failed.
+        cluster = urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         tool = [*command, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
         done = subprocess.run(tool, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode != 0:
