@@ -38,6 +38,7 @@ from schemas.records import InferredBehavior, ItemFeatures, ItemKnowledge, ItemT
 __all__ = [
     "DEGRADED",
     "HEADER",
+    "LEAD_MASK",
     "BlobError",
     "Header",
     "Rows",
@@ -59,7 +60,7 @@ __all__ = [
 MAX_DIMS = 4096
 
 # format, dtype, the deleted flag and dims, read as one number, decide whether a row can be used.
-_LEAD_MASK = int.from_bytes(bytes([0xFF, 0xFF, 0, DELETED, 0xFF, 0xFF, 0, 0]), "little")
+LEAD_MASK = int.from_bytes(bytes([0xFF, 0xFF, 0, DELETED, 0xFF, 0xFF, 0, 0]), "little")
 
 R = TypeVar("R")
 F = TypeVar("F", ItemFeatures, UserFeatures)
@@ -226,7 +227,7 @@ def _room(out: NDArray[np.float32] | None, count: int, dims: int) -> NDArray[np.
 
 def _usable(heads: NDArray[np.void], shape: Shape) -> NDArray[np.bool_]:
     lead = bytes([FORMAT, _dtype(shape).number, 0, 0, *shape.dims.to_bytes(2, "little"), 0, 0])
-    usable: NDArray[np.bool_] = (heads["lead"] & np.uint64(_LEAD_MASK)) == np.uint64(int.from_bytes(lead, "little"))
+    usable: NDArray[np.bool_] = (heads["lead"] & np.uint64(LEAD_MASK)) == np.uint64(int.from_bytes(lead, "little"))
     return usable
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import zlib
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -47,21 +45,6 @@ def test_a_prefix_that_would_break_keys_is_refused(prefix: str) -> None:
     """Catches a prefix under which one team's keys are another's."""
     with pytest.raises(ValueError, match="prefix"):
         Keys(prefix)
-
-
-def test_every_key_is_documented() -> None:
-    """Catches a key that a Java ranker or an operator cannot look up."""
-    page = (Path(__file__).parents[2] / "docs" / "redis-layout.md").read_text(encoding="utf-8")
-    names = {"version": "<v>", "item_id": "<item>", "user_id": "<user>"}
-    names |= {name: f"<{name}>" for name in ("fingerprint", "content", "sharing")}
-    for method in vars(Keys).values():
-        if not inspect.isfunction(method) or method.__name__ in {"__init__", "__repr__", "bucket"}:
-            continue
-        if method.__name__.endswith("stem"):
-            continue
-        wanted = [name for name in inspect.signature(method).parameters if name not in {"self", "bucket"}]
-        key = method(Keys("p"), *[names[name] for name in wanted])
-        assert f"`{key}`".replace("`p:", "`<p>:") in page
 
 
 def test_tags_spread_buckets_evenly_over_the_slots() -> None:
