@@ -31,12 +31,20 @@ def collectable(names: VersionNames) -> list[str]:
     return [name for name in names.all if names.state(name) in ("old", "retiring")]
 
 
-def census(client: Client, prefix: str, version: str, *, pace: Pace | None = None) -> Counter[str]:
+def census(
+    client: Client,
+    prefix: str,
+    version: str,
+    *,
+    pace: Pace | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Counter[str]:
     """How many keys the version has, by kind: items, users, knowledge, other (indexes, pointers, marks)."""
     stem, pace, found = keys_for(client, prefix).version_stem(version).encode(), pace or Pace(), Counter[str]()
     for node in nodes(client):
         for keys in scan(client, stem.decode() + "*", pace, node=node):
             found.update(_KINDS.get(key[len(stem) :].partition(b":")[0], "other") for key in keys)
+            progress(len(keys))
     return found
 
 

@@ -1,6 +1,7 @@
 """`freshet versions`: make, compare, activate, roll back and delete feature versions.
 
-Owns the commands, their checks and exit codes. How an answer looks is `streams.cli.versions_page`'s.
+Owns the commands, their checks and exit codes. How an answer looks is `streams.cli.versions_page`'s, connections are
+`streams.cli.versions_desk`'s.
 """
 
 from __future__ import annotations
@@ -8,26 +9,17 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, ParamSpec
 
 import click
-import redis
-from confluent_kafka import KafkaException
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from freshet.collect import census, collect, collectable
-from freshet.connect import Client, connect
-from freshet.coverage import ACTIVE_WITHIN_S, LEAST_ITEMS, LEAST_USERS, SAMPLE, Coverage, coverage, shape_of, unfit
-from freshet.layout import check_version
+from freshet.coverage import ACTIVE_WITHIN_S, LEAST_ITEMS, LEAST_USERS, SAMPLE, unfit
 from freshet.scanning import RATE, Pace
-from freshet.settings import Settings
-from freshet.versions import VersionError, Versions
+from freshet.versions import VersionError
 from streams.cli import versions_page as page
-from streams.embedded.state import resolve
+from streams.cli.versions_desk import Desk, counted, open_desk, version_name
 from streams.topics import Topics
 from streams.version_topics import delete, existing_topics
 
@@ -51,16 +43,6 @@ class Duration(click.ParamType):
         return float(found[1]) * self._units[found[2]]
 
 
-def _version(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Refuse a name that no version can have, with exit code 2."""
-    try:
-        for one in value if isinstance(value, tuple) else [value] if value else []:
-            check_version(one)
-    except ValueError as error:
-        raise click.BadParameter(str(error), ctx, param) from error
-    return value
-
-
 def _measured(command: Callable[P, None]) -> Callable[P, None]:
     """The options of a comparison with the active version."""
     within = click.option(
@@ -70,72 +52,6 @@ def _measured(command: Callable[P, None]) -> Callable[P, None]:
         "--sample", type=click.IntRange(1), default=SAMPLE, show_default=True, help="Active users that are looked up."
     )
     return within(sample(command))
-
-
-@dataclass(frozen=True, slots=True)
-class _Desk:
-    """What every command works with."""
-
-    settings: Settings
-    client: Client
-    versions: Versions
-
-    @property
-    def prefix(self) -> str:
-        return self.settings.key_prefix
-
-    def known(self, version: str) -> None:
-        """Fail where no version is called so."""
-        if (seen := self.versions.overview()).state(version) == "unknown":
-            known = f"known are {', '.join(seen.all)}" if seen.all else "there is none yet"
-            raise click.ClickException(
-                f"no version is called {version!r}, {known}; `freshet versions create {version}` makes it"
-            )
-
-    def compared(
-        self, version: str, against: str | None, active_within: float, sample: int, *, quiet: bool
-    ) -> tuple[Coverage, str]:
-        """Coverage and shape of `version`, with a progress line on standard error."""
-        with _progress(f"Comparing {version} with {against}", quiet) as advance:
-            found = coverage(
-                self.client,
-                self.prefix,
-                version,
-                against,
-                active_within_s=active_within,
-                sample=sample,
-                progress=advance,
-            )
-        return found, shape_of(self.client, self.prefix, version)
-
-
-@contextmanager
-def _desk(*needed: str) -> Iterator[_Desk]:
-    """Connect, and turn what goes wrong into one line and exit code 1."""
-    settings = resolve(Settings.load(), "redis", *needed)
-    try:
-        client = connect(settings.redis, socket_timeout=30, socket_connect_timeout=5)
-        try:
-            yield _Desk(settings, client, Versions(client, settings.key_prefix))
-        finally:
-            client.close()
-    except VersionError as error:
-        raise click.ClickException(str(error)) from error
-    except redis.RedisError as error:
-        raise click.ClickException(
-            f"Redis does not answer ({error}); is FRESHET_REDIS right, or `freshet up` running?"
-        ) from error
-    except KafkaException as error:
-        raise click.ClickException(f"Kafka at {settings.kafka}: {error.args[0].str()}") from error
-
-
-@contextmanager
-def _progress(what: str, quiet: bool) -> Iterator[Callable[[int], None]]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed:,.0f}"), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda n: progress.advance(task, n)
 
 
 def _answer(answer: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
@@ -154,14 +70,14 @@ def versions() -> None:
 @_json
 def list_(as_json: bool) -> None:
     """Show every version: active, previous, shadow (younger than the active one), old, or being deleted."""
-    with _desk() as desk:
+    with open_desk() as desk:
         seen = desk.versions.overview()
         rows = [page.row(desk.client, desk.prefix, desk.versions, seen, name) for name in seen.all]
     _answer({"active": seen.active, "previous": seen.previous, "versions": rows}, as_json, page.show_list)
 
 
 @versions.command()
-@click.argument("name", callback=_version)
+@click.argument("name", callback=version_name)
 @click.option("--pin", "pins", multiple=True, metavar="COMPONENT=VALUE", help="Pin before any worker does.")
 @click.option("--topics/--no-topics", default=True, help="Make its Kafka topics too, where Kafka is configured.")
 @_json
@@ -170,7 +86,7 @@ def create(name: str, pins: tuple[str, ...], topics: bool, as_json: bool) -> Non
     for one in pins:
         if not re.fullmatch(r"[a-z][a-z_-]*=.+", one):
             raise click.BadParameter(f"{one!r} is not COMPONENT=VALUE", param_hint="--pin")
-    with _desk() as desk:
+    with open_desk() as desk:
         new = desk.versions.create(name, dict(one.split("=", 1) for one in pins), by="freshet versions create")
         made: list[str] = []
         if topics and desk.settings.kafka:
@@ -179,20 +95,20 @@ def create(name: str, pins: tuple[str, ...], topics: bool, as_json: bool) -> Non
 
 
 @versions.command()
-@click.argument("name", required=False, callback=_version)
+@click.argument("name", required=False, callback=version_name)
 @_measured
 @_json
 def status(name: str | None, active_within: float, sample: int, as_json: bool) -> None:
     """Show what NAME (the active version) is made of and by whom, how much of it is there, and how fresh."""
-    with _desk() as desk:
+    with open_desk() as desk:
         version = name or desk.versions.active()
         if version is None:
             raise click.ClickException("no version is active yet: start `freshet worker`")
         desk.known(version)
         seen = desk.versions.overview()
         found, shape = desk.compared(version, seen.active, active_within, sample, quiet=as_json)
-        with _progress(f"Counting the keys of {version}", as_json):
-            counts = census(desk.client, desk.prefix, version)
+        with counted(f"Counting the keys of {version}", as_json) as advance:
+            counts = census(desk.client, desk.prefix, version, progress=advance)
         manifest = desk.versions.manifest(version)
         answer = page.row(desk.client, desk.prefix, desk.versions, seen, version) | {
             "shape": shape or None,
@@ -205,7 +121,7 @@ def status(name: str | None, active_within: float, sample: int, as_json: bool) -
 
 
 @versions.command()
-@click.argument("name", callback=_version)
+@click.argument("name", callback=version_name)
 @click.option(
     "--least-items", type=_share, default=LEAST_ITEMS, show_default=True, help="Share of live items it needs."
 )
@@ -220,7 +136,7 @@ def activate(
 
     Exit code 1, and nothing is changed, where it has not.
     """
-    with _desk() as desk:
+    with open_desk() as desk:
         desk.known(name)
         before = desk.versions.active()
         found, shape = desk.compared(name, before, active_within, sample, quiet=as_json)
@@ -236,6 +152,7 @@ def activate(
             "activated": done,
             "before": before,
             "forced": force and bool(reasons),
+            "workers": desk.workers(name),
             "coverage": page.coverage(found),
             "reasons": reasons,
         }
@@ -248,13 +165,14 @@ def activate(
 @_json
 def rollback(as_json: bool) -> None:
     """Make rankers read the previous version again, at once; doing it twice goes forward again."""
-    with _desk() as desk:
+    with open_desk() as desk:
         left, now = desk.versions.rollback()
-    _answer({"active": now, "previous": left}, as_json, page.show_rolled_back)
+        answer = {"active": now, "previous": left, "workers": desk.workers(now)}
+    _answer(answer, as_json, page.show_rolled_back)
 
 
 @versions.command()
-@click.argument("names", nargs=-1, callback=_version)
+@click.argument("names", nargs=-1, callback=version_name)
 @click.option("--execute", is_flag=True, help="Delete; without it only show what would go.")
 @click.option("--force", is_flag=True, help="Stop the version's workers first; never the active or previous one.")
 @click.option("--topics/--no-topics", default=True, help="Its Kafka topics and groups too, where Kafka is configured.")
@@ -265,7 +183,7 @@ def gc(names: tuple[str, ...], execute: bool, force: bool, topics: bool, rate: f
 
     In small steps that hold up no ranker. Interrupted, it is ended by the same command again.
     """
-    with _desk() as desk:
+    with open_desk() as desk:
         seen = desk.versions.overview()
         chosen = list(names) or collectable(seen)
         rows = []
@@ -281,15 +199,18 @@ def gc(names: tuple[str, ...], execute: bool, force: bool, topics: bool, rate: f
         sys.exit(1)
 
 
-def _collect(desk: _Desk, name: str, *, force: bool, topics: bool, rate: float, quiet: bool) -> dict[str, Any]:
+def _collect(desk: Desk, name: str, *, force: bool, topics: bool, rate: float, quiet: bool) -> dict[str, Any]:
     gone: list[str] = []
 
     def kafka() -> None:
         if topics and desk.settings.kafka:
             gone.extend(delete(desk.settings, name))
 
+    preview = _preview(desk, name, topics=topics, rate=rate, quiet=quiet)
+    if preview["refused"]:
+        return preview
     try:
-        with _progress(f"Deleting keys of {name}", quiet) as advance:
+        with counted(f"Deleting keys of {name}", quiet) as advance:
             deleted = collect(
                 desk.client,
                 desk.prefix,
@@ -304,18 +225,20 @@ def _collect(desk: _Desk, name: str, *, force: bool, topics: bool, rate: float, 
     return {"version": name, "keys": deleted, "kafka": gone, "refused": ""}
 
 
-def _preview(desk: _Desk, name: str, *, topics: bool, rate: float, quiet: bool) -> dict[str, Any]:
-    state = desk.versions.overview().state(name)
-    refused = f"{name} is the {state} version" if state in ("active", "previous") else ""
-    workers = [worker.name for worker in desk.versions.workers(name)]
-    with _progress(f"Counting the keys of {name}", quiet):
-        counts = census(desk.client, desk.prefix, name, pace=Pace(rate))
+def _preview(desk: Desk, name: str, *, topics: bool, rate: float, quiet: bool) -> dict[str, Any]:
+    state, refused = desk.versions.overview().state(name), ""
+    with counted(f"Counting the keys of {name}", quiet) as advance:
+        counts = census(desk.client, desk.prefix, name, pace=Pace(rate), progress=advance)
     kafka = existing_topics(desk.settings, name) if topics and desk.settings.kafka else []
+    if state in ("active", "previous"):
+        refused = f"{name} is the {state} version"
+    elif state == "unknown" and not counts and not kafka:
+        refused = "no version is called so, and there is nothing of it"
     return {
         "version": name,
         "keys": counts.total(),
         "kinds": dict(sorted(counts.items())),
         "kafka": kafka,
-        "workers": workers,
+        "workers": desk.workers(name),
         "refused": refused,
     }

@@ -140,6 +140,7 @@ def show_activated(answer: dict[str, Any]) -> None:
     _reasons(console, answer["reasons"])
     if answer["activated"]:
         click.echo(f"Rankers read {name}{f', before {before}' if before else ''}.")
+        _warn_unwritten(console, name, answer["workers"])
         click.echo("Next: watch your ranker; freshet versions rollback goes back at once")
     elif name == before:
         click.echo(f"{name} is active already.")
@@ -151,6 +152,7 @@ def show_activated(answer: dict[str, Any]) -> None:
 def show_rolled_back(answer: dict[str, Any]) -> None:
     """Which way it went."""
     click.echo(f"Rankers read {answer['active']} again; {answer['previous']} is kept as the previous one.")
+    _warn_unwritten(_console(), answer["active"], answer["workers"])
     click.echo(f"Next: freshet versions status {answer['previous']}; a second rollback goes forward again")
 
 
@@ -195,6 +197,12 @@ def _coverage(found: dict[str, Any]) -> Table | str:
 def _reasons(console: Console, reasons: list[str]) -> None:
     for one in reasons:
         console.print(Text(f"not fit: {one}", style="yellow"))
+
+
+def _warn_unwritten(console: Console, name: str, workers: list[str]) -> None:
+    if not workers:
+        line = f"no worker writes {name}, it grows old: start one with FRESHET_VERSION={name}"
+        console.print(Text(line, style="yellow"))
 
 
 def _topics(names: list[str]) -> str:

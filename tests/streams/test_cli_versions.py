@@ -75,8 +75,8 @@ def test_the_way_of_a_version(run: Run, client: redis.Redis, two: Versions) -> N
     assert said(run("status", "v2", "--json"))["reasons"] == []
     done = said(run("activate", "v2", "--json"))
     assert (done["activated"], done["before"], two.active()) == (True, "v1", "v2")
-    assert said(run("rollback", "--json")) == {"active": "v1", "previous": "v2"}
-    assert said(run("rollback", "--json")) == {"active": "v2", "previous": "v1"}
+    assert said(run("rollback", "--json")) == {"active": "v1", "previous": "v2", "workers": []}
+    assert said(run("rollback", "--json")) == {"active": "v2", "previous": "v1", "workers": []}
     fill(client, "v3")
     said(run("activate", "v3", "--json"))
     assert two.overview().state("v1") == "old"
@@ -97,7 +97,7 @@ def test_people_are_told_the_same_and_what_to_do_next(run: Run, two: Versions) -
         (["activate", "v1"], ["v1 is active already"]),
         (["gc", "v2"], ["would delete v2", "200 items", "host:1 writes it", "gc v2 --execute"]),
         (["activate", "v2"], ["Rankers read v2, before v1", "rollback"]),
-        (["rollback"], ["Rankers read v1 again", "v2"]),
+        (["rollback"], ["Rankers read v1 again", "v2", "no worker writes v1", "FRESHET_VERSION=v1"]),
         (["gc"], ["Nothing to delete", "kept v3"]),
     ):
         result = run(*arguments)
@@ -148,6 +148,7 @@ def test_the_first_activation_needs_no_other_version(run: Run, client: redis.Red
         (["activate", "v9"], 1, ["v9", "known are v1, v2", "freshet versions create v9"]),
         (["status", "v9"], 1, ["v9", "known are"]),
         (["rollback"], 1, ["no previous version"]),
+        (["gc", "v9", "--execute"], 1, ["v9", "no version is called so"]),
         (["activate", "a:b"], 2, ["a:b"]),
         (["gc", "a*"], 2, ["a*"]),
         (["create", "v3", "--pin", "encoder"], 2, ["encoder", "COMPONENT=VALUE"]),
