@@ -18,11 +18,11 @@ FEAST = ("feast_packed_2", "feast_to_dict")
 NAMES = {
     "bare": "bare redis-py",
     "sync": "FeatureReader",
-    "sync_out": "FeatureReader, out=",
+    "sync_out": "  with out=",
     "bare_async": "bare redis.asyncio",
     "async": "AsyncFeatureReader",
-    "cache": "FeatureReader, cache",
-    "cache_1s": "FeatureReader, 1 s of cache",
+    "cache": "  with a full cache",
+    "cache_1s": "  with 1 s of cache",
     "feast_packed_2": "Feast, packed bytes",
     "feast_to_dict": "Feast, to_dict()",
 }
@@ -105,8 +105,8 @@ def show(found: dict[str, Any], console: Console) -> None:
 
 
 def _scene(title: str, rows: dict[str, dict[str, float]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("who", min_width=28)
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("who", min_width=27)
     for name in ("p50 ms", "p99 ms", "p99.9", "req/s", "x p50", "x p99"):
         table.add_column(name, justify="right", no_wrap=True)
     for way, row in rows.items():
@@ -121,7 +121,7 @@ def _scene(title: str, rows: dict[str, dict[str, float]]) -> Table:
 
 
 def _goal_table(goals: list[dict[str, Any]]) -> Table:
-    table = Table(title="Goals", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
+    table = Table(title="Goals", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("goal", "is", "wanted", ""):
         table.add_column(name, justify="left" if name == "goal" else "right")
     verdicts = {True: "[green]reached[/green]", False: "[red]missed[/red]", None: "[yellow]not measured[/yellow]"}

@@ -226,9 +226,9 @@ def show(found: dict[str, Any], console: Console) -> None:
         "writer": "newer wins, FeatureWriter, encoding",
     }
     for kind, rivals in found["kinds"].items():
-        table = Table(title=kind, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
+        table = Table(title=kind, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("who", min_width=37)
-        for name in ("writes/s", "x SET", "server us", "x SET"):
+        for name in ("writes/s", "x SET", "CPU us", "x SET"):
             table.add_column(name, justify="right", no_wrap=True)
         for rival, row in rivals.items():
             rates = f"{row['writes_per_s']:,.0f}", f"{row['ratio']:.2f}"
