@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain, islice
@@ -24,8 +24,8 @@ from freshet.vectors import DTYPES
 from freshet.versions import VersionRetiring
 from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
 
-KEYS_PER_CALL = 500
-"""One call blocks the server: 500 keys leave a ranker's p99 at 1.3-1.8 ms, 4,000 drive it to 10.6."""
+KEYS_PER_CALL, BYTES_PER_CALL = 250, 262_144
+"""One call blocks the server, and no ranker's p99 is better than that: 250 items of 128 float16 take 0.9 ms, 500 1.7."""
 SHAPE_MEMORY_S = 10.0
 """In a Cluster, the time after which a node that came back empty has the shapes of versions again."""
 
@@ -43,6 +43,9 @@ class WriteResult(IntEnum):
     """It was there already: a retry or a replay."""
     OLDER = -1
     """Something newer stands there, and stays."""
+
+
+_RESULTS = {one.value: one for one in WriteResult}
 
 
 class ShapeMismatch(ValueError):
@@ -173,8 +176,7 @@ class FeatureWriter:
             lead = stem(version, bucket)
             shared = [of(version, bucket) for of in (keys.bucket_shape, keys.items, keys.deleted, keys.retired)]
             settings = [ttl_ms, self._mark_ttl_ms, len(lead) if indexed else 0]
-            for start in range(0, len(rows), KEYS_PER_CALL):
-                part = rows[start : start + KEYS_PER_CALL]
+            for part in _parts(rows, blobs):
                 names = [lead + places[row][1] for row in part]
                 calls.append((shared + names, settings + [blobs[row] for row in part]))
         return _Plan(calls, list(chain.from_iterable(groups.values())))
@@ -192,7 +194,7 @@ class FeatureWriter:
             own = [WriteResult.SAME] * len(plan.rows)
             answered = chain.from_iterable(islice(answers, len(plan.calls)))
             for row, answer in zip(plan.rows, answered, strict=True):
-                own[row] = WriteResult(answer)
+                own[row] = _RESULTS[answer]
             results += own
         return results
 
@@ -220,6 +222,19 @@ class FeatureWriter:
             known = Shape.parse(stored) if stored else own
             self._shapes[version] = known, time.monotonic()
             _check_shape(own, known)
+
+
+def _parts(rows: Sequence[int], blobs: Sequence[bytes]) -> Iterator[list[int]]:
+    """`rows` in parts of one call each."""
+    part: list[int] = []
+    size = 0
+    for row in rows:
+        if part and (len(part) == KEYS_PER_CALL or size + len(blobs[row]) > BYTES_PER_CALL):
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += len(blobs[row])
+    yield part
 
 
 def _check_shape(own: Shape, known: Shape) -> None:

@@ -16,7 +16,7 @@ from freshet import Deletion, FeatureReader, FeatureWriter, Keys, ShapeMismatch,
 from freshet.connect import connect, keys_for
 from freshet.functions import library
 from freshet.versions import VersionRetiring
-from freshet.writer import KEYS_PER_CALL
+from freshet.writer import BYTES_PER_CALL, KEYS_PER_CALL
 from schemas.records import ItemFeatures, ItemKnowledge
 from tests.fakes import NOW_MS
 from tests.freshet.samples import DIMS, item, user
@@ -130,6 +130,16 @@ def test_answers_stand_in_the_order_of_the_records(client: Any, keys: Keys) -> N
     assert set(results[2:-2]) == {WriteResult.WRITTEN}
     assert results[-2:] == [WriteResult.SAME, WriteResult.OLDER]
     assert len(indexed(client, keys.items)) == len(many) + 1
+
+
+def test_large_records_are_split_into_more_calls(client: Any) -> None:
+    """Catches a batch of long knowledge that holds up every ranker while the server copies it."""
+    writer = FeatureWriter(client)
+    long = [ItemKnowledge(f"i{n}", NOW_MS, NOW_MS, "f00", "x" * (BYTES_PER_CALL // 2)) for n in range(5)]
+    huge = ItemKnowledge("huge", NOW_MS, NOW_MS, "f00", "x" * 2 * BYTES_PER_CALL)
+    plan = writer._plan(writer._keys.knowledge_stem, [("v1", "i")] * 6, blob.encode_all_knowledge([*long, huge]), 0)
+    assert [len(keys) - 4 for keys, _ in plan.calls] == [1] * 6
+    assert writer.put_knowledge("v1", [*long, huge, *long]) == [WriteResult.WRITTEN] * 6 + [WriteResult.SAME] * 5
 
 
 def test_nothing_to_write_is_no_call(client: Any) -> None:
