@@ -5,9 +5,11 @@ import pytest
 import redis
 
 from freshet.knowledge_cache import KnowledgeCache
+from freshet.layout import Keys
 from freshet.reader import FeatureReader
 from freshet.settings import Settings
 from freshet.versions import Versions
+from freshet.writer import FeatureWriter, WriteResult
 from schemas.codec import Codec
 from schemas.records import Claim, DeadLetter, InferredBehavior, ItemFeatures, ItemKnowledge, UserFeatures
 from streams.lanes.base import Context
@@ -38,8 +40,9 @@ def knowledge(item_id="i", time=NOW, summary="a thing", **more) -> ItemKnowledge
 
 
 class Flow:
-    def __init__(self, kafka: str, url: str, prefix: str):
-        self.settings = Settings.load({}, kafka=kafka, redis=url, topic_prefix=prefix, partitions=1, dims=DIMS)
+    def __init__(self, kafka: str, url: str, prefix: str, **settings):
+        given = {"kafka": kafka, "redis": url, "topic_prefix": prefix, "partitions": 1, "dims": DIMS} | settings
+        self.settings = Settings.load({}, **given)
         self.topics = make_topics(self.settings)
         self.client = redis.Redis.from_url(url)
         Versions(self.client).activate("v1")
@@ -122,6 +125,27 @@ async def test_a_null_value_deletes_by_its_time_and_newer_features_revive(flow):
     assert flow.reader.knowledge("gone") is None
 
 
+async def test_a_null_value_deletes_from_every_version(flow):
+    # Catches an erased user, or a deleted item, that comes back with a rollback or with the next activation.
+    other = FeatureWriter(flow.client)
+    other.put_items([item("gone", version="v2"), item("kept", version="v2")])
+    other.put_users([user(version="v0")])
+    other.put_knowledge("v2", [knowledge("gone")])
+    for version in ("v0", "v2"):
+        Versions(flow.client).create(version)
+    flow.send(flow.topics.item_features, "gone", None, NOW + 10)
+    flow.send(flow.topics.user_features, "u", None, NOW + 10)
+    await flow.lane.start()
+    await until(flow.done, "the commit")
+    with FeatureReader(flow.client, version="v2", timeout_s=10.0) as reader:
+        assert reader.items(["gone", "kept"]).present.tolist() == [False, True]
+        assert reader.knowledge("gone") is None
+    with FeatureReader(flow.client, version="v0", timeout_s=10.0) as reader:
+        assert not reader.users(["u"])[0].present
+    late = [*other.put_users([user(version="v0")]), *other.put_items([item("gone", version="v2")])]
+    assert late == [WriteResult.OLDER] * 2
+
+
 async def test_what_cannot_be_stored_is_a_dead_letter_and_its_batch_is_kept(flow):
     # Catches a version mixed into another, one bad vector failing its batch, and a key that hides another id.
     topic = flow.topics.item_features
@@ -140,6 +164,22 @@ async def test_what_cannot_be_stored_is_a_dead_letter_and_its_batch_is_kept(flow
         (b"d", "key_mismatch", "sink/decode"),
         (b"e", "bad_payload", "sink/write"),
     ]
+
+
+async def test_vectors_are_stored_and_live_as_the_settings_say(kafka, valkey, topic_prefix):
+    # Catches a setting of the page that no worker reads.
+    flow = Flow(kafka, valkey, topic_prefix, vector_dtype="int8", item_ttl_s=200, knowledge_ttl_s=300)
+    flow.send(flow.topics.item_features, "i", item(fill=2.0))
+    flow.send(flow.topics.item_knowledge, "i", knowledge())
+    await flow.lane.start()
+    await until(flow.done, "the commit")
+    keys = Keys()
+    assert flow.client.get(keys.shape("v1")) == b"8 int8"
+    assert 100 < flow.client.ttl(keys.item("v1", "i")) <= 200 < flow.client.ttl(keys.knowledge("v1", "i")) <= 300
+    assert flow.reader.items(["i"]).item_matrix[0] == pytest.approx([2.0] * DIMS)
+    await flow.lane.stop()
+    await flow.context.close()
+    flow.client.close()
 
 
 async def test_knowledge_fills_the_cache_and_goes_to_its_own_version(flow):
