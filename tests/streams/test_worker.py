@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -12,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import redis
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from freshet.settings import Settings
 from freshet.versions import Versions
 from schemas.codec import Codec
-from schemas.records import Item, ItemFeatures, ItemTier
+from schemas.records import Item, ItemFeatures, ItemTier, UserEvent
 from streams.cli import main
 from streams.embedded.process import ChildProcess
 from streams.topics import Topics
@@ -162,6 +163,63 @@ async def test_a_version_is_deleted_under_its_worker_only_by_force_and_stays_del
         assert "is being deleted" in (tmp_path / "worker.log").read_text()
         assert client.keys("f:v1:*") == []
         assert versions.names() == ["v0"]
+
+
+async def test_a_version_fills_beside_the_active_one_and_takes_over(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Catches real workers whose manifest is never whole, a shadow that gets half of the traffic, and an activation
+    that is refused for ever or comes too early."""
+    environment = {**environment, "FRESHET_REFRESH_INTERVAL_S": "0", "FRESHET_REFRESH_POLL_S": "0.1"}
+    settings = Settings.load(environment)
+    topics = await asyncio.to_thread(make_topics, settings)
+    await asyncio.to_thread(make_topics, Settings.load({**environment, "FRESHET_VERSION": "v2"}))
+    codec, now = Codec(), time.time_ns() // 1_000_000
+    items = [(f"i{n}".encode(), codec.encode(Item(f"i{n}", now, f"Thing number {n}"))) for n in range(40)]
+    events = [
+        (f"u{n % 20}".encode(), codec.encode(UserEvent(f"u{n % 20}", f"i{n % 40}", "view", now + n)))
+        for n in range(120)
+    ]
+
+    def versions(*arguments: str) -> Result:
+        return CliRunner().invoke(main, ["versions", *arguments, "--json"], env=environment)
+
+    def worker(version: str) -> ChildProcess:
+        folder = tmp_path / version
+        folder.mkdir()
+        lanes = ("tests.streams.lane_process", "item-text,user-events,user-refresh,sink")
+        return start({**environment, "FRESHET_VERSION": version}, folder, *lanes)
+
+    def fit() -> bool:
+        return json.loads(versions("status", "v2").stdout or "{}").get("reasons") == []
+
+    first = await asyncio.to_thread(worker, "v1")
+    await asyncio.to_thread(send_all, settings, topics.items, items[:20])
+    await asyncio.to_thread(send_all, settings, topics.user_events, events[:60])
+    await until(lambda: versions("status", "v1").exit_code == 0, "v1", 60)
+    early = await asyncio.to_thread(versions, "create", "v2")
+    assert early.exit_code == 0, early.output
+    with redis.Redis.from_url(settings.redis) as client:
+        await until(lambda: len(client.keys("f:v1:u:*")) == 20, "20 users in v1", 60)
+        refused = await asyncio.to_thread(versions, "activate", "v2")
+        assert refused.exit_code == 1
+        second = await asyncio.to_thread(worker, "v2")
+        await until(lambda: "worker runs" in (tmp_path / "v2" / "worker.log").read_text(), "the second worker", 60)
+        await asyncio.to_thread(send_all, settings, topics.items, items[20:])
+        await asyncio.to_thread(send_all, settings, topics.user_events, events[60:])
+        for version in ("v1", "v2"):
+            await until(lambda v=version: client.zcard(f"f:{v}:items") == 40, "40 items", 60)  # type: ignore[misc]
+        await until(fit, "v2 to be fit", 60)
+        done = await asyncio.to_thread(versions, "activate", "v2")
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["coverage"]["users"]["covered"] == 20
+        assert Versions(client).active() == "v2"
+        assert (await asyncio.to_thread(versions, "rollback")).exit_code == 0
+        assert Versions(client).active() == "v1"
+    for child in (first, second):
+        os.kill(child.pid, signal.SIGTERM)
+    for child in (first, second):
+        assert await asyncio.to_thread(exit_code, child) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
