@@ -131,13 +131,13 @@ def encode_users(users: Sequence[UserFeatures], dtype: str = FLOAT16.name) -> li
 def _user_ends(features: UserFeatures, dtype: int) -> tuple[bytes, bytes]:
     """What stands before and after the vectors."""
     behaviors = [behavior for behavior in features.behaviors if behavior.item_id or not behavior.text]
+    confidences = [behavior.confidence for behavior in behaviors]
     try:
         ids = [behavior.item_id.encode() for behavior in behaviors]
-        lengths = struct.pack(f"<{len(ids)}H", *map(len, ids))
-        confidences = struct.pack(f"<{len(ids)}f", *[behavior.confidence for behavior in behaviors])
+        lists = struct.pack(f"<{len(ids)}f{len(ids)}H", *confidences, *map(len, ids))
     except (struct.error, OverflowError, UnicodeEncodeError) as error:
         raise BlobError(f"a behaviour is no id of at most 65,535 bytes and a float32: {error}") from error
-    if not all(math.isfinite(behavior.confidence) for behavior in features.behaviors):
+    if not math.isfinite(sum(confidences)):
         raise BlobError("a confidence is not finite")
     head = pack_header(
         features.tier,
@@ -150,7 +150,7 @@ def _user_ends(features: UserFeatures, dtype: int) -> tuple[bytes, bytes]:
         behaviors=len(ids),
         history_length=features.history_length,
     )
-    return head, b"".join((confidences, lengths, *ids))
+    return head, b"".join((lists, *ids))
 
 
 def encode_knowledge(knowledge: ItemKnowledge) -> bytes:

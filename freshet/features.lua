@@ -87,9 +87,12 @@ local function index(keys, now, born, fresh, died, died_ids, ttl, mark_ttl)
 end
 
 -- Write the newest blob of each key, all that live for ever at once, and index those that are items (`cut` above 0).
+-- Numbers go to redis.call as text where they go often: it would format each one anew, with 17 digits.
 local function store(keys, found, current, ttl, mark_ttl, cut)
+  local call, ttl_text, mark_ttl_text = redis.call, string.format('%.0f', ttl), string.format('%.0f', mark_ttl)
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local score = string.format('%.0f', now)
   local forever, born, fresh, died, died_ids = {}, {}, {}, {}, {}
   for i = 1, #found do
     local key, old = keys[FIRST_KEY + i - 1], found[i]
@@ -97,16 +100,15 @@ local function store(keys, found, current, ttl, mark_ttl, cut)
     if blob then
       current[key] = nil
       local lives = not is_deletion(blob)
-      local life = lives and ttl or mark_ttl
-      if life > 0 then
-        redis.call('SET', key, blob, 'PX', life)
+      if not lives or ttl > 0 then
+        call('SET', key, blob, 'PX', lives and ttl_text or mark_ttl_text)
       else
         forever[#forever + 1] = key
         forever[#forever + 1] = blob
       end
       if cut > 0 then
         local id, scored = string.sub(key, cut + 1), lives and born or died
-        scored[#scored + 1] = now
+        scored[#scored + 1] = score
         scored[#scored + 1] = id
         if not lives then
           died_ids[#died_ids + 1] = id
