@@ -10,8 +10,8 @@ TTL, and users (with TTL, behaviours, no index):
 - *writer*: the whole of `FeatureWriter.put_items` or `put_users` with records in hand, encoding included.
 
 A rate is the median of the rounds' rates, a ratio that of the rounds' ratios. It is what one Python client reaches: a
-function call for 500 keys spares redis-py 499 commands to pack and replies to parse. The server's own CPU a write is
-beside it, and there plain SET is cheaper: it is what counts where many clients saturate one server.
+function call for many keys spares redis-py as many commands to pack and replies to parse. The server's own CPU a write
+is beside it, and there plain SET is cheaper: it is what counts where many clients saturate one server.
 
 JSON keys: writes_per_s (*put*, items), set_per_s, ratio (*put* over *set*, items), ratio_with_encoding (*writer* over
 *set*, items), ratio_of_server_cpu (*set* over *put*, items), kinds (everything by kind and rival), goals, conditions.
@@ -65,11 +65,22 @@ class Kind:
     records: Callable[[int], list[Any]]
     """All of them, at an event time."""
     encode: Callable[[Sequence[Any]], list[bytes]]
-    keys: list[str]
+    stem: Callable[[str, int], str]
+    ids: list[str]
     writer: FeatureWriter
     put: Callable[[FeatureWriter, list[Any]], Sequence[int]]
-    settings: list[int]
-    """What the function is told before the blobs: TTL of features and of marks in ms, bytes before an item's id."""
+    ttl_ms: int
+    indexed: bool
+
+    @property
+    def keys(self) -> list[str]:
+        """Where each record is."""
+        return [self.stem(VERSION, 0) + one for one in self.ids]
+
+    def calls(self, ids: Sequence[str], blobs: Sequence[bytes]) -> list[Call]:
+        """What `FeatureWriter` asks the server for one batch."""
+        places = [(VERSION, one) for one in ids]
+        return self.writer._plan(self.stem, places, blobs, self.ttl_ms, indexed=self.indexed).calls
 
 
 @dataclass
@@ -82,27 +93,30 @@ class Taken:
 
 def kinds(client: redis.Redis, setting: Setting) -> dict[str, Kind]:
     """What is written."""
-    count, keys, ttl_ms = setting.records, Keys(), 1_000 * TTL_S
+    count, keys = setting.records, Keys()
     data = Data.make(count, count, setting.dims)
-    stem = keys.item_stem(VERSION)
 
     def items(ttl_s: int) -> Kind:
         return Kind(
             records=lambda event_time: [item(data, row, event_time) for row in range(count)],
             encode=blob.encode_items,
-            keys=[stem + item_id(row) for row in range(count)],
+            stem=keys.item_stem,
+            ids=[item_id(row) for row in range(count)],
             writer=FeatureWriter(client, ttl_s=TTL_S, item_ttl_s=ttl_s),
             put=FeatureWriter.put_items,
-            settings=[1_000 * ttl_s, ttl_ms, len(stem)],
+            ttl_ms=1_000 * ttl_s,
+            indexed=True,
         )
 
     users = Kind(
         records=lambda event_time: [user(data, row, event_time) for row in range(count)],
         encode=blob.encode_users,
-        keys=[keys.user(VERSION, user_id(row)) for row in range(count)],
+        stem=keys.user_stem,
+        ids=[user_id(row) for row in range(count)],
         writer=FeatureWriter(client, ttl_s=TTL_S),
         put=FeatureWriter.put_users,
-        settings=[ttl_ms, ttl_ms, 0],
+        ttl_ms=1_000 * TTL_S,
+        indexed=False,
     )
     return {"items": items(0), "items with a TTL": items(TTL_S), "users": users}
 
@@ -110,14 +124,6 @@ def kinds(client: redis.Redis, setting: Setting) -> dict[str, Kind]:
 def parts(whole: Sequence[Any], size: int) -> list[Sequence[Any]]:
     """`whole` in pieces of `size`."""
     return [whole[start : start + size] for start in range(0, len(whole), size)]
-
-
-def calls(kind: Kind, keys: Sequence[str], blobs: Sequence[bytes]) -> list[Call]:
-    """The calls that `FeatureWriter` makes of one batch."""
-    names = Keys()
-    shared = [of(VERSION) for of in (names.bucket_shape, names.items, names.deleted, names.retired)]
-    pairs = zip(parts(keys, KEYS_PER_CALL), parts(blobs, KEYS_PER_CALL), strict=True)
-    return [([*shared, *own], [*kind.settings, *values]) for own, values in pairs]
 
 
 def work(client: redis.Redis, kind: Kind, rival: str, batch: int, event_time: int) -> Callable[[], int]:
@@ -141,7 +147,7 @@ def work(client: redis.Redis, kind: Kind, rival: str, batch: int, event_time: in
         return sum(sum(kind.put(kind.writer, list(one))) for one in parts(records, batch))
 
     plain = parts([f"plain:{key}" for key in kind.keys], batch)
-    made = [calls(kind, *pair) for pair in zip(parts(kind.keys, batch), parts(blobs, batch), strict=True)]
+    made = [kind.calls(*pair) for pair in zip(parts(kind.ids, batch), parts(blobs, batch), strict=True)]
     return {"set": by_set, "put": by_put, "writer": by_writer}[rival]
 
 
@@ -209,7 +215,7 @@ def report(setting: Setting, found: dict[str, dict[str, Taken]], facts: dict[str
             "conditions": facts
             | {
                 "records": setting.records,
-                "batch": f"{setting.batch} writes in one round trip, {KEYS_PER_CALL} in one function call",
+                "batch": f"{setting.batch} writes in one round trip, at most {KEYS_PER_CALL} in one function call",
                 "vectors": f"{setting.dims} dims, float16; users two each and 16 behaviours",
                 "rounds": setting.rounds,
             },
