@@ -160,7 +160,7 @@ class FeatureWriter:
         names = [versions] if isinstance(versions, str) else list(dict.fromkeys(versions))
         marks = [blob.encode_deletion(one.event_time, one.source_offset) for one in deletions]
         places = [(version, one.id) for version in names for one in deletions]
-        return self._plan(stem, places, marks * len(names), self._mark_ttl_ms, indexed=indexed)
+        return self._plan(stem, places, marks * len(names), self._item_ttl_ms, indexed=indexed)
 
     def _plan(
         self, stem: Stem, places: Sequence[Place], blobs: Sequence[bytes], ttl_ms: int, *, indexed: bool = False

@@ -60,6 +60,7 @@ def place(keys: Keys, of: Callable[[str, int], str], one: str = "i1") -> str:
 
 CLUSTERED = Keys(clustered=True)
 SAME_BUCKET = next(one for one in map(str, range(10_000)) if CLUSTERED.bucket(one) == CLUSTERED.bucket("a"))
+SAME_BUCKET_AS_I1 = next(one for one in map(str, range(10_000)) if CLUSTERED.bucket(one) == CLUSTERED.bucket("i1"))
 # Few values, so that equal and neighbouring ones meet; the large ones differ only beyond a double's 53 bits.
 TIMES = st.sampled_from([-1, 0, 5, NOW_MS, 2**62, 2**62 + 1, -(2**62), -(2**62) - 1, 2**63 - 1, -(2**63)])
 OFFSETS = st.sampled_from([-1, 0, 1, 2**32 - 1, 2**32, 2**53, 2**53 + 1, 2**63 - 1])
@@ -256,6 +257,17 @@ def test_expired_items_and_marks_leave_the_indexes(client: Any, keys: Keys) -> N
     FeatureWriter(client, item_ttl_s=100).put_items([item(event_time=NOW_MS + 1)])
     assert indexed(client, keys.items) == ["i1"]
     assert 95 < client.ttl(place(keys, keys.items)) <= 100
+
+
+def test_a_deletion_takes_no_other_item_from_the_index(client: Any, keys: Keys) -> None:
+    """Catches an index of live items that expires, or forgets what is older, by the life of a mark of deletion."""
+    writer = FeatureWriter(client, ttl_s=100)
+    writer.put_items([item("i1"), item(SAME_BUCKET_AS_I1)])
+    client.zadd(place(keys, keys.items), {SAME_BUCKET_AS_I1: 1.0})
+    writer.delete_items("v1", [Deletion("i1", NOW_MS + 1)])
+    assert indexed(client, keys.items) == [SAME_BUCKET_AS_I1]
+    assert client.pttl(place(keys, keys.items)) == -1
+    assert 95 < client.ttl(place(keys, keys.deleted)) <= 100
 
 
 @pytest.mark.parametrize("wrong", [{"ttl_s": 0}, {"item_ttl_s": -1}, {"mark_ttl_s": 0}, {"dtype": "float32"}])
