@@ -73,7 +73,7 @@ def test_history_and_behaviours_are_cut_out_of_one_answer(client: Any, writer: F
 
 
 def test_one_round_trip_once_the_user_is_known(client: Any, writer: FeatureWriter, ask: Ask) -> None:
-    """Catches a second trip for behaviours that travelled already or are candidates, and one too few after a refresh."""
+    """Catches a second trip for behaviours that are here already or are candidates, and none after a refresh."""
     ask("nobody", ["a"])  # asks which version is active
     commands(client)
     trips = []
