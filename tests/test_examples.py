@@ -92,9 +92,10 @@ def write(client: Any, dtype: str, version: str = "v1") -> None:
 IDS = ["plain", "none", "knowing", "tiny", "dead", "a b ü", "plain", "other"]
 
 
-def compare(client: Any, lines: list[list[str]], before: Any) -> None:
-    """What a program printed against our reader's answers before and after."""
-    after = FeatureReader(client).read("u", IDS)
+def compare(client: Any, program: Program) -> list[bool]:
+    """What a program prints against our reader's answers before and after; answers which items are present."""
+    with FeatureReader(client) as reader:
+        before, lines, after = reader.read("u", IDS), program("u", *IDS), reader.read("u", IDS)
     dots = before.item_matrix.astype(np.float64) @ before.user.log_vector.astype(np.float64)
     assert [line[0] for line in lines] == IDS
     assert [line[1] for line in lines] == ["true" if one else "false" for one in before.present]
@@ -102,6 +103,7 @@ def compare(client: Any, lines: list[list[str]], before: Any) -> None:
     for line, earliest, latest in zip(lines, before.age_seconds, after.age_seconds, strict=True):
         assert earliest - 0.002 <= float(line[3]) <= latest + 0.002
     assert [float(line[4]) for line in lines] == pytest.approx(dots.tolist(), rel=1e-4, abs=1e-4)
+    return before.present.tolist()
 
 
 def test_other_languages_read_what_we_read(program: Program, client: Any) -> None:
@@ -109,9 +111,7 @@ def test_other_languages_read_what_we_read(program: Program, client: Any) -> Non
     write(client, "float16")
     client.set(Keys().item("v1", "other"), b"not a blob" * 10)
     Versions(client).activate("v1")
-    before = FeatureReader(client).read("u", IDS)
-    assert before.present.tolist() == [True, False, True, True, False, True, True, False]
-    compare(client, program("u", *IDS), before)
+    assert compare(client, program) == [True, False, True, True, False, True, True, False]
     assert {line[4] for line in program("nobody", *IDS)} <= {"0", "0.0", "-0", "-0.0"}
 
 
@@ -121,8 +121,7 @@ def test_every_dtype_is_read(program: Program, client: Any, dtype: str) -> None:
     """Catches a dtype that only our reader can decode."""
     write(client, dtype)
     Versions(client).activate("v1")
-    before = FeatureReader(client).read("u", IDS)
-    compare(client, program("u", *IDS), before)
+    assert compare(client, program) == [True, False, True, True, False, True, True, False]
 
 
 def test_nothing_active_and_a_version_without_vectors(program: Program, client: Any) -> None:
@@ -170,6 +169,7 @@ def test_the_pages_code_runs(valkey: str, client: Any) -> None:
     writer.put_users([user("user-7", 0.5, behaviors=[InferredBehavior("item-5", 0.5)])])
     names: dict[str, Any] = {}
     exec(code.replace("redis://features:6379/0", valkey), names)
+    names["reader"].close()
     assert names["order"][-1] == 0  # items 1 and 5 point away from each other, and the log vector is on 5's side
     assert names["features"].column("behavior_nearest").tolist() == pytest.approx([-1, -1, 1])
     assert names["features"].column("history_sim_07").tolist() == [0, 0, 2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tests.fakes import NOW_MS
 from tests.freshet.samples import DIMS, item, user
 
 Ask = Callable[..., RankingRead]
+Open = Callable[..., FeatureReader]
 
 
 @pytest.fixture
@@ -33,6 +35,13 @@ def writer(client: Any) -> FeatureWriter:
     writer.put_items([item(name, value) for name, value in zip("abcde", (1.0, -1.0, 2.0, 3.0, 4.0), strict=True)])
     writer.put_users([user("u", behaviors=[InferredBehavior("d", 0.75), InferredBehavior("gone", 0.5)])])
     return writer
+
+
+@pytest.fixture
+def opened(client: Any) -> Iterator[Open]:
+    """Makes readers and closes them."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(FeatureReader(client, **options))
 
 
 @pytest.fixture(params=["threads", "asyncio"])
@@ -92,6 +101,17 @@ def test_one_round_trip_once_the_user_is_known(client: Any, writer: FeatureWrite
     assert [*trips, commands(client)] == [2, 1, 1, 2, 1, 1]
 
 
+def test_a_readers_default_is_no_history(writer: FeatureWriter, opened: Open) -> None:
+    """Catches the default of absent items taken for what the user did, which would look the same for all of them."""
+    ranking = RankingReader(opened(default=-1.0))
+    for _ in range(2):
+        found = ranking.read("u", ["a", "none"], ["c", "none"])
+        assert found.candidates.item_matrix[:, 0].tolist() == [1, -1]
+        assert (found.history[:, 0].tolist(), found.behaviors[:, 0].tolist()) == ([2, 0], [3, 0])
+        assert found.features.matrix[:, :2].tolist() == [[pytest.approx(DIMS), pytest.approx(1)], [0, 0]]
+        assert found.features.column("history_sim_00").tolist() == [0, 0]
+
+
 def test_what_no_column_needs_is_not_read(client: Any, writer: FeatureWriter) -> None:
     """Catches items fetched in vain."""
 
@@ -102,20 +122,21 @@ def test_what_no_column_needs_is_not_read(client: Any, writer: FeatureWriter) ->
             self.asked.append(list(item_ids))
             return super().read(user_id, item_ids, **more)
 
-    ranking = RankingReader(Recording(client), RankingOptions(groups=("item", "user_vectors")))
-    for _ in range(2):
-        found = ranking.read("u", ["a"], ["c"])
+    with Recording(client) as reader:
+        ranking = RankingReader(reader, RankingOptions(groups=("item", "user_vectors")))
+        for _ in range(2):
+            found = ranking.read("u", ["a"], ["c"])
     assert Recording.asked == [["a"], ["a"]]
     assert found.history.shape == found.behaviors.shape == (0, DIMS)
     assert found.features.matrix.shape == (1, 7)
 
 
-def test_the_memory_of_users_is_bounded_and_forgets_the_oldest(client: Any, writer: FeatureWriter) -> None:
+def test_the_memory_of_users_is_bounded(client: Any, writer: FeatureWriter, opened: Open) -> None:
     """Catches a ranker that grows with every user it has seen, and one that forgets a user it has just read."""
     behaviors = [InferredBehavior("d", 0.5)]
     writer.put_users([user(name, behaviors=behaviors) for name in ("u", "x", "y")])
     for most, expected in ((2, [2, 2, 1, 2, 1, 2]), (0, [2] * 6)):
-        ranking = RankingReader(FeatureReader(client, version="v1"), remembered_users=most)
+        ranking = RankingReader(opened(version="v1"), remembered_users=most)
         commands(client)
         trips = []
         for name in ("u", "x", "u", "y", "u", "x"):
@@ -123,7 +144,7 @@ def test_the_memory_of_users_is_bounded_and_forgets_the_oldest(client: Any, writ
             trips.append(commands(client))
         assert trips == expected
     with pytest.raises(ValueError, match="remembered_users is -1"):
-        RankingReader(FeatureReader(client), remembered_users=-1)
+        RankingReader(opened(), remembered_users=-1)
 
 
 def test_an_empty_request_and_an_unknown_user(client: Any, ask: Ask) -> None:
@@ -135,7 +156,7 @@ def test_an_empty_request_and_an_unknown_user(client: Any, ask: Ask) -> None:
     assert not found.features.column("item_present").any()
 
 
-def test_no_two_versions_in_one_request(valkey: str, client: Any) -> None:
+def test_no_two_versions_in_one_request(valkey: str, client: Any, opened: Open) -> None:
     """Catches behaviours of one version beside candidates of another, where an activation falls between two trips."""
     writer = FeatureWriter(client)
     for version, value in (("v1", 7.0), ("v2", -7.0)):
@@ -153,7 +174,7 @@ def test_no_two_versions_in_one_request(valkey: str, client: Any) -> None:
     swapper = threading.Thread(target=swap)
     swapper.start()
     try:
-        ranking = RankingReader(FeatureReader(client, timeout_s=5), remembered_users=0)
+        ranking = RankingReader(opened(timeout_s=5), remembered_users=0)
         seen = set()
         for _ in range(300):
             found = ranking.read("u", ["a"], ["b"])
@@ -167,9 +188,9 @@ def test_no_two_versions_in_one_request(valkey: str, client: Any) -> None:
     assert seen == {7.0, -7.0}
 
 
-def test_an_outage_is_flagged_and_keeps_every_shape(client: Any, writer: FeatureWriter) -> None:
+def test_an_outage_is_flagged_and_keeps_every_shape(client: Any, writer: FeatureWriter, opened: Open) -> None:
     """Catches an exception in the ranker, NaN, and behaviours that are forgotten because nobody answered."""
-    ranking = RankingReader(FeatureReader(client, timeout_s=0.2))
+    ranking = RankingReader(opened(timeout_s=0.2))
     ranking.read("u", ["a"], ["c"])
     client.execute_command("CLIENT", "PAUSE", 500, "ALL")
     found = ranking.read("u", ["a"], ["c"])
