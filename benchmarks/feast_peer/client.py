@@ -2,9 +2,10 @@
 
 Owns how Feast stores and reads the benchmark's vectors. Must not import any package of ours but the benchmark's own.
 
-Ways: `feast_to_dict` is what its documentation shows, a feature `Array(Float32)` and `to_dict()`. `feast_packed` has the
-vector as one feature of bytes and takes it from the response's protobuf without `to_dict()`. `feast_packed_2`, the fastest
-we found, does so in two calls, so that the user is not repeated for every candidate. The GLIDE client is no faster.
+Ways: `feast_to_dict` is what its documentation shows, a feature `Array(Float32)` and `to_dict()`. `feast_packed` has
+the vector as one feature of bytes and takes it from the response's protobuf without `to_dict()`. `feast_packed_2`,
+the fastest we found, does so in two calls, so that the user is not repeated for every candidate. The GLIDE client is
+no faster.
 """
 
 from __future__ import annotations
