@@ -171,7 +171,7 @@ class Keys:
         return f"{self.prefix}:{self._control}h:{user_id}"
 
     def refreshing(self) -> str:
-        """Sorted set: the versions whose users become due by new events, by when a worker last said it refreshes them."""
+        """Sorted set: the versions whose users become due by new events, by when a worker last said it does so."""
         return f"{self.prefix}:{self._control}refreshing"
 
     def replays(self) -> str:

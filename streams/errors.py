@@ -95,9 +95,6 @@ FAMILIES: dict[str, Family] = {
     "redis.exceptions.TryAgainError": Family.TRANSIENT,
     "redis.exceptions.ReadOnlyError": Family.TRANSIENT,  # a replica for the seconds of a failover
     "redis.exceptions.OutOfMemoryError": Family.TRANSIENT,  # an operator can free memory; dropping can not be undone
-    "redis.exceptions.ClusterError": Family.TRANSIENT,  # down, or its slots are on the move
-    "redis.exceptions.SlotNotCoveredError": Family.TRANSIENT,
-    "redis.exceptions.AskError": Family.TRANSIENT,  # MovedError too: another node has taken over, the map is old
     "redis.exceptions.MasterDownError": Family.TRANSIENT,
     "redis.exceptions.AskError": Family.TRANSIENT,  # MovedError too: buckets on their way to another node
     "redis.exceptions.ClusterError": Family.TRANSIENT,
