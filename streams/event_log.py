@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from numpy.typing import NDArray
 
 from freshet.histories import HistoryStore
@@ -26,10 +25,9 @@ from schemas.codec import Codec, DecodeError
 from schemas.columns import EventColumns
 from schemas.records import Item, UserEvent
 from streams.batch import Message
-from streams.errors import kafka_retriable, reason
+from streams.errors import reason
 from streams.files import EVENT_SCHEMA
-from streams.firehose import consumer_config
-from streams.lag import watermarks
+from streams.ranges import NoTopic, RangeReader
 
 Report = Callable[[int, int], None]
 """Called with records read and records there are."""
@@ -127,57 +125,23 @@ def read_topic(
 
     Raises `LogError` where there is no such topic or nothing comes for `patience_s`, and `KafkaException`.
     """
-    # The group is a name that Kafka's protocol wants: a consumer with assigned partitions joins none.
-    consumer = Consumer(
-        consumer_config(settings, f"{settings.topic_prefix}freshet-train", **{"enable.partition.eof": True})
-    )
-    try:
-        metadata = consumer.list_topics(topic, timeout=10).topics[topic]
-        if metadata.error is not None or not metadata.partitions:
-            raise LogError(f"no topic {topic} at {settings.kafka}; `freshet topics create` makes what is missing")
-        bounds = {p: watermarks(consumer, TopicPartition(topic, p), 10) for p in metadata.partitions}
-        _read(consumer, topic, {p: span for p, span in bounds.items() if span[0] < span[1]}, take, report, patience_s)
-    finally:
-        consumer.close()
-
-
-def _read(
-    consumer: Consumer,
-    topic: str,
-    bounds: Mapping[int, tuple[int, int]],
-    take: Callable[[Sequence[Message]], None],
-    report: Report,
-    patience_s: float,
-) -> None:
-    done, total = dict.fromkeys(bounds, 0), sum(end - first for first, end in bounds.values())
-    open_ = set(bounds)
-    consumer.assign([TopicPartition(topic, p, first) for p, (first, _) in bounds.items()])
-    deadline = time.monotonic() + patience_s
-    while open_:
-        messages: list[Message] = consumer.consume(BATCH, timeout=0.5)
-        wanted = []
-        for message in messages:
-            partition, error = message.partition(), message.error()
-            if error is not None:
-                if error.code() == KafkaError._PARTITION_EOF:  # also where compaction or a marker took the last offsets
-                    open_.discard(partition)
-                elif not kafka_retriable(error):
-                    raise KafkaException(error)
-                continue
-            first, end = bounds[partition]
-            if message.offset() < end:
-                wanted.append(message)
-                done[partition] = message.offset() + 1 - first
-            if message.offset() + 1 >= end and partition in open_:
-                open_.remove(partition)
-                consumer.pause([TopicPartition(topic, partition)])  # what is written meanwhile is another training's
-        if wanted:
-            take(wanted)
-            report(sum(done.values()), total)
-            deadline = time.monotonic() + patience_s
-        elif time.monotonic() > deadline:
-            raise LogError(f"{topic}: nothing came for {patience_s:g} s, with partitions {sorted(open_)} still open")
-    report(total, total)
+    with RangeReader(settings) as reader:
+        try:
+            ranges = reader.find(topic)
+        except NoTopic as error:
+            raise LogError(str(error)) from error
+        total = sum(map(len, ranges))
+        reader.begin(ranges)
+        deadline = time.monotonic() + patience_s
+        while reader.open:
+            if messages := reader.poll(BATCH, 0.5):
+                take(messages)
+                report(sum(reader.scanned[one.place] - one.first for one in ranges if len(one)), total)
+                deadline = time.monotonic() + patience_s
+            elif time.monotonic() > deadline:
+                still = sorted(partition for _, partition in reader.open)
+                raise LogError(f"{topic}: nothing came for {patience_s:g} s, with partitions {still} still open")
+        report(total, total)
 
 
 class _Events:

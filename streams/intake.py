@@ -66,6 +66,10 @@ class Intake:
         """The offset to commit for each partition that has one."""
         return self._tracker.positions()
 
+    def pending(self, place: Place | None = None) -> int:
+        """Records taken of one partition, or of all, and not yet finished in order."""
+        return self._tracker.pending(place)
+
     async def release(self, timeout_s: float) -> None:
         """Take nothing more; give what is under way `timeout_s` to end, then cancel it (it will be read again)."""
         self._generation = None

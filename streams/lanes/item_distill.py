@@ -17,6 +17,7 @@ from schemas.records import Item, ItemFeatures, ItemKnowledge
 from streams.backoff import Backoff
 from streams.errors import Family, family
 from streams.faust_lane import FaustLane
+from streams.intake import MakeWindow
 from streams.lanes.base import Context
 from streams.lanes.item_text import Deleted, read_item, tombstone
 from streams.micro_batch import MicroBatcher
@@ -142,8 +143,8 @@ class ItemDistill:
             metrics.freshness.labels(lane=NAME).observe(max(0, self._context.clock() - one.event_time) / 1000)
 
 
-def ItemDistillLane(context: Context) -> FaustLane:
-    """The lane over Faust; loads the encoder before it reads."""
+def distill_window(context: Context) -> MakeWindow:
+    """Where records become knowledge, and vectors of it."""
 
     def window(finish: Finish, fail: Fail) -> SlidingWindow:
         work = ItemDistill(context, context.thrifty)
@@ -152,4 +153,9 @@ def ItemDistillLane(context: Context) -> FaustLane:
         work.park = made.park
         return made
 
-    return FaustLane(NAME, context, context.topics.items, window, prepare=lambda: context.embedder)
+    return window
+
+
+def ItemDistillLane(context: Context) -> FaustLane:
+    """The lane over Faust; loads the encoder before it reads."""
+    return FaustLane(NAME, context, context.topics.items, distill_window(context), prepare=lambda: context.embedder)

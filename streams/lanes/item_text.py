@@ -15,6 +15,7 @@ from schemas.records import Item
 from streams.backoff import Backoff
 from streams.errors import Family, family
 from streams.faust_lane import FaustLane
+from streams.intake import MakeWindow
 from streams.lanes.base import Context
 from streams.publish import Letter, Outgoing, Output, Publisher
 from streams.source import SourceRecord
@@ -93,12 +94,11 @@ class ItemText:
         return [made[at] for at in range(len(records))]
 
 
+def text_window(context: Context) -> MakeWindow:
+    """Where records become vectors."""
+    return lambda finish, fail: BatchWindow(ItemText(context).process, finish, fail, size=BATCH_RECORDS, wait_s=WAIT_S)
+
+
 def ItemTextLane(context: Context) -> FaustLane:
     """The lane over Faust; loads the encoder before it reads."""
-    return FaustLane(
-        NAME,
-        context,
-        context.topics.items,
-        lambda finish, fail: BatchWindow(ItemText(context).process, finish, fail, size=BATCH_RECORDS, wait_s=WAIT_S),
-        prepare=lambda: context.embedder,
-    )
+    return FaustLane(NAME, context, context.topics.items, text_window(context), prepare=lambda: context.embedder)

@@ -1,0 +1,138 @@
+"""Ranges of Kafka offsets: which there are, and reading them to their end while others go on writing.
+
+Owns one reader that joins no group and commits nothing. Must not know what becomes of a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from freshet.settings import Settings
+from streams.ack import Place
+from streams.batch import Message
+from streams.errors import kafka_retriable
+from streams.firehose import consumer_config
+from streams.lag import watermarks
+
+_TIMEOUT_S = 10.0
+
+
+class NoTopic(ValueError):
+    """The broker has no such topic; the message says what makes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The records `first` up to, not including, `end` of a partition; offsets may have holes, so `len` is the most.
+
+    `clipped`: records from before `first` are gone that may have belonged to what was asked for.
+    """
+
+    topic: str
+    partition: int
+    first: int
+    end: int
+    clipped: bool = False
+
+    def __len__(self) -> int:
+        return max(0, self.end - self.first)
+
+    @property
+    def place(self) -> Place:
+        """What it is a range of."""
+        return self.topic, self.partition
+
+
+class RangeReader:
+    """A consumer with assigned partitions; for one thread at a time.
+
+    Its group is a name that Kafka's protocol wants: nobody ever joins it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        name = f"{settings.topic_prefix}freshet-ranges"
+        # Whoever works on what was read may take hours over it: an LLM is away, a rate is low.
+        patience = {"max.poll.interval.ms": 86_400_000, "enable.partition.eof": True}
+        self._consumer = Consumer(consumer_config(settings, name, **patience))
+        self._ends: dict[Place, int] = {}
+        self.open: set[Place] = set()
+        """The partitions that are not at their end yet."""
+        self.scanned: dict[Place, int] = {}
+        """The offset after the last one that `poll` has passed, by partition."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def find(self, topic: str, *, from_ms: int = 0, to_ms: int = 0) -> list[Range]:
+        """The range of each partition that its records of Kafka timestamps `from_ms` up to `to_ms` lie in.
+
+        It begins with the first record that is as young as `from_ms` (0: the first there is) and ends before the first
+        that is as young as `to_ms` (0: the present end). Raises `NoTopic`, and `KafkaException`.
+        """
+        metadata = self._consumer.list_topics(topic, timeout=_TIMEOUT_S).topics[topic]
+        if metadata.error is not None or not metadata.partitions:
+            raise NoTopic(f"no topic {topic}; `freshet topics create` makes what is missing")
+        bounds = {p: watermarks(self._consumer, TopicPartition(topic, p), _TIMEOUT_S) for p in metadata.partitions}
+        firsts, ends = self._at(topic, bounds, from_ms, 0), self._at(topic, bounds, to_ms, 1)
+        return [
+            # What is gone was older than the first record that is left: of no concern if that is too old itself.
+            Range(topic, p, firsts[p], max(firsts[p], ends[p]), clipped=0 < low == firsts[p])
+            for p, (low, _) in sorted(bounds.items())
+        ]
+
+    def _at(self, topic: str, bounds: dict[int, tuple[int, int]], moment_ms: int, side: int) -> dict[int, int]:
+        """The first offset as young as `moment_ms` of each partition, its end where there is none."""
+        if not moment_ms:
+            return {p: bound[side] for p, bound in bounds.items()}
+        asked = [TopicPartition(topic, p, moment_ms) for p in bounds]
+        found = self._consumer.offsets_for_times(asked, timeout=_TIMEOUT_S)
+        return {one.partition: one.offset if one.offset >= 0 else bounds[one.partition][1] for one in found}
+
+    def begin(self, ranges: Iterable[Range]) -> None:
+        """Read these from now on."""
+        wanted = [one for one in ranges if len(one)]
+        self._ends = {one.place: one.end for one in wanted}
+        self.open = set(self._ends)
+        self.scanned = {one.place: one.first for one in wanted}
+        self._consumer.assign([TopicPartition(*one.place, one.first) for one in wanted])
+
+    def poll(self, most: int, timeout_s: float) -> list[Message]:
+        """Up to `most` records of the ranges, those of a partition in their order; raises `KafkaException`."""
+        wanted = []
+        for message in self._consumer.consume(most, timeout_s):
+            topic, partition, error = message.topic(), message.partition(), message.error()
+            if error is not None:
+                if error.code() == KafkaError._PARTITION_EOF:  # also where compaction or a marker took the last offsets
+                    self._close((str(topic), int(partition or 0)))
+                elif not kafka_retriable(error):
+                    raise KafkaException(error)
+                continue
+            place, offset = (str(topic), int(partition or 0)), int(message.offset() or 0)
+            if place not in self.open:
+                continue
+            if offset < self._ends[place]:
+                wanted.append(message)
+                self.scanned[place] = offset + 1
+            if offset + 1 >= self._ends[place]:
+                self._close(place)
+        return wanted
+
+    def close(self) -> None:
+        """Release the connections."""
+        self._consumer.close()
+
+    def _close(self, place: Place) -> None:
+        if place in self.open:
+            self.open.remove(place)
+            self.scanned[place] = self._ends[place]
+            self._consumer.pause([TopicPartition(*place)])  # what is written meanwhile belongs to somebody else
