@@ -61,9 +61,7 @@ class Time(click.ParamType):
     "--from", "from_ms", type=Time(), default=0, metavar="TIME", help="Records as young as this; default all."
 )
 @click.option("--to", "to_ms", type=Time(), default=0, metavar="TIME", help="Records older than this; default all.")
-@click.option(
-    "--keys", "keys_file", type=click.Path(exists=True, dir_okay=False), default="", help="File of ids, one a line."
-)
+@click.option("--keys", "keys_file", type=click.Path(exists=True, dir_okay=False), help="File of ids, one a line.")
 @click.option("--knowledge", is_flag=True, help="Distil items too; what is known already costs no LLM call.")
 @click.option("--rate", type=click.FloatRange(min=0), default=0.0, help="Records or users a second; 0: no limit.")
 @click.option("--execute", is_flag=True, help="Do it; without it, only say what would be done.")
@@ -72,7 +70,7 @@ class Time(click.ParamType):
 @click.option("--jobs", "list_jobs", is_flag=True, help="List the replays of the last 30 days.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON, without progress.")
 def replay(
-    version: str, topic: str, from_ms: int, to_ms: int, keys_file: str, knowledge: bool, rate: float, execute: bool,
+    version: str, topic: str, from_ms: int, to_ms: int, keys_file: str | None, knowledge: bool, rate: float, execute: bool,
     force: bool, job_id: str, list_jobs: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Replay items and users into a version, while its workers and those of the others go on.
@@ -98,7 +96,7 @@ def replay(
             raise click.BadParameter(str(error), param_hint="--into") from error
         if to_ms and to_ms <= from_ms:
             raise click.BadParameter("it is not after --from", param_hint="--to")
-        _, digest = read_keys(keys_file)
+        _, digest = read_keys(keys_file or "")
         file = str(Path(keys_file).resolve()) if keys_file else ""
         request = Request(version, topic, from_ms, to_ms, file, digest, knowledge, rate)
         _begin(request, execute, force, as_json)
