@@ -61,5 +61,5 @@ constraints: ## Pin every dependency again
 
 clean: ## Delete the virtual environments and caches of this checkout (weights and jars stay in ~/.cache/freshet)
 	@if [ -x $(BIN)/freshet ]; then $(BIN)/freshet down || true; fi
-	rm -rf $(VENV) .venv-vllm .venv-pip-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-vllm .venv-feast .venv-pip-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,16 +15,20 @@ from freshet.blob import BlobError
 from freshet.breaker import CircuitBreaker
 from freshet.layout import Keys
 from freshet.local_cache import LocalCache
+from freshet.ranking import CandidateFeatures, RankingOptions, candidate_features
+from freshet.ranking_reader import AsyncRankingReader, RankingReader
 from freshet.read_metrics import ReadMetrics
 from freshet.reader import FeatureReader
 from freshet.settings import SettingError, Settings
-from freshet.versions import Versions
+from freshet.versions import VersionConflict, VersionError, Versions
 from freshet.writer import Deletion, FeatureWriter, ShapeMismatch, WriteResult
 from schemas.records import InferredBehavior, ItemFeatures, ItemTier, UserFeatures, UserTier
 
 __all__ = [
     "AsyncFeatureReader",
+    "AsyncRankingReader",
     "BlobError",
+    "CandidateFeatures",
     "CircuitBreaker",
     "Deletion",
     "FeatureRead",
@@ -38,6 +42,8 @@ __all__ = [
     "Keys",
     "KnowledgeRead",
     "LocalCache",
+    "RankingOptions",
+    "RankingReader",
     "ReadMetrics",
     "SettingError",
     "Settings",
@@ -45,6 +51,9 @@ __all__ = [
     "UserFeatures",
     "UserRead",
     "UserTier",
+    "VersionConflict",
+    "VersionError",
     "Versions",
     "WriteResult",
+    "candidate_features",
 ]
