@@ -48,7 +48,7 @@ def parse(url: str) -> Address:
     """The address a URL stands for; raises ValueError, without the password, for one that is none."""
     scheme, _, kind = url.partition("://")[0].partition("+")
     if kind not in ("", "sentinel", "cluster") or scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("wanted redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// as a Redis URL")
+        raise ValueError("wanted redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
     if not kind:
         return Address("server", (), "", {})
     parts = urlsplit(url)

@@ -37,7 +37,7 @@ class Toy:
 
     @property
     def address(self) -> str:
-        return f"http://{HOST}:{self.port}/v1"
+        return f"redis://{HOST}:{self.port}/0" if self.name == "redis" else f"http://{HOST}:{self.port}/v1"
 
     def start(self) -> str:
         argv = [sys.executable, "-c", self._code, str(self.port)]
