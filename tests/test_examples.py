@@ -177,7 +177,10 @@ def test_the_pages_code_runs(valkey: str, client: Any) -> None:
 
 def test_the_ranker_learns_from_freshets_columns(valkey: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches an example that no longer runs, and columns that say nothing about what users like."""
-    pytest.importorskip("lightgbm", reason="LightGBM is not installed")
+    try:
+        import lightgbm  # noqa: F401
+    except (ImportError, OSError) as error:  # the wheel lacks libgomp, which a machine may lack too
+        pytest.skip(f"no LightGBM: {error}")
     spec = importlib.util.spec_from_file_location("train_ranker", DOCS / "examples" / "train_ranker.py")
     assert spec is not None
     assert spec.loader is not None
