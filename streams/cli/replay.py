@@ -70,8 +70,8 @@ class Time(click.ParamType):
 @click.option("--jobs", "list_jobs", is_flag=True, help="List the replays of the last 30 days.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON, without progress.")
 def replay(
-    version: str, topic: str, from_ms: int, to_ms: int, keys_file: str | None, knowledge: bool, rate: float, execute: bool,
-    force: bool, job_id: str, list_jobs: bool, as_json: bool,
+    version: str, topic: str, from_ms: int, to_ms: int, keys_file: str | None, knowledge: bool, rate: float,
+    execute: bool, force: bool, job_id: str, list_jobs: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Replay items and users into a version, while its workers and those of the others go on.
 
