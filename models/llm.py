@@ -99,6 +99,46 @@ class LanguageModel(Protocol):
         ...
 
 
+class WrappedModel:
+    """A language model that passes everything on to another one: the base of those that do something besides."""
+
+    def __init__(self, llm: LanguageModel) -> None:
+        self._llm = llm
+
+    @property
+    def name(self) -> str:
+        """See `LanguageModel.name`."""
+        return self._llm.name
+
+    async def served_model(self) -> str:
+        """See `LanguageModel.served_model`."""
+        return await self._llm.served_model()
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Mapping[str, Any],
+        schema_name: str,
+        max_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Completion:
+        """See `LanguageModel.complete`."""
+        return await self._llm.complete(
+            messages,
+            schema=schema,
+            schema_name=schema_name,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+        )
+
+    async def aclose(self) -> None:
+        """See `LanguageModel.aclose`."""
+        await self._llm.aclose()
+
+
 class OpenAIClient:
     """Any OpenAI-compatible `/chat/completions`: vLLM, SGLang, or a hosted one.
 

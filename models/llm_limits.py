@@ -10,11 +10,11 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
-from models.llm import Completion, LanguageModel, LLMBusy, LLMTimeout, LLMUnavailable, Message
+from models.llm import Completion, LanguageModel, LLMBusy, LLMTimeout, LLMUnavailable, Message, WrappedModel
 
 log = logging.getLogger(__name__)
 
@@ -144,47 +144,20 @@ class AdaptiveLimit:
             self._changed(self.now)
 
 
-class LimitedModel:
+class LimitedModel(WrappedModel):
     """A language model that never gets more calls at once than `limit` allows; see `LanguageModel`."""
 
     def __init__(self, llm: LanguageModel, limit: AdaptiveLimit) -> None:
-        self._llm = llm
+        super().__init__(llm)
         self._limit = limit
 
-    @property
-    def name(self) -> str:
-        return self._llm.name
-
-    async def served_model(self) -> str:
-        return await self._llm.served_model()
-
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Mapping[str, Any],
-        schema_name: str,
-        max_tokens: int,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Completion:
+    async def complete(self, messages: Sequence[Message], **asked: Any) -> Completion:
         """See `LanguageModel.complete`; waits for its turn first."""
         async with self._limit.turn():
-            return await self._llm.complete(
-                messages,
-                schema=schema,
-                schema_name=schema_name,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                seed=seed,
-            )
-
-    async def aclose(self) -> None:
-        """Release the wrapped model's connections."""
-        await self._llm.aclose()
+            return await super().complete(messages, **asked)
 
 
-class BudgetedModel:
+class BudgetedModel(WrappedModel):
     """A language model whose calls are admitted by a budget; see `LanguageModel`.
 
     1. An estimate is reserved; without room `BudgetSpent` is raised and `deferred` told;
@@ -205,29 +178,13 @@ class BudgetedModel:
         deferred: Callable[[], None] = lambda: None,
         spent: Callable[[Any], None] = lambda state: None,
     ) -> None:
-        self._llm = llm
+        super().__init__(llm)
         self._budget = budget
         self._deferred = deferred
         self._spent = spent
         self._unsettled: deque[tuple[Any, int]] = deque()
 
-    @property
-    def name(self) -> str:
-        return self._llm.name
-
-    async def served_model(self) -> str:
-        return await self._llm.served_model()
-
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Mapping[str, Any],
-        schema_name: str,
-        max_tokens: int,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Completion:
+    async def complete(self, messages: Sequence[Message], *, max_tokens: int, **asked: Any) -> Completion:
         """See `LanguageModel.complete`; raises `BudgetSpent` (try again later) as well."""
         estimate = estimated_tokens(messages, max_tokens)
         while self._unsettled:
@@ -237,23 +194,12 @@ class BudgetedModel:
             self._deferred()
             raise BudgetSpent(f"no room for {estimate} tokens in this hour's budget", reserved.retry_after_s)
         try:
-            completion = await self._llm.complete(
-                messages,
-                schema=schema,
-                schema_name=schema_name,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                seed=seed,
-            )
+            completion = await super().complete(messages, max_tokens=max_tokens, **asked)
         except Exception as error:
             await self._settle(reserved, estimate if isinstance(error, LLMTimeout) else 0)
             raise
         await self._settle(reserved, completion.tokens_in + completion.tokens_out)
         return completion
-
-    async def aclose(self) -> None:
-        """Release the wrapped model's connections."""
-        await self._llm.aclose()
 
     async def _settle(self, reserved: Any, used: int) -> None:
         self._unsettled.append((reserved, used))

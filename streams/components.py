@@ -11,7 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from models.llm import Completion, LanguageModel, Message
+from models.llm import Completion, LanguageModel, Message, WrappedModel
 from schemas.kept import fingerprint
 from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
 from streams.lanes.base import Context
@@ -53,51 +53,26 @@ def components(names: Sequence[str], context: Context) -> dict[str, str]:
     return found
 
 
-class PinningModel:
+class PinningModel(WrappedModel):
     """A `LanguageModel` that makes its name part of the version before anything is asked of it.
 
     `pin` raises where the version has another model's answers; transient errors of it are the caller's to retry.
     """
 
     def __init__(self, llm: LanguageModel, pin: Callable[[Mapping[str, str]], Awaitable[object]]) -> None:
-        self._llm = llm
+        super().__init__(llm)
         self._pin = pin
         self._pinned = ""
 
-    @property
-    def name(self) -> str:
-        """See `LanguageModel.name`."""
-        return self._llm.name
-
     async def served_model(self) -> str:
         """See `LanguageModel.served_model`."""
-        name = await self._llm.served_model()
+        name = await super().served_model()
         if name != self._pinned:
             await self._pin({"llm": name})
             self._pinned = name
         return name
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Mapping[str, Any],
-        schema_name: str,
-        max_tokens: int,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Completion:
+    async def complete(self, messages: Sequence[Message], **asked: Any) -> Completion:
         """See `LanguageModel.complete`."""
         await self.served_model()
-        return await self._llm.complete(
-            messages,
-            schema=schema,
-            schema_name=schema_name,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
-        )
-
-    async def aclose(self) -> None:
-        """See `LanguageModel.aclose`."""
-        await self._llm.aclose()
+        return await super().complete(messages, **asked)
