@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 
 from freshet.breaker import CircuitBreaker
 from freshet.connections import READ_SIZE
-from freshet.servers import MAP_REFRESH_S, CircuitOpen, checked
+from freshet.servers import MAP_REFRESH_S, CircuitOpen, checked, passing
 from freshet.trips import Part, Reply
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,8 @@ class AsyncServer:
                 await self._drop_idle()  # it has gone stale too
                 replies = await self._by(deadline, requests)
         except redis.RedisError as error:
-            self._breaker.failed()
+            if passing(error):
+                self._breaker.failed()
             return [error] * len(requests)
         self._breaker.succeeded()
         return replies
