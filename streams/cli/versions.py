@@ -1,7 +1,7 @@
 """`freshet versions`: make, compare, activate, roll back and delete feature versions.
 
 Owns the commands, their checks and exit codes. How an answer looks is `streams.cli.versions_page`'s, connections are
-`streams.cli.versions_desk`'s.
+`streams.cli.desk`'s.
 """
 
 from __future__ import annotations
@@ -19,28 +19,13 @@ from freshet.coverage import ACTIVE_WITHIN_S, LEAST_ITEMS, LEAST_USERS, SAMPLE, 
 from freshet.scanning import RATE, Pace
 from freshet.versions import VersionError
 from streams.cli import versions_page as page
-from streams.cli.versions_desk import Desk, counted, open_desk, version_name
+from streams.cli.desk import Desk, Duration, counted, open_desk, version_name
 from streams.topics import Topics
 from streams.version_topics import delete, existing_topics
 
 P = ParamSpec("P")
 _json = click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 _share = click.FloatRange(0, 1)
-
-
-class Duration(click.ParamType):
-    """Seconds, or `90s`, `30m`, `12h`, `7d`."""
-
-    name = "duration"
-    _units = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}  # noqa: RUF012 - not changed
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value))
-        if not found:
-            self.fail(f"{value!r} is no duration such as 90s, 30m, 12h or 7d", param, ctx)
-        return float(found[1]) * self._units[found[2]]
 
 
 def _measured(command: Callable[P, None]) -> Callable[P, None]:

@@ -1,4 +1,4 @@
-"""What the commands about versions work with: settings, Redis, the versions, and one way to say what went wrong.
+"""What the commands about versions and replays work with: settings, Redis, the versions, and how to say what is wrong.
 
 Owns no command.
 """
@@ -17,12 +17,38 @@ from redis.exceptions import RedisClusterException
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from freshet.clock import wall_clock
 from freshet.connect import Client, connect
 from freshet.coverage import Coverage, coverage, shape_of
 from freshet.layout import check_version
 from freshet.settings import Settings
 from freshet.versions import VersionError, Versions
 from streams.embedded.state import resolve
+from streams.times import parse_duration, parse_time
+
+
+class Duration(click.ParamType):
+    """See `streams.times.parse_duration`."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return value if isinstance(value, float) else parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Time(click.ParamType):
+    """See `streams.times.parse_time`."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return value if isinstance(value, int) else parse_time(str(value), wall_clock())
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def version_name(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
@@ -77,16 +103,20 @@ class Desk:
 
 
 @contextmanager
-def open_desk(*needed: str) -> Iterator[Desk]:
-    """Connect, and turn what goes wrong into one line and exit code 1."""
+def open_desk(*needed: str, refusals: tuple[type[Exception], ...] = ()) -> Iterator[Desk]:
+    """Connect to Redis, and turn what goes wrong into one line and exit code 1; `refusals` are errors that say it all.
+
+    `needed` are the other services, besides Redis, whose addresses must be known.
+    """
     settings = resolve(Settings.load(), "redis", *needed)
+    refused: tuple[type[Exception], ...] = (VersionError, *refusals)
     try:
         client = connect(settings.redis, socket_timeout=30, socket_connect_timeout=5)
         try:
             yield Desk(settings, client, Versions(client, settings.key_prefix))
         finally:
             client.close()
-    except VersionError as error:
+    except refused as error:
         raise click.ClickException(str(error)) from error
     except (redis.RedisError, RedisClusterException) as error:
         raise click.ClickException(

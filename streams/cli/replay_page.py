@@ -1,0 +1,129 @@
+"""How a replay looks: what it would do, how far it is, and what became of it.
+
+Owns presentation only.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from streams.replay.jobs import Job
+from streams.replay.plan import Plan, Stage
+
+
+def plan_row(plan: Plan) -> dict[str, Any]:
+    """The facts of a plan, JSON."""
+    return {
+        "request": asdict(plan.request),
+        "stages": [
+            {
+                "stage": stage.name,
+                "topic": stage.ranges[0].topic if stage.ranges else None,
+                "partitions": [
+                    {"partition": r.partition, "first": r.first, "end": r.end, "records": len(r), "clipped": r.clipped}
+                    for r in stage.ranges
+                ],
+                "total": stage.total,
+            }
+            for stage in plan.stages
+        ],
+    }
+
+
+def job_row(job: Job) -> dict[str, Any]:
+    """The facts of a job, JSON."""
+    return {
+        "job": job.id,
+        "into": job.plan.request.version,
+        "state": job.state,
+        "owner": job.owner,
+        "begun_ms": job.begun_ms,
+        "saved_ms": job.saved_ms,
+        "stages": [
+            {"stage": s.name, "total": s.total, "done": job.done.get(s.name, 0), "finished": s.name in job.finished}
+            for s in job.plan.stages
+        ],
+    }
+
+
+def show_plan(answer: dict[str, Any], as_json: bool) -> None:
+    """Ranges and warnings, and for a dry run what comes next."""
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("Stage", "Partition", "Offsets", "At most", ""):
+        table.add_column(title, justify="right" if title in ("Partition", "At most") else "left")
+    for stage in answer["stages"]:
+        name = stage["stage"]
+        for row in stage["partitions"]:
+            note = "clipped by retention" if row["clipped"] else ""
+            offsets = f"{row['first']:,} up to {row['end']:,}"
+            table.add_row(name, str(row["partition"]), offsets, f"{row['records']:,}", note)
+            name = ""
+        what = "records" if stage["partitions"] else "users"
+        table.add_row(name, "", "", f"{stage['total']:,}", what, style="bold")
+    Console(highlight=False).print(table)
+    for line in answer["warnings"]:
+        click.echo(f"Warning: {line}", err=True)
+    if answer["execute"]:
+        return
+    if refusal := answer.get("refused"):
+        click.echo(f"It would be refused: {refusal}")
+    else:
+        click.echo(f"Into {answer['into']}; nothing was changed. Next: the same with --execute")
+
+
+def show_ended(job: Job, seconds: float, as_json: bool) -> None:
+    """What was done, and what comes next."""
+    version = job.plan.request.version
+    if as_json:
+        click.echo(json.dumps({**job_row(job), "seconds": round(seconds, 3)}))
+    else:
+        for stage in job.plan.stages:
+            what = "records" if stage.ranges else "users"
+            click.echo(f"{stage.name}: {job.done.get(stage.name, 0):,} {what} done")
+        if job.state == "done":
+            click.echo(f"Done in {seconds:.1f} s. Next: freshet versions status {version}, then activate {version}")
+        else:
+            click.echo(f"Stopped after {seconds:.1f} s. Next: freshet replay --resume {job.id}")
+
+
+def show_jobs(jobs: Sequence[Job], as_json: bool) -> None:
+    """A row a job."""
+    if as_json:
+        click.echo(json.dumps({"jobs": [job_row(job) for job in jobs]}))
+        return
+    if not jobs:
+        click.echo("No replay yet. Next: freshet replay --into VERSION")
+        return
+    table = Table("Job", "Into", "State", "Last heard of (UTC)", "Done", box=None, pad_edge=False, header_style="dim")
+    for job in jobs:
+        done = ", ".join(f"{s.name} {job.done.get(s.name, 0):,} of {s.total:,}" for s in job.plan.stages)
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(job.saved_ms / 1_000))
+        table.add_row(job.id, job.plan.request.version, job.state, when, done)
+    Console().print(table)
+
+
+@contextmanager
+def stage_bars(plan: Plan, quiet: bool) -> Iterator[Callable[[Stage, int], None]]:
+    """A bar for each stage, on standard error."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
+        tasks = {stage.name: progress.add_task(stage.name, total=stage.total) for stage in plan.stages}
+
+        def tell(stage: Stage, behind: int) -> None:
+            progress.update(tasks[stage.name], completed=behind)
+
+        yield tell
