@@ -31,6 +31,7 @@ from pathlib import Path
 from confluent_kafka import Consumer, TopicPartition
 
 from benchmarks.llm_load import Call, Counts, Recorder, VllmServer, throw
+from freshet.clock import wall_clock
 from freshet.settings import Settings
 from models.encoder import TextEncoder
 from models.llm import Endpoint, OpenAIClient, connect
@@ -43,7 +44,7 @@ from streams.embedded.valkey import ValkeyServer
 from streams.files import read_items
 from streams.lag import watermarks
 from streams.lanes import build_lane
-from streams.lanes.base import Context, wall_clock
+from streams.lanes.base import Context
 from streams.lanes.item_distill import NAME
 from streams.producer import delivered
 from streams.source import SourceRecord

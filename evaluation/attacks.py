@@ -13,13 +13,13 @@ import argparse
 import asyncio
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from freshet.clock import wall_clock
 from models.llm import LLMRejected, LLMUnavailable, OpenAIClient
 from processors.disguise import fold
 from processors.distill import Distiller, InvalidKnowledge, QuarantinedKnowledge
@@ -114,7 +114,7 @@ async def measure(
     turns = asyncio.Semaphore(concurrency)
     results: dict[str, str] = {}
     async with OpenAIClient(url, model, timeout_s=timeout_s, max_connections=concurrency * 2) as llm:
-        distiller = Distiller(llm, lambda: time.time_ns() // 1_000_000)
+        distiller = Distiller(llm, wall_clock)
 
         async def one(attack: Attack) -> None:
             async with turns:

@@ -19,12 +19,12 @@ from freshet import changes
 from freshet.answers import FeatureRead, ItemChanges, ItemsRead, KnowledgeRead, UserRead
 from freshet.async_servers import AsyncClusterServers, AsyncServers, AsyncSingleServer
 from freshet.breaker import CircuitBreaker
+from freshet.clock import Clock, wall_clock
 from freshet.connect import AsyncClient, connect_async, is_cluster, sentinels
 from freshet.layout import Keys
 from freshet.local_cache import LocalCache
 from freshet.questions import Question, Questions
 from freshet.read_metrics import ReadObserver
-from freshet.reader import wall_clock
 
 T = TypeVar("T")
 R = TypeVar("R", bound=ItemsRead)
@@ -50,7 +50,7 @@ class AsyncFeatureReader:
         breaker: Callable[[], CircuitBreaker] = CircuitBreaker,
         cache: LocalCache | None = None,
         observer: ReadObserver | None = None,
-        clock: Callable[[], int] = wall_clock,
+        clock: Clock = wall_clock,
     ) -> None:
         self._own = isinstance(redis_or_url, str)
         # Connecting may take longer than a request has, beside it; what comes late serves the next one.

@@ -5,13 +5,13 @@ Owns the comparison, in steps that hold up no server, and the rules. Must not ac
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 from freshet.blob import Header
+from freshet.clock import Clock, wall_clock
 from freshet.connect import Client, keys_for
 from freshet.layout import Keys
 from freshet.scanning import STEP, Pace, headers, nodes, scan
@@ -92,7 +92,7 @@ def coverage(
     sample: int = SAMPLE,
     pace: Pace | None = None,
     progress: Callable[[int], None] = lambda _: None,
-    clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    clock: Clock = wall_clock,
 ) -> Coverage:
     """Compare `version` with `against`; `progress` is told of each step's entities. Raises redis errors."""
     keys, now_ms = keys_for(client, prefix), clock()

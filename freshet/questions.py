@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from freshet.answers import Answering, FeatureRead, ItemsRead, KnowledgeRead, UserRead
 from freshet.blob import Shape, decode_rows
+from freshet.clock import Clock
 from freshet.layout import Keys, check_version
 from freshet.local_cache import LocalCache
 from freshet.resp import pack_mget
@@ -49,7 +50,7 @@ class Questions:
         version: str | None,
         dims: int,
         default: float,
-        clock: Callable[[], int],
+        clock: Clock,
         cache: LocalCache | None = None,
     ) -> None:
         self.keys = keys

@@ -20,6 +20,7 @@ from redis.cluster import RedisCluster
 from freshet import changes
 from freshet.answers import FeatureRead, ItemChanges, ItemsRead, KnowledgeRead, UserRead
 from freshet.breaker import CircuitBreaker
+from freshet.clock import Clock, wall_clock
 from freshet.connect import Client, connect, is_cluster, parse
 from freshet.layout import Keys
 from freshet.local_cache import LocalCache
@@ -29,11 +30,6 @@ from freshet.servers import ClusterServers, Servers, SingleServer
 
 T = TypeVar("T")
 R = TypeVar("R", bound=ItemsRead)
-
-
-def wall_clock() -> int:
-    """Now, in epoch milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 class FeatureReader:
@@ -78,12 +74,12 @@ class FeatureReader:
         breaker: Callable[[], CircuitBreaker] = CircuitBreaker,
         cache: LocalCache | None = None,
         observer: ReadObserver | None = None,
-        clock: Callable[[], int] = wall_clock,
+        clock: Clock = wall_clock,
     ) -> None:
         clustered = parse(redis_or_url).kind == "cluster" if isinstance(redis_or_url, str) else is_cluster(redis_or_url)
         # Connecting may take longer than a request has, beside it; what comes late serves the next one.
-        self._options = {"socket_timeout": max(1.0, timeout_s), "socket_connect_timeout": max(1.0, timeout_s)}
-        self._servers = _servers(redis_or_url, breaker, self._options)
+        options = {"socket_timeout": max(1.0, timeout_s), "socket_connect_timeout": max(1.0, timeout_s)}
+        self._servers = _servers(redis_or_url, breaker, options)
         self._client_or_url = redis_or_url
         self._own_client: Client | None = None
         self._making = threading.Lock()

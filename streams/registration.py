@@ -18,7 +18,7 @@ from freshet.versions import Versions
 from models.llm import LLMUnavailable
 from streams.backoff import Backoff
 from streams.components import PinningModel, components, worker_name
-from streams.lanes.base import Context
+from streams.lanes.base import Context, failure_of
 
 NAME = "version"
 BEAT_S = 10.0
@@ -68,12 +68,7 @@ class Registration:
 
     async def wait_failed(self) -> BaseException:
         assert self._task is not None
-        await asyncio.wait([self._task])
-        error = None if self._task.cancelled() else self._task.exception()
-        if error is None:  # stopped on purpose: not a failure, and nobody is told of one
-            await asyncio.Event().wait()
-        assert error is not None
-        return error
+        return await failure_of(self._task)
 
     async def _pin(self, found: Mapping[str, str]) -> None:
         self._pinned |= found

@@ -11,7 +11,6 @@ import json
 import logging
 import signal
 import sys
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from freshet.clock import wall_clock
 from freshet.settings import SettingError, Settings
 from models.encoder import prepared_encoder
 from models.llm import BACKENDS, Endpoint, LanguageModel, LLMForbidden, OpenAIClient, connect
@@ -131,7 +131,7 @@ def _settings(llm: str | None, engine: str | None, **others: Any) -> Settings:
 
 
 def _run(settings: Settings, options: Options, *, quiet: bool) -> tuple[Tally, KnowledgeFile]:
-    items = chosen(read_items(options.items, default_time=_now_ms()), options.limit, options.seed)
+    items = chosen(read_items(options.items, default_time=wall_clock()), options.limit, options.seed)
     file = KnowledgeFile(options.out)
     try:
         with _Bar(len(items), quiet=quiet) as bar:
@@ -153,13 +153,13 @@ async def _distil(items: list[Item], file: KnowledgeFile, settings: Settings, ba
     try:
         await _ready(llm, bar)
         recipe = await asyncio.to_thread(_recipe, settings)
-        distiller = Distiller(_limited(llm, settings), _now_ms, recipe=recipe, version=settings.version)
+        distiller = Distiller(_limited(llm, settings), wall_clock, recipe=recipe, version=settings.version)
         run = OfflineRun(
             items,
             file,
             distiller,
             bar,
-            _now_ms,
+            wall_clock,
             tally,
             concurrency=settings.llm_concurrency,
             version=settings.version,
@@ -195,10 +195,6 @@ async def _ready(llm: LanguageModel, bar: _Bar) -> None:
     if isinstance(llm, OpenAIClient):
         backoff = Backoff(NAME, Metrics(), most_s=LONGEST_PAUSE_S)
         await backoff.persevere(lambda: told(llm.served_model, bar))
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class _Bar:

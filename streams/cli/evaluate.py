@@ -19,6 +19,7 @@ from rich.table import Table
 
 from evaluation.knowledge import Extractor, Score, evaluate, measures, split, without_products
 from evaluation.naive import NaiveExtractor
+from freshet.clock import wall_clock
 from freshet.settings import Settings
 from models.encoder import prepared_encoder
 from models.llm import LLMForbidden, LLMUnavailable, OpenAIClient
@@ -30,7 +31,6 @@ from streams.annotated import Annotated, read_annotated
 from streams.cli.evaluate_reasoner import reasoner
 from streams.embedded.state import resolve
 from streams.files import FileError
-from streams.lanes.base import wall_clock
 from streams.recipes import make_recipe, read_catalogue
 
 TEAM, NAIVE, NO_EXAMPLES = "team", "naive", "no-examples"

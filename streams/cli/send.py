@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from confluent_kafka import KafkaException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from freshet.clock import wall_clock
 from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.registry import RegistryClient
@@ -50,7 +50,7 @@ def items(file: Path, rate: float, as_json: bool) -> None:
     settings = _ready()
     topic = Topics(settings).items
     try:
-        rows = list(read_items(file, default_time=time.time_ns() // 1_000_000))
+        rows = list(read_items(file, default_time=wall_clock()))
     except FileError as error:
         raise click.ClickException(str(error)) from error
     _send(settings, topic, keyed_items(rows, _codec(settings), topic), len(rows), "items", rate, as_json)

@@ -14,6 +14,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from freshet.clock import wall_clock
 from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import UserEvent
@@ -82,7 +83,7 @@ class Feed:
         for start, stop in in_steps(data.stream.num_rows, max(1, int(self._rate * TICK_S))):
             if self._stopping.wait(max(0.0, began + start / self._rate - time.monotonic())):
                 break
-            now = time.time_ns() // 1_000_000
+            now = wall_clock()
             due = bisect_left(data.new_at, stop)
             for item in data.new[self.items : due]:
                 value = self._codec.encode(replace(item, event_time=now), topics.items)

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.live import Live
 
 from freshet import FeatureReader, ItemTier, UserTier
+from freshet.clock import wall_clock
 from freshet.due import DueUsers
 from freshet.histories import HistoryStore
 from freshet.settings import Settings
@@ -182,7 +183,7 @@ def environment(settings: Settings) -> dict[str, str]:
 def _warm_up(steps: Steps, settings: Settings, data: DemoData, trained: Checkpoint, deployed: Deployment) -> None:
     """What a platform has before the first new item: vectors of its known items, and its users' newest events."""
     topics, codec = Topics(settings), Codec()
-    now = time.time_ns() // 1_000_000
+    now = wall_clock()
     with steps.step("Loading the known items and the users' histories") as step:
         vectors = trained.vectors.astype("<f2")
         known = (

@@ -7,12 +7,11 @@ before a lane asks for it: a worker with the sink alone loads no torch.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from freshet.clock import Clock, wall_clock
 from freshet.settings import SettingError, Settings
 from streams.metrics import Metrics
 from streams.topics import Topics
@@ -28,14 +27,6 @@ if TYPE_CHECKING:
     from schemas.codec import Codec
     from streams.dead_letters import DeadLetterProducer
     from streams.producer import Producer
-
-Clock = Callable[[], int]
-"""Epoch milliseconds."""
-
-
-def wall_clock() -> int:
-    """Now, in epoch milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 class Lane(Protocol):
@@ -54,6 +45,16 @@ class Lane(Protocol):
     async def stop(self) -> None: ...
 
     async def wait_failed(self) -> BaseException: ...
+
+
+async def failure_of(task: asyncio.Task[None]) -> BaseException:
+    """The error that ended `task`; never returns where it was stopped on purpose: nobody is told of that."""
+    await asyncio.wait([task])
+    error = None if task.cancelled() else task.exception()
+    if error is None:
+        await asyncio.Event().wait()
+    assert error is not None
+    return error
 
 
 class Context:

@@ -23,7 +23,7 @@ from freshet.refreshing import ANNOUNCE_S, RefreshedVersions
 from processors.refresh import UserRefresher
 from schemas.records import UserFeatures, UserTier
 from streams.backoff import Backoff
-from streams.lanes.base import Context
+from streams.lanes.base import Context, failure_of
 from streams.lanes.live_catalogue import LiveCatalogue
 from streams.lanes.live_reasoner import LiveReasoner
 from streams.producer import delivered
@@ -80,12 +80,7 @@ class UserRefreshLane:
 
     async def wait_failed(self) -> BaseException:
         assert self._task is not None
-        await asyncio.wait([self._task])
-        error = None if self._task.cancelled() else self._task.exception()
-        if error is None:  # stopped on purpose: not a failure, and nobody is told of one
-            await asyncio.Event().wait()
-        assert error is not None
-        return error
+        return await failure_of(self._task)
 
     async def _run(self) -> None:
         while not self._stopping.is_set():
