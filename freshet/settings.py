@@ -92,6 +92,9 @@ class Settings:
     topic_prefix: str = _setting("", "Put before every topic name and consumer group")
     partitions: int = _setting(4, "Partitions of topics that `freshet topics create` makes", least=1, most=10_000)
     replication: int = _setting(1, "Replication factor of those topics", least=1, most=10)
+    session_timeout_s: float = _setting(
+        15.0, "Kafka takes a worker that was silent for so long for dead and gives its partitions to others", least=1
+    )
     dims: int = _setting(128, "Dimensions of every stored vector", least=8, most=4096)
     home: Path = _setting(  # noqa: RUF009 - a dataclasses.field, like the others
         "~/.cache/freshet", "Folder for weights, Kafka jars, checkpoints and the embedded stack"

@@ -37,8 +37,6 @@ _COMMIT_INTERVAL_S = 1.0
 _BUFFER_RECORDS = 512
 # While an LLM is down a lane reads nothing and must stay in its group: a day, not Kafka's five minutes.
 _MAX_POLL_INTERVAL_S = 86_400.0
-# How long a worker that was killed keeps its partitions: long enough for a machine that loads a model on all cores.
-_SESSION_TIMEOUT_S = 15.0
 
 
 class _Thread(driver.AIOKafkaConsumerThread):
@@ -157,8 +155,8 @@ class LaneApp(faust.App):
             consumer_auto_offset_reset="earliest",
             broker_commit_interval=_COMMIT_INTERVAL_S,
             broker_max_poll_interval=_MAX_POLL_INTERVAL_S,
-            broker_session_timeout=_SESSION_TIMEOUT_S,
-            broker_heartbeat_interval=_SESSION_TIMEOUT_S / 10,
+            broker_session_timeout=settings.session_timeout_s,
+            broker_heartbeat_interval=settings.session_timeout_s / 10,
         )
 
     def _new_transport(self) -> _Transport:

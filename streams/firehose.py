@@ -51,8 +51,9 @@ def consumer_config(settings: Settings, group: str, **more: Any) -> dict[str, An
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
             "partition.assignment.strategy": "cooperative-sticky",
-            "session.timeout.ms": 15_000,
-            "heartbeat.interval.ms": 1_000,  # members learn of a rebalance by it; it comes in two rounds
+            "session.timeout.ms": int(1_000 * settings.session_timeout_s),
+            # Members learn of a rebalance by it; it comes in two rounds.
+            "heartbeat.interval.ms": int(min(1_000, 250 * settings.session_timeout_s)),
             # The default, 1000, stops fetching for a whole second whenever the local queue has been full.
             "fetch.queue.backoff.ms": 10,
             "fetch.wait.max.ms": 100,

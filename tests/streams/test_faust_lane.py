@@ -6,12 +6,12 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from freshet.settings import Settings
-from streams import faust_lane
 from streams.faust_lane import FaustLane
 from streams.lanes.base import Context
 from streams.producer import KafkaProducer
@@ -111,9 +111,9 @@ async def test_members_that_come_and_go_lose_nothing(settings: Settings) -> None
     assert sum(seen.values()) < 2 * total, "rebalances repeat what was in work, not everything"
 
 
-async def test_a_lane_that_waits_stays_in_its_group(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lane_that_waits_stays_in_its_group(settings: Settings) -> None:
     """Catches a member that is expelled while the LLM is down: its work would start over elsewhere, for ever."""
-    monkeypatch.setattr(faust_lane, "_SESSION_TIMEOUT_S", 2.0)
+    settings = replace(settings, session_timeout_s=2.0)
     topic = f"{settings.topic_prefix}waiting"
     make_topic(settings.kafka, topic)
     await asyncio.to_thread(send_all, settings, topic, numbered(700))
