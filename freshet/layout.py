@@ -178,6 +178,10 @@ class Keys:
         """Hash: what became of each replay, by its job id, JSON."""
         return f"{self.prefix}:{self._control}replays"
 
+    def rewriting(self, topic: str) -> str:
+        """String: the lock of whoever removes records from a dead-letter topic."""
+        return f"{self.prefix}:{self._control}rewriting:{topic}"
+
     def due(self, version: str) -> str:
         """Sorted set: users that may be refreshed now, by the moment they became due and their activity."""
         return f"{self.prefix}:{version}:{self._control}due"
@@ -196,7 +200,7 @@ class Keys:
 
 
 _RESERVED = frozenset(
-    {"h", "kc", "active", "previous", "versions", "refreshing", "replays", "budget", "budget-held"}
+    {"h", "kc", "active", "previous", "versions", "refreshing", "replays", "rewriting", "budget", "budget-held"}
     | {"due", "waiting", "leased", "refreshed"}  # one for all versions, in an older release
 )
 

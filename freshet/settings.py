@@ -142,6 +142,10 @@ class Settings:
     knowledge_ttl_s: int = _setting(0, "Seconds an item's knowledge lives without a write; 0: for ever", least=0)
     vector_dtype: str = _setting("float16", "How the version's vectors are stored: float16, bfloat16 or int8")
     dead_letter_run: int = _setting(1_000, "This many dead letters in a row on one partition stop the worker", least=1)
+    dead_letter_ratio: float = _setting(
+        0.5, "More dead letters than this part of a partition's latest records stop the worker", least=0, most=1
+    )
+    dead_letter_window: int = _setting(10_000, "How many of a partition's latest records that looks at", least=20)
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
 
     @classmethod

@@ -1,7 +1,7 @@
 """Dead letters: the untouched record and why it could not be processed, confirmed before it is acknowledged.
 
-Owns the dead-letter record and the limit that stops a worker whose partition gives nothing else. Must not decide what
-is poison: `streams.errors` does.
+Owns the dead-letter record. Must not decide what is poison (`streams.errors` does), nor how many letters are too many
+(`streams.dead_letter_limits` does).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from concurrent.futures import Future
 
 from schemas.codec import Codec
 from schemas.records import DeadLetter, Header
-from streams.errors import Reason, TooManyDeadLetters
+from streams.dead_letter_limits import DeadLetterLimits, LimitCounter
+from streams.errors import Reason
 from streams.metrics import Metrics
 from streams.producer import Delivery, Producer
 from streams.source import SourceRecord
@@ -20,22 +21,29 @@ from streams.topics import Topics
 
 # Enough of a message to act on; a validator's message can quote a whole item.
 _MESSAGE_CHARS = 1_000
+ATTEMPT_HEADER = "freshet-dlq-attempt"
+"""Header of a record that `freshet dlq replay` sent again: how often it had been tried."""
 OUTPUT_BYTES = 64 * 1024
 """So much of a model's raw answer is kept; nobody reads more of a loop, and the letter must fit the topic."""
 
 
 class DeadLetterProducer:
-    """Sends one lane's dead letters and counts their runs; safe to call from any thread."""
+    """Sends one lane's dead letters, within its limits; safe to call from any thread."""
 
     def __init__(
-        self, producer: Producer, codec: Codec, metrics: Metrics, clock: Callable[[], int], *, run_limit: int
+        self,
+        producer: Producer,
+        codec: Codec,
+        metrics: Metrics,
+        clock: Callable[[], int],
+        *,
+        limits: DeadLetterLimits,
     ) -> None:
         self._producer = producer
         self._codec = codec
         self._metrics = metrics
         self._clock = clock
-        self._run_limit = run_limit
-        self._runs: dict[tuple[str, int], tuple[int, int]] = {}  # length, and the highest offset counted
+        self._counter = LimitCounter(limits)
         self._lock = threading.Lock()
 
     def send(
@@ -45,7 +53,6 @@ class DeadLetterProducer:
         stage: str,
         *,
         error: BaseException | None = None,
-        attempt: int = 1,
         schema_id: str = "",
         output: str = "",
     ) -> Future[Delivery]:
@@ -53,10 +60,11 @@ class DeadLetterProducer:
 
         `stage` is the lane and the step, such as `item-text/decode`; `output` is a model's raw answer (default: the
         error's own `answer`), kept up to `OUTPUT_BYTES`. Raises `TooManyDeadLetters` (fatal) where this
-        would be more than `run_limit` in a row on one partition; `RegistryUnavailable` (transient) where a configured
+        would be more than the limits allow on one partition; `RegistryUnavailable` (transient) where a configured
         registry does not answer.
         """
-        self._count(record)
+        with self._lock:
+            self._counter.bad(record.place, record.offset, str(reason))
         letter = DeadLetter(
             topic=record.topic,
             partition=record.partition,
@@ -67,7 +75,7 @@ class DeadLetterProducer:
             headers=tuple(Header(name, value) for name, value in record.headers),
             reason=str(reason),
             stage=stage,
-            attempt=attempt,
+            attempt=1 + _tried(record),
             exception="" if error is None else type(error).__qualname__,
             message="" if error is None else str(error)[:_MESSAGE_CHARS],
             schema_id=schema_id or str(getattr(error, "schema_id", "") or ""),
@@ -79,23 +87,16 @@ class DeadLetterProducer:
         self._metrics.dead_letters.labels(topic=record.topic, reason=str(reason)).inc()
         return future
 
-    def good(self, topic: str, partition: int) -> None:
-        """Note that a record of this partition was readable: its run of dead letters is over."""
+    def good(self, topic: str, partition: int, count: int = 1) -> None:
+        """Note that `count` records of this partition were readable: its run of dead letters is over."""
         with self._lock:
-            self._runs.pop((topic, partition), None)
+            self._counter.good((topic, partition), count)
 
-    def _count(self, record: SourceRecord) -> None:
-        with self._lock:
-            run, highest = self._runs.get(record.place, (0, -1))
-            if record.offset > highest:  # a letter sent again after a failure is not another dead letter
-                run, highest = run + 1, record.offset
-                self._runs[record.place] = run, highest
-        if run > self._run_limit:
-            raise TooManyDeadLetters(
-                f"{record.topic}[{record.partition}]: {self._run_limit} dead letters in a row up to offset "
-                f"{record.offset}; look at {Topics.dead_letters(record.topic)}, then raise FRESHET_DEAD_LETTER_RUN or "
-                "fix the producer"
-            )
+
+def _tried(record: SourceRecord) -> int:
+    """How often the record had been tried when it was sent again; 0 for one that comes for the first time."""
+    told = next((value for name, value in record.headers if name == ATTEMPT_HEADER), None)
+    return min(int(told), 1_000_000) if told and told.isdigit() and len(told) < 8 else 0
 
 
 def _capped(output: str) -> str:

@@ -12,6 +12,7 @@ import logging
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -192,8 +193,8 @@ class _Loop:
     def _send_letters(self, batch: Batch, letters: Mapping[int, Rejected]) -> None:
         """Send and confirm the rejected rows, and note the good ones: each ends a run of dead letters."""
         if not letters:
-            for place in set(batch.places):
-                self._dead_letters.good(*place)
+            for place, count in Counter(batch.places).items():
+                self._dead_letters.good(*place, count)
             return
         sent: dict[int, Future[Delivery]] = {}
 

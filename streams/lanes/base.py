@@ -97,11 +97,12 @@ class Context:
 
     def dead_letters(self) -> DeadLetterProducer:
         """A new dead-letter producer: each lane has its own, as runs are counted per lane and partition."""
+        from streams.dead_letter_limits import DeadLetterLimits
         from streams.dead_letters import DeadLetterProducer
 
-        return DeadLetterProducer(
-            self.producer, self.codec, self.metrics, self.clock, run_limit=self.settings.dead_letter_run
-        )
+        s = self.settings
+        limits = DeadLetterLimits(run=s.dead_letter_run, ratio=s.dead_letter_ratio, window=s.dead_letter_window)
+        return DeadLetterProducer(self.producer, self.codec, self.metrics, self.clock, limits=limits)
 
     @cached_property
     def encoder(self) -> TextEncoder:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from processors.distill import InvalidKnowledge
 from processors.validate import ContractViolation
 from schemas.codec import Codec, DecodeError
 from schemas.records import DeadLetter, Header
-from streams.dead_letters import OUTPUT_BYTES, DeadLetterProducer
+from streams.dead_letter_limits import DeadLetterLimits
+from streams.dead_letters import ATTEMPT_HEADER, OUTPUT_BYTES, DeadLetterProducer
 from streams.errors import Reason, TooManyDeadLetters
 from streams.metrics import Metrics
 from streams.source import SourceRecord
@@ -19,8 +22,8 @@ CODEC = Codec()
 
 
 def make(run_limit: int = 3) -> tuple[FakeBroker, DeadLetterProducer]:
-    broker = FakeBroker()
-    return broker, DeadLetterProducer(FakeProducer(broker), CODEC, Metrics(), FakeClock(), run_limit=run_limit)
+    broker, limits = FakeBroker(), DeadLetterLimits(run=run_limit)
+    return broker, DeadLetterProducer(FakeProducer(broker), CODEC, Metrics(), FakeClock(), limits=limits)
 
 
 def record(offset: int = 7, partition: int = 3) -> SourceRecord:
@@ -72,3 +75,12 @@ def test_a_models_raw_answer_is_kept_within_bounds(raw: str) -> None:
     output = CODEC.decode(DeadLetter, value or b"").output
     assert output.startswith(raw[:1])
     assert OUTPUT_BYTES - 4 < len(output.encode()) <= OUTPUT_BYTES or len(output) == len(raw)
+
+
+def test_a_record_sent_again_counts_its_attempts() -> None:
+    """Catches a record that goes round for ever, each time as if it were the first."""
+    broker, letters = make()
+    again = replace(record(), headers=((ATTEMPT_HEADER, b"4"),))
+    letters.send(again, Reason.EMPTY_TITLE, "x/y").result(0)
+    letters.send(replace(again, offset=8, headers=((ATTEMPT_HEADER, b"-x"),)), Reason.EMPTY_TITLE, "x/y").result(0)
+    assert [CODEC.decode(DeadLetter, value or b"").attempt for value in broker.values("items.dlq")] == [5, 1]

@@ -1,0 +1,1 @@
+"""Dead letters an operator can work with: reading, choosing, sending again, and removing them."""

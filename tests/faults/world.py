@@ -1,0 +1,163 @@
+"""A deployment to be hurt: its own Kafka and Valkey, workers as processes, and where each lane stands.
+
+Owns starting, killing and waiting. Must not know what is sent, nor judge what comes of it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from freshet.due import DueUsers
+from freshet.settings import Settings
+from streams.embedded.kafka import KafkaServer
+from streams.embedded.process import ChildProcess, log_tail
+from streams.lag import watermarks
+from streams.lanes import LANES, consumer_groups
+from streams.producer import kafka_config
+from streams.topics import Topics
+from tests.topologies import Node
+
+REPOSITORY = Path(__file__).parents[2]
+ALL_LANES = tuple(LANES)
+Place = tuple[str, int]
+# As short as the load of two cores allows: a killed worker's partitions wait for it.
+SESSION_S = 6.0
+
+
+class Worker:
+    """One worker process with fake models, `tests.streams.lane_process`."""
+
+    def __init__(self, settings: Settings, folder: Path, name: str, lanes: Sequence[str], **variables: str) -> None:
+        self.name, self.log = name, folder / f"{name}.log"
+        self._argv = [sys.executable, "-m", "tests.streams.lane_process", ",".join(lanes)]
+        told = {
+            "KAFKA": settings.kafka, "REDIS": settings.redis, "TOPIC_PREFIX": settings.topic_prefix,
+            "HOME": str(folder), "DIMS": str(settings.dims), "HISTORY_LENGTH": str(settings.history_length),
+            "SESSION_TIMEOUT_S": str(settings.session_timeout_s), "REFRESH_INTERVAL_S": "2", "REFRESH_POLL_S": "0.2",
+            "LEASE_S": "5", "DEAD_LETTER_RUN": "1000000",
+        }  # fmt: skip
+        environment = {f"FRESHET_{key}": value for key, value in {**told, **variables}.items()}
+        self._environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        self.child: ChildProcess | None = None
+
+    def start(self) -> Worker:
+        """Start it, again if it was ended; it may take seconds until it reads."""
+        child = self.child = ChildProcess(
+            self.name, self._argv, log=self.log, env=self._environment, cwd=REPOSITORY, grace_s=20
+        )
+        child.start()
+        return self
+
+    def kill(self) -> None:
+        """`kill -9`."""
+        assert self.child is not None
+        os.kill(self.child.pid, signal.SIGKILL)
+        self.child.stop()
+
+    def stop(self) -> None:
+        """SIGTERM, and wait for the end."""
+        if self.child is not None:
+            self.child.stop()
+
+    @property
+    def runs(self) -> bool:
+        return self.child is not None and self.child.running
+
+
+class World:
+    """Kafka, Valkey and workers of one test; all of them end with it."""
+
+    def __init__(self, folder: Path, kafka: KafkaServer | str, **overrides: Any) -> None:
+        self.folder = folder
+        self.kafka = kafka
+        self.valkey = Node()
+        address = kafka if isinstance(kafka, str) else kafka.address
+        wanted = {"session_timeout_s": SESSION_S, "dims": 16, "history_length": 60, **overrides}
+        self.settings = Settings.load({}, kafka=address, redis=self.valkey.start(), **wanted)
+        self.client = redis.Redis.from_url(self.settings.redis, socket_timeout=10)
+        self.topics = Topics(self.settings)
+        self.topics.create(kafka_config(self.settings))
+        self.workers: list[Worker] = []
+
+    def worker(self, lanes: Sequence[str] = ALL_LANES, **variables: str) -> Worker:
+        """Start another worker."""
+        made = Worker(self.settings, self.folder, f"worker{len(self.workers)}", lanes, **variables)
+        self.workers.append(made)
+        return made.start()
+
+    def close(self) -> None:
+        """End everything."""
+        for worker in self.workers:
+            worker.stop()
+        self.client.close()
+        self.valkey.stop()
+
+    def ends(self, topics: Sequence[str] = ()) -> dict[Place, int]:
+        """The end of each partition (default: of all topics that lanes read)."""
+        with self._consumer("freshet-faults") as consumer:
+            wanted = topics or sorted({topic for names in consumer_groups(self.settings).values() for topic in names})
+            return {
+                (topic, p): watermarks(consumer, TopicPartition(topic, p), 10)[1]
+                for topic in wanted
+                for p in range(self.settings.partitions)
+            }
+
+    def behind(self, ends: Mapping[Place, int]) -> int:
+        """How many records before `ends` the lanes have not acknowledged, all together."""
+        left = 0
+        for group, topics in consumer_groups(self.settings).items():
+            places = [TopicPartition(*place) for place in ends if place[0] in topics]
+            with self._consumer(group) as consumer:
+                for at in consumer.committed(places, timeout=10):
+                    left += max(0, ends[at.topic, at.partition] - max(0, at.offset))
+        return left
+
+    def caught_up_s(self, ends: Mapping[Place, int], timeout_s: float = 120.0) -> float:
+        """Seconds until everything before `ends` is acknowledged."""
+        began = time.monotonic()
+        self.until(lambda: self.behind(ends) == 0, "what was there at the fault to be acknowledged", timeout_s)
+        return time.monotonic() - began
+
+    def settle(self, timeout_s: float = 240.0) -> None:
+        """Wait until nothing is left to do: all of every topic acknowledged, nobody due."""
+        due = DueUsers(self.client, self.settings.version, self.settings.key_prefix)
+
+        def quiet() -> bool:
+            return self.behind(self.ends()) == 0 and due.size() + due.leased() == 0
+
+        # Twice: between two lanes a record is on no topic.
+        for _ in range(2):
+            self.until(quiet, "everything to be worked on", timeout_s)
+            time.sleep(1.0)
+
+    def until(self, holds: Callable[[], bool], what: str, timeout_s: float) -> None:
+        """Wait for `holds`, whatever a broker or Redis that is away raises; fails with the workers' logs."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                if holds():
+                    return
+            except (KafkaException, redis.RedisError):
+                pass
+            if time.monotonic() > deadline:
+                logs = "\n".join(f"{worker.name}:\n{log_tail(worker.log, 12)}" for worker in self.workers)
+                raise AssertionError(f"waited {timeout_s:g} s for {what}\n{logs}")
+            time.sleep(0.2)
+
+    @contextmanager
+    def _consumer(self, group: str) -> Iterator[Consumer]:
+        consumer = Consumer(kafka_config(self.settings, **{"group.id": group, "enable.auto.commit": False}))
+        try:
+            yield consumer
+        finally:
+            consumer.close()
