@@ -1,0 +1,222 @@
+"""`freshet dlq`: look at dead letters, send their records again, remove them.
+
+Owns the options and the order of things. What a letter is and how it goes is `streams.dlq`'s; how it looks is
+`streams.cli.dlq_page`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace as replace_fields
+from typing import Any
+
+import click
+
+from schemas.codec import Codec
+from streams.cli import dlq_page as page
+from streams.cli.desk import Desk, Time, counted, open_desk
+from streams.dlq.letters import Filter, Letter, Position, letter_ranges, read_letters
+from streams.dlq.rewriting import Busy, drop
+from streams.dlq.sending import send_again
+from streams.errors import DeliveryFailed, RecordTooLarge
+from streams.producer import KafkaProducer
+from streams.ranges import NoTopic
+from streams.topics import Topics
+
+SUFFIX = Topics.dead_letters("")
+
+
+@click.group()
+def dlq() -> None:
+    """Look at dead letters, send their records again through the normal lanes, or remove them.
+
+    TOPIC is a topic or its dead letters (items, items.dlq); without one, all are meant. TIME is 2026-11-25T04:00 (UTC),
+    epoch milliseconds, or how long ago: 90s, 30m, 12h, 7d. Exit code 0: done; 1: refused or failed; 2: wrong options.
+    """
+
+
+def chosen(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that choose letters."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Answer as JSON."),
+        click.option("--key", help="The record's key."),
+        click.option("--to", "to_ms", type=Time(), default=0, metavar="TIME", help="Failed before this."),
+        click.option("--from", "from_ms", type=Time(), default=0, metavar="TIME", help="Failed then or later."),
+        click.option("--exception", "exceptions", multiple=True, help="Class of the error; may be repeated."),
+        click.option("--stage", "stages", multiple=True, help="Lane, or lane/step; may be repeated."),
+        click.option("--reason", "reasons", multiple=True, help="Reason; may be repeated."),
+        click.argument("names", nargs=-1, metavar="[TOPIC]..."),
+    ):
+        command = option(command)
+    return command
+
+
+def filter_of(
+    reasons: Sequence[str], stages: Sequence[str], exceptions: Sequence[str], from_ms: int, to_ms: int, key: str | None
+) -> Filter:
+    """The options as a filter."""
+    return Filter(
+        frozenset(reasons), tuple(stages), frozenset(exceptions), from_ms, to_ms, None if key is None else key.encode()
+    )
+
+
+@dlq.command("list")
+@chosen
+def list_letters(names: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Count letters by topic, reason and stage."""
+    with opened() as (desk, codec):
+        groups = page.Groups()
+        which = filter_of(**options)
+        for letter in _letters(desk, codec, _topics(desk, names), as_json):
+            if which(letter):
+                groups.add(letter)
+    page.show_groups(groups, as_json)
+
+
+@dlq.command()
+@click.argument("positions", nargs=-1, required=True, metavar="POSITION...")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON a letter.")
+def show(positions: tuple[str, ...], as_json: bool) -> None:
+    """Show letters whole. POSITION is the record's, such as items/3/1842; `list` names examples."""
+    wanted = _positions(positions)
+    with opened() as (desk, codec):
+        topics = {one.topic if one.topic.endswith(SUFFIX) else Topics.dead_letters(one.topic) for one in wanted}
+        which = Filter(positions=wanted)
+        found = [letter for letter in _letters(desk, codec, sorted(topics), as_json) if which(letter)]
+        for letter in found:
+            page.show_letter(letter, codec, as_json)
+    if missing := wanted - {letter.position for letter in found}:
+        raise click.ClickException(f"no dead letter of {', '.join(map(str, sorted(missing)))}")
+
+
+@dlq.command()
+@chosen
+@click.option("--position", "positions", multiple=True, help="One record, such as items/3/1842; may be repeated.")
+@click.option("--rate", type=click.FloatRange(min=0), default=0.0, help="Records a second; 0: no limit.")
+@click.option("--keep", is_flag=True, help="Leave the letters where they are.")
+@click.option("--execute", is_flag=True, help="Do it; without it, only say what would be done.")
+def replay(
+    names: tuple[str, ...], positions: tuple[str, ...], rate: float, keep: bool, execute: bool, as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Send the records of letters to their topics again, untouched, then remove the letters.
+
+    They go through the normal lanes: what still cannot be processed becomes a letter again, its attempt counted up;
+    what is older than what stands does not win. A record that two lanes refused is sent once.
+    """
+    with opened() as (desk, codec):
+        which = _which(options, positions)
+        topics = _topics(desk, names)
+        if not execute:
+            _tell(desk, codec, topics, which, "sent again", as_json)
+            return
+        sent = removed = 0
+        producer = KafkaProducer(desk.settings)
+        try:
+            for topic in topics:
+                with counted(f"Sending again from {topic}", as_json) as advance:
+                    matching = (one for one in _letters(desk, codec, [topic], quiet=True) if which(one))
+                    done = _send(producer, matching, rate, advance)
+                sent += len(done)
+                if done and not keep:
+                    # A record sent again has another offset: its next letter is not among these.
+                    gone = drop(desk.settings, desk.client, codec, topic, Filter(positions=done))
+                    removed += gone.dropped
+        finally:
+            producer.close()
+    page.show_done({"sent": sent, "removed": removed}, as_json)
+
+
+@dlq.command()
+@chosen
+@click.option("--position", "positions", multiple=True, help="One record, such as items/3/1842; may be repeated.")
+@click.option("--all", "everything", is_flag=True, help="Needed where no option chooses.")
+@click.option("--execute", is_flag=True, help="Do it; without it, only say what would be done.")
+def purge(
+    names: tuple[str, ...], positions: tuple[str, ...], everything: bool, execute: bool, as_json: bool, **options: Any
+) -> None:
+    """Remove letters for good."""
+    which = _which(options, positions)
+    if not which and not everything:
+        raise click.UsageError("say which letters, or --all")
+    with opened() as (desk, codec):
+        topics = _topics(desk, names)
+        if not execute:
+            _tell(desk, codec, topics, which, "removed", as_json)
+            return
+        removed = 0
+        for topic in topics:
+            with counted(f"Removing from {topic}", as_json):
+                removed += drop(desk.settings, desk.client, codec, topic, which).dropped
+    page.show_done({"removed": removed}, as_json)
+
+
+@contextmanager
+def opened() -> Iterator[tuple[Desk, Codec]]:
+    """The desk, and the codec of its settings."""
+    with open_desk("kafka", refusals=(NoTopic, Busy, DeliveryFailed, RecordTooLarge)) as desk:
+        from streams.lanes.base import Context
+
+        yield desk, Context(desk.settings).codec
+
+
+def _topics(desk: Desk, names: Sequence[str]) -> list[str]:
+    """The dead-letter topics of `names`, or all."""
+    known = [topic.name for topic in Topics(desk.settings).all() if topic.name.endswith(SUFFIX)]
+    if not names:
+        return known
+    prefix = desk.settings.topic_prefix
+    wanted = []
+    for name in names:
+        letters = name if name.endswith(SUFFIX) else Topics.dead_letters(name)
+        wanted.append(letters if letters in known or letters.startswith(prefix) else prefix + letters)
+    return wanted
+
+
+def _letters(desk: Desk, codec: Codec, topics: Sequence[str], quiet: bool) -> Iterator[Letter]:
+    with counted("Reading letters", quiet) as advance:
+        for topic in topics:
+            for letter in read_letters(desk.settings, codec, letter_ranges(desk.settings, topic)):
+                advance(1)
+                yield letter
+
+
+def _which(options: dict[str, Any], positions: Sequence[str]) -> Filter:
+    return replace_fields(filter_of(**options), positions=_positions(positions))
+
+
+def _positions(texts: Sequence[str]) -> frozenset[Position]:
+    try:
+        return frozenset(Position.parse(text) for text in texts)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="POSITION") from error
+
+
+def _tell(desk: Desk, codec: Codec, topics: Sequence[str], which: Filter, what: str, as_json: bool) -> None:
+    groups = page.Groups()
+    for letter in _letters(desk, codec, topics, as_json):
+        if which(letter):
+            groups.add(letter)
+    page.show_groups(groups, as_json, dry_run=what)
+
+
+def _send(
+    producer: KafkaProducer, letters: Iterator[Letter], rate: float, advance: Callable[[int], None]
+) -> frozenset[Position]:
+    done: set[Position] = set()
+    free_at = time.monotonic()
+
+    def pace() -> None:
+        nonlocal free_at
+        if rate:
+            free_at = max(free_at, time.monotonic()) + 1 / rate
+            time.sleep(max(0.0, free_at - time.monotonic()))
+
+    def sent(letter: Letter) -> None:
+        done.add(letter.position)
+        advance(1)
+
+    send_again(producer, letters, pace=pace, sent=sent)
+    return frozenset(done)
