@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from freshet.due import RefreshPolicy
-from freshet.histories import HistoryBatch, HistoryStore, VersionsChanged
+from freshet.histories import DueVersions, HistoryBatch, HistoryStore, VersionsChanged
 from freshet.refreshing import RefreshedVersions
 from processors.fold import EventRows, fold, suspicious
 from processors.validate import ContractViolation, check_deletion, check_event
@@ -39,17 +40,28 @@ class UserEventsLane(Firehose):
         super().__init__(NAME, context, [context.topics.user_events], UserEventsHandler(context))
 
 
-class UserEventsHandler:
-    """One batch: decode by the column, refuse what breaks the contract, fold, write; see `streams.batch.Handler`."""
+class Histories(Protocol):
+    """Where histories go: `freshet.histories.HistoryStore`, or what a rebuild compares it with."""
 
-    def __init__(self, context: Context) -> None:
+    def append(self, batch: HistoryBatch, versions: DueVersions = ...) -> int: ...
+
+
+class UserEventsHandler:
+    """One batch: decode by the column, refuse what breaks the contract, fold, write; see `streams.batch.Handler`.
+
+    `replaying`: histories alone, from a log whose consequences are known; nobody becomes due, nothing is told Kafka.
+    `store` takes the place of Redis.
+    """
+
+    def __init__(self, context: Context, *, replaying: bool = False, store: Histories | None = None) -> None:
         settings = context.settings
         self._clock = context.clock
         self._records = context.metrics.records
         self._max_future_s = settings.max_future_s
         self._columns = EventColumns(context.codec)
         self._context = context
-        self._store = HistoryStore(
+        self._replaying = replaying
+        self._store: Histories = store or HistoryStore(
             context.redis,
             settings.key_prefix,
             length=settings.history_length,
@@ -73,7 +85,8 @@ class UserEventsHandler:
             rejected += refused.values()
             rows = rows.take(np.setdiff1d(np.arange(len(rows)), np.array(list(refused), dtype=np.int64)))
         self._append(fold(rows, erasures))
-        self._tell_of(batch, erasures)
+        if not self._replaying:
+            self._tell_of(batch, erasures)
         self._records.labels(lane=NAME, outcome="done").inc(len(rows))
         self._records.labels(lane=NAME, outcome="deleted").inc(len(erasures))
         return rejected
@@ -81,6 +94,8 @@ class UserEventsHandler:
     def _append(self, folded: HistoryBatch) -> None:
         versions = self._versions.look() if any(folded.erased) else self._versions.current()
         while True:
+            if self._replaying:
+                versions = DueVersions(others=(*versions.marked, *versions.others))
             try:
                 self._store.append(folded, versions)
             except VersionsChanged:

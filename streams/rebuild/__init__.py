@@ -1,0 +1,1 @@
+"""Redis made anew from the log, and compared with it: no language model, no encoder, no reasoner is asked."""
