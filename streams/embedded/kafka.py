@@ -87,6 +87,8 @@ class KafkaServer(DataServer):
         self._durable = folder is not None if durable is None else durable
         self._wanted_port = port
         self._report = report
+        # The first byte keeps it from beginning with "-", which the tool takes for an option: one start in 64 failed.
+        self.cluster_id = urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         self.port = 0
 
     @property
@@ -119,7 +121,7 @@ class KafkaServer(DataServer):
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port(self.port or self._wanted_port)
         properties, log4j, data = folder / "server.properties", folder / "log4j2.properties", folder / "data"
-        properties.write_text(_PROPERTIES.format(host=HOST, port=self.port, controller_port=free_port(), data=data))
+        properties.write_text(self._properties(data))
         log4j.write_text(_LOG4J)
         command = [java, *HEAP, f"-Dlog4j2.configurationFile={log4j}", "-cp", f"{jars}/*"]
         if not (data / "meta.properties").exists():
@@ -132,14 +134,16 @@ class KafkaServer(DataServer):
         self.child.wait_ready(self.healthy, timeout_s)
         return self.address
 
+    def _properties(self, data: Path) -> str:
+        """The text of server.properties."""
+        return _PROPERTIES.format(host=HOST, port=self.port, controller_port=free_port(), data=data)
+
     def healthy(self) -> bool:
         """True when the broker answers a metadata request."""
         return answers(HOST, self.port) and broker_answers(self.address)
 
     def _format(self, command: list[str], properties: Path) -> None:
-        # The first byte keeps it from beginning with "-", which the tool takes for an option: one start in 64 failed.
-        cluster = urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
-        tool = [*command, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+        tool = [*command, "kafka.tools.StorageTool", "format", "-t", self.cluster_id, "-c", str(properties)]
         done = subprocess.run(tool, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode != 0:
             raise ServiceError(f"Kafka's folder could not be formatted:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

@@ -6,7 +6,7 @@ Owns the comparison. Must not wait, nor repair.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import redis
@@ -53,17 +53,19 @@ def audit(
     *,
     tier: ItemTier = ItemTier.KNOWLEDGE,
     refreshed: bool = True,
+    mended: Container[Position] = (),
 ) -> Findings:
     """Compare what is there with `load.truth` and `bad`.
 
     `tier`: the least that every item's vector must have; from KNOWLEDGE on, its knowledge is looked at too.
     `refreshed`: whether each user must have features as new as the newest event.
+    `mended`: good records that may have dead letters, as somebody has sent them again.
     """
     found = Findings()
     keys = Keys(settings.key_prefix)
     _items(found, client, keys, settings.version, load, tier)
     _users(found, client, settings, keys, load, refreshed)
-    _letters(found, settings, bad)
+    _letters(found, settings, bad, mended)
     return found
 
 
@@ -115,7 +117,7 @@ def _users(found: Findings, client: redis.Redis, settings: Settings, keys: Keys,
             found.older.append(f"features of user {user_id}")
 
 
-def _letters(found: Findings, settings: Settings, bad: Mapping[Position, Record]) -> None:
+def _letters(found: Findings, settings: Settings, bad: Mapping[Position, Record], mended: Container[Position]) -> None:
     """Item lanes read a topic each for itself: a bad item has a letter of each of them."""
     topics, codec = Topics(settings), Codec()
     counts: Counter[tuple[Position, str]] = Counter()
@@ -124,6 +126,8 @@ def _letters(found: Findings, settings: Settings, bad: Mapping[Position, Record]
             letter = codec.decode(DeadLetter, record.value or b"")
             place = (letter.topic, letter.partition, letter.offset)
             counts[place, letter.stage.partition("/")[0]] += 1
+            if place not in bad and place in mended:
+                continue
             if place not in bad:
                 found.lost.append(f"a good record is a dead letter: {place} {letter.reason}")
             elif (letter.key, letter.value) != (bad[place].key, bad[place].value):

@@ -13,7 +13,7 @@ from freshet.settings import Settings
 from streams.embedded.kafka import KafkaServer
 from tests import servers
 from tests.faults.report import ROWS, keep, table
-from tests.faults.world import World
+from tests.faults.world import Addressed, World
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
     """Makes worlds that end with the test."""
     made: list[World] = []
 
-    def make(kafka: KafkaServer | str, **overrides: Any) -> World:
+    def make(kafka: Addressed, **overrides: Any) -> World:
         made.append(World(tmp_path, kafka, **overrides))
         return made[-1]
 

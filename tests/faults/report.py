@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.faults.audit import Findings
+from tests.faults.load import Load
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,12 @@ class Row:
             fault, load, tries, found.checked, len(found.lost), len(found.older), found.letters, found.repeats,
             tuple(round(one, 1) for one in recovery_s),
         )  # fmt: skip
+
+
+def told(load: Load) -> str:
+    """How much was sent."""
+    parts = [f"{load.events:,} events" if load.events else "", f"{load.items:,} items" if load.items else ""]
+    return ", ".join(part for part in parts if part)
 
 
 ROWS: list[Row] = []

@@ -11,7 +11,7 @@ import pytest
 from streams.embedded.kafka import KafkaServer
 from tests.faults.audit import audit
 from tests.faults.load import Load, Sender
-from tests.faults.report import ROWS, Row
+from tests.faults.report import ROWS, Row, told
 from tests.faults.world import World
 
 pytestmark = pytest.mark.timeout(900)
@@ -37,6 +37,35 @@ def test_a_worker_killed_twenty_times_loses_nothing(broker: KafkaServer, make_wo
     bad = sender.finish()
     world.settle()
     found = audit(world.settings, world.client, load, bad)
-    ROWS.append(Row.of("worker kill -9", f"{load.events:,} events, {load.items:,} items", KILLS, found, recovery))
+    ROWS.append(Row.of("worker kill -9", told(load), KILLS, found, recovery))
     assert found.clean, str(found)
     assert found.letters == len(bad)
+
+
+def test_workers_that_join_and_leave_lose_nothing(broker: KafkaServer, make_world: Callable[..., World]) -> None:
+    """Catches records between two owners of a partition: acknowledged by one, worked on by neither."""
+    world = make_world(broker, partitions=6)
+    load = Load(world.settings, items=1_000, events=100_000, users=1_500, seed=1)
+    sender = Sender(world.settings, load.records, rate=2_500)
+    workers = [world.worker()]
+    chance, recovery, changes = random.Random(2), [], 0
+    for step in range(10):
+        time.sleep(chance.uniform(1.0, 4.0))
+        ends = world.ends()
+        running = [worker for worker in workers if worker.runs]
+        if step == 0 or len(running) == 1:  # the second joins, and the third
+            workers += [world.worker() for _ in range(2 if step == 0 else 1)]
+        elif len(running) < 3 and chance.random() < 0.5:
+            workers.append(world.worker())
+        else:
+            leaving = chance.choice(running)
+            leaving.stop() if step % 2 else leaving.kill()
+        changes += 1
+        if step % 3 == 2:
+            recovery.append(world.caught_up_s(ends))
+    sender.hurry()
+    bad = sender.finish()
+    world.settle()
+    found = audit(world.settings, world.client, load, bad)
+    ROWS.append(Row.of("2 and 3 workers join, leave, are killed", told(load), changes, found, recovery))
+    assert found.clean, str(found)

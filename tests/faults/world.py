@@ -12,17 +12,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from freshet.due import DueUsers
 from freshet.settings import Settings
-from streams.embedded.kafka import KafkaServer
-from streams.embedded.process import ChildProcess, log_tail
+from streams.embedded.process import HOST, ChildProcess, log_tail
 from streams.lag import watermarks
-from streams.lanes import LANES, consumer_groups
+from streams.lanes import LANES, consumer_group, consumer_groups
 from streams.producer import kafka_config
 from streams.topics import Topics
 from tests.topologies import Node
@@ -37,17 +36,29 @@ SESSION_S = 6.0
 class Worker:
     """One worker process with fake models, `tests.streams.lane_process`."""
 
-    def __init__(self, settings: Settings, folder: Path, name: str, lanes: Sequence[str], **variables: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        name: str,
+        lanes: Sequence[str],
+        *,
+        inside: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        **variables: str,
+    ) -> None:
+        """`inside` is put before the command, `variables` are settings, `environment` is more of its environment."""
+        self.lanes = tuple(lanes)
         self.name, self.log = name, folder / f"{name}.log"
-        self._argv = [sys.executable, "-m", "tests.streams.lane_process", ",".join(lanes)]
+        self._argv = [*inside, sys.executable, "-m", "tests.streams.lane_process", ",".join(lanes)]
         told = {
             "KAFKA": settings.kafka, "REDIS": settings.redis, "TOPIC_PREFIX": settings.topic_prefix,
             "HOME": str(folder), "DIMS": str(settings.dims), "HISTORY_LENGTH": str(settings.history_length),
             "SESSION_TIMEOUT_S": str(settings.session_timeout_s), "REFRESH_INTERVAL_S": "2", "REFRESH_POLL_S": "0.2",
             "LEASE_S": "5", "DEAD_LETTER_RUN": "1000000",
         }  # fmt: skip
-        environment = {f"FRESHET_{key}": value for key, value in {**told, **variables}.items()}
-        self._environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        wanted = {f"FRESHET_{key}": value for key, value in {**told, **variables}.items()}
+        self._environment = {**os.environ, "OMP_NUM_THREADS": "1", **wanted, **(environment or {})}
         self.child: ChildProcess | None = None
 
     def start(self) -> Worker:
@@ -74,24 +85,30 @@ class Worker:
         return self.child is not None and self.child.running
 
 
+class Addressed(Protocol):
+    """A broker, or several."""
+
+    @property
+    def address(self) -> str: ...
+
+
 class World:
     """Kafka, Valkey and workers of one test; all of them end with it."""
 
-    def __init__(self, folder: Path, kafka: KafkaServer | str, **overrides: Any) -> None:
+    def __init__(self, folder: Path, kafka: Addressed, *, redis_host: str = HOST, **overrides: Any) -> None:
         self.folder = folder
-        self.kafka = kafka
-        self.valkey = Node()
-        address = kafka if isinstance(kafka, str) else kafka.address
+        self.valkey = Node(options=["--bind", HOST, redis_host, "--protected-mode", "no"])
+        url = self.valkey.start().replace(HOST, redis_host)
         wanted = {"session_timeout_s": SESSION_S, "dims": 16, "history_length": 60, **overrides}
-        self.settings = Settings.load({}, kafka=address, redis=self.valkey.start(), **wanted)
+        self.settings = Settings.load({}, kafka=kafka.address, redis=url, **wanted)
         self.client = redis.Redis.from_url(self.settings.redis, socket_timeout=10)
         self.topics = Topics(self.settings)
         self.topics.create(kafka_config(self.settings))
         self.workers: list[Worker] = []
 
-    def worker(self, lanes: Sequence[str] = ALL_LANES, **variables: str) -> Worker:
-        """Start another worker."""
-        made = Worker(self.settings, self.folder, f"worker{len(self.workers)}", lanes, **variables)
+    def worker(self, lanes: Sequence[str] = ALL_LANES, **options: Any) -> Worker:
+        """Start another worker; see `Worker`."""
+        made = Worker(self.settings, self.folder, f"worker{len(self.workers)}", lanes, **options)
         self.workers.append(made)
         return made.start()
 
@@ -113,9 +130,12 @@ class World:
             }
 
     def behind(self, ends: Mapping[Place, int]) -> int:
-        """How many records before `ends` the lanes have not acknowledged, all together."""
+        """How many records before `ends` the lanes of our workers have not acknowledged, all together."""
         left = 0
+        run = {consumer_group(self.settings, lane) for worker in self.workers for lane in worker.lanes}
         for group, topics in consumer_groups(self.settings).items():
+            if group not in run:
+                continue
             places = [TopicPartition(*place) for place in ends if place[0] in topics]
             with self._consumer(group) as consumer:
                 for at in consumer.committed(places, timeout=10):
@@ -128,12 +148,12 @@ class World:
         self.until(lambda: self.behind(ends) == 0, "what was there at the fault to be acknowledged", timeout_s)
         return time.monotonic() - began
 
-    def settle(self, timeout_s: float = 240.0) -> None:
-        """Wait until nothing is left to do: all of every topic acknowledged, nobody due."""
+    def settle(self, timeout_s: float = 240.0, *, refreshed: bool = True) -> None:
+        """Wait until nothing is left to do: all of every topic acknowledged, and (`refreshed`) nobody due."""
         due = DueUsers(self.client, self.settings.version, self.settings.key_prefix)
 
         def quiet() -> bool:
-            return self.behind(self.ends()) == 0 and due.size() + due.leased() == 0
+            return self.behind(self.ends()) == 0 and not (refreshed and due.size() + due.leased())
 
         # Twice: between two lanes a record is on no topic.
         for _ in range(2):

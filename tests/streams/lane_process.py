@@ -1,6 +1,7 @@
 """A worker process with fake models, to be killed: `python -m tests.streams.lane_process LANE[,LANE]`.
 
-Settings come from FRESHET_* as for `freshet worker`; the encoder needs no weights and the LLM answers from its schema.
+Settings come from FRESHET_* as for `freshet worker`; the encoder needs no weights, and where no LLM is named one
+answers from the schema.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def main() -> None:
     logs.configure(settings.log_level)
     context = Context(settings)
     context.encoder = FakeEncoder()
-    context.llm = SchemaLlm(delay_s=0.05)
+    if not settings.llm:
+        context.llm = SchemaLlm(delay_s=0.05)
     sys.exit(asyncio.run(run(sys.argv[1].split(","), context)))
 
 

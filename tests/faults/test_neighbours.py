@@ -1,0 +1,212 @@
+"""What workers depend on, misbehaving under load: the language model, the network, the clock, the broker's disk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from freshet.settings import Settings
+from schemas.codec import Codec
+from schemas.records import ItemTier
+from streams.dlq.letters import Letter, letter_ranges, read_letters
+from streams.dlq.sending import send_again
+from streams.embedded.kafka import KafkaServer
+from streams.embedded.process import ServiceError
+from streams.producer import KafkaProducer
+from tests import servers
+from tests.fakes_llm import FakeLlmServer
+from tests.faults.audit import audit
+from tests.faults.brokers import kill
+from tests.faults.load import Load, Sender
+from tests.faults.network import Network
+from tests.faults.report import ROWS, Row, told
+from tests.faults.world import World
+
+pytestmark = pytest.mark.timeout(600)
+
+MakeWorld = Callable[..., World]
+ITEM_LANES = ("item-text", "item-distill", "sink")
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+
+
+def test_a_language_model_that_is_slow_busy_broken_or_away(broker: KafkaServer, make_world: MakeWorld) -> None:
+    """Catches items lost, or dead-lettered, because the model was away; and letters that cannot be sent again."""
+    world = make_world(broker, partitions=2)
+    load = Load(world.settings, items=1_200, events=0, users=0, seed=5)
+    with FakeLlmServer() as llm:
+        world.worker(ITEM_LANES, LLM=llm.url, LLM_TIMEOUT_S="3")
+        sender = Sender(world.settings, load.records, rate=40)
+        recovery = []
+        for trouble in ("429", "503", "garbage", "hang"):
+            llm.trouble.always = trouble
+            time.sleep(4.0)
+            ends = world.ends([world.topics.items])
+            llm.trouble.always = ""
+            recovery.append(world.caught_up_s(ends))
+        llm.trouble.delay_s = 1.0  # slow
+        time.sleep(4.0)
+        llm.trouble.delay_s = 0.0
+        llm.trouble.always = "truncated"  # what no retry mends
+        time.sleep(4.0)
+        llm.trouble.always = ""
+        sender.hurry()
+        bad = sender.finish()
+        world.settle(refreshed=False)
+        letters = distinct(world, "invalid_knowledge")
+        assert letters, "the model's broken answers should have made dead letters"
+        producer = KafkaProducer(world.settings)
+        send_again(producer, letters, pace=lambda: None, sent=lambda _: None)
+        producer.close()
+        world.settle(refreshed=False)
+    again = {tuple(letter.position) for letter in letters}
+    found = audit(world.settings, world.client, load, bad, refreshed=False, mended=again)
+    ROWS.append(Row.of("LLM 429, 503, garbage, hanging, slow, truncated", told(load), 6, found, recovery))
+    assert found.clean, str(found)
+
+
+def distinct(world: World, reason: str) -> list[Letter]:
+    topic = world.topics.dead_letters(world.topics.items)
+    found = read_letters(world.settings, Codec(), letter_ranges(world.settings, topic))
+    return [letter for letter in found if letter.reason == reason]
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    made = Network()
+    try:
+        yield made.start()
+    finally:
+        made.stop()
+
+
+class NetworkBroker(KafkaServer):
+    """A broker that is reached by an address of its own."""
+
+    host = ""
+
+    def _properties(self, data: Path) -> str:
+        text = super()._properties(data)
+        return text.replace(f"PLAINTEXT://127.0.0.1:{self.port}", f"PLAINTEXT://{self.host}:{self.port}")
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def healthy(self) -> bool:
+        """As `KafkaServer.healthy`, at its own address."""
+        from streams.embedded.kafka import broker_answers
+
+        return broker_answers(self.address)
+
+
+def test_a_network_that_is_cut(network: Network, make_world: MakeWorld) -> None:
+    """Catches work done twice with an older result on top, and a worker that never finds back."""
+    server = NetworkBroker(Settings.load().home)
+    server.host = network.broker_host
+    with servers.required(server) as broker:
+        world = make_world(broker, redis_host=network.redis_host)
+        load = Load(world.settings, items=400, events=40_000, users=800, seed=6)
+        world.worker(inside=network.prefix)
+        world.worker()  # gets the partitions of the one that is cut off, and gives them back
+        sender = Sender(world.settings, load.records, rate=1_500)
+        recovery = []
+        for wire in ("broker", "redis", "broker"):
+            time.sleep(5.0)
+            ends = world.ends()
+            network.cut(wire)
+            time.sleep(10.0)  # longer than the session: the group goes on without it
+            network.mend(wire)
+            recovery.append(world.caught_up_s(ends))
+        sender.hurry()
+        bad = sender.finish()
+        world.settle()
+        found = audit(world.settings, world.client, load, bad)
+        assert all(worker.runs for worker in world.workers)
+    ROWS.append(Row.of("network cut to broker, to Redis", told(load), 3, found, recovery))
+    assert found.clean, str(found)
+
+
+def test_a_clock_that_jumps(broker: KafkaServer, make_world: MakeWorld, tmp_path: Path) -> None:
+    """Catches leases, sessions, deletions or refreshes that hang on the worker's wall clock."""
+    if not FAKETIME.exists():
+        servers.missing(f"no {FAKETIME}: apt-get install libfaketime")
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    world = make_world(broker)
+    load = Load(world.settings, items=400, events=40_000, users=800, seed=7)
+    faked = {
+        "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1",
+        "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }  # fmt: skip
+    world.worker(environment=faked)
+    sender = Sender(world.settings, load.records, rate=2_000)
+    recovery = []
+    for offset in ("-3600", "+0", "+120"):  # an hour back, right again, two minutes ahead
+        time.sleep(5.0)
+        ends = world.ends()
+        clock.write_text(offset)
+        recovery.append(world.caught_up_s(ends))
+    sender.hurry()
+    bad = sender.finish()
+    world.settle()
+    found = audit(world.settings, world.client, load, bad)
+    ROWS.append(Row.of("clock back an hour, right, ahead", told(load), 3, found, recovery))
+    assert found.clean, str(found)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 160 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        servers.missing(f"a small file system needs root: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def test_a_broker_whose_disk_is_full(small_disk: Path, make_world: MakeWorld) -> None:
+    """Catches records called confirmed that no disk has, and a worker that ends with its broker."""
+    with servers.required(KafkaServer(Settings.load().home, folder=small_disk, durable=False)) as broker:
+        world = make_world(broker)
+        load = Load(world.settings, items=400, events=40_000, users=800, seed=8)
+        worker = world.worker()
+        sender = Sender(world.settings, load.records, rate=1_500)
+        time.sleep(6.0)
+        ends = world.ends()
+        filler = small_disk / "filler"
+        with filler.open("wb") as file:
+            free = os.statvfs(small_disk)
+            file.truncate(0)
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+        deadline = time.monotonic() + 60
+        assert broker.child is not None
+        while broker.child.running and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert not broker.child.running, "a broker without a disk that works should have ended"
+        filler.unlink()
+        began = time.monotonic()
+        try:
+            broker.start()
+        except ServiceError:
+            kill(broker)
+            broker.start()
+        world.caught_up_s(ends)
+        recovery = [time.monotonic() - began]
+        sender.hurry()
+        bad = sender.finish()
+        world.settle()
+        assert worker.runs
+        found = audit(world.settings, world.client, load, bad, tier=ItemTier.KNOWLEDGE)
+    ROWS.append(Row.of("full disk of the broker", told(load), 1, found, recovery))
+    assert found.clean, str(found)
