@@ -138,10 +138,32 @@ local function all_known(refreshing, args, first, last)
   return true
 end
 
--- KEYS: refreshing; due, waiting, leased and refreshed of each version; then one history a user.
+-- Up to which moment each user was erased, 0 where it never was: nothing older comes in again, from wherever it comes.
+local function erased_until(key, users)
+  if #users == 0 or redis.call('EXISTS', key) == 0 then return {} end
+  local digests = {}
+  for i, user in ipairs(users) do digests[i] = redis.sha1hex(user) end
+  return redis.call('ZMSCORE', key, unpack(digests))
+end
+
+-- Forget a user up to `moment`. What is heard for the first time forgets all there is: an event may say that it comes
+-- from the future. Heard again (a redelivery, a rebuild) it leaves alone what the user did since.
+local function erase(key, history, sets, user, moment, known)
+  if known and tonumber(known) >= moment then
+    redis.call('ZREMRANGEBYSCORE', history, '-inf', string.format('%.0f', moment))
+    return
+  end
+  redis.call('ZADD', key, 'GT', string.format('%.0f', moment), redis.sha1hex(user))
+  redis.call('DEL', history)
+  for _, own in ipairs(sets) do
+    for i = DUE, REFRESHED do redis.call('ZREM', own[i], user) end
+  end
+end
+
+-- KEYS: refreshing; erased; due, waiting, leased and refreshed of each version; then one history a user.
 -- ARGV: length, ttl_ms, the policy, how many of the versions (the first ones) have users that become due, how many
--- versions there are, their names; then three a user: its id, '1' to erase it first (else '0'), its packed records.
--- A record is the score (i64, big-endian), the member's length (u32) and the member.
+-- versions there are, their names; then three a user: its id, the milliseconds up to which it is erased first (0: it
+-- is not; a moment to come counts as now), its packed records. A record from before a user's erasure is left out. A record is the score (i64, big-endian), the member's length (u32) and the member.
 -- Adding the same record again changes nothing, and what is kept does not depend on the order of calls: the newest
 -- `length` by (score, member) of all that came. Answers the number of records that changed a history; nothing changes
 -- where a version is refreshed that the caller does not know.
@@ -152,26 +174,29 @@ local function append(keys, args)
     return redis.error_reply('FRESHET_VERSIONS another version is refreshed since')
   end
   local sets = {}
-  for v = 0, n_versions - 1 do sets[v + 1] = { unpack(keys, 2 + 4 * v, 5 + 4 * v) } end
+  for v = 0, n_versions - 1 do sets[v + 1] = { unpack(keys, 3 + 4 * v, 6 + 4 * v) } end
   local total, users, events, n_users = 0, {}, {}, 0
-  local at = 8 + n_versions
-  for u = 2 + 4 * n_versions, #keys do
-    local user, erase, data = args[at], args[at + 1], args[at + 2]
+  local at, first_user = 8 + n_versions, 3 + 4 * n_versions
+  local names, now = {}, now_ms()
+  for i = at, #args, 3 do names[#names + 1] = args[i] end
+  local bounds = erased_until(keys[2], names)
+  for u = first_user, #keys do
+    local user, moment, data = args[at], tonumber(args[at + 1]), args[at + 2]
+    local bound = tonumber(bounds[u - first_user + 1] or -1)
     at = at + 3
-    if erase == '1' then
-      redis.call('DEL', keys[u])
-      for _, own in ipairs(sets) do
-        for i = DUE, REFRESHED do redis.call('ZREM', own[i], user) end
-      end
+    if moment > 0 then
+      moment = math.min(moment, now)
+      erase(keys[2], keys[u], sets, user, moment, bound > 0 and bound)
+      bound = math.max(bound, moment)
     end
     local position, size = 1, #data
     if size > 0 then
       local pairs_, n = {}, 0
       while position <= size do
         pairs_[n + 1], pairs_[n + 2], position = struct.unpack('>i8I4c0', data, position)
-        n = n + 2
+        if pairs_[n + 1] > bound then n = n + 2 end
       end
-      local changed = redis.call('ZADD', keys[u], 'GT', 'CH', unpack(pairs_))
+      local changed = n > 0 and redis.call('ZADD', keys[u], 'GT', 'CH', unpack(pairs_, 1, n)) or 0
       if changed > 0 then
         total = total + changed
         redis.call('ZREMRANGEBYRANK', keys[u], 0, -length - 1)
@@ -331,7 +356,14 @@ local function finish(keys, args)
   return #held
 end
 
+-- KEYS: erased. ARGV: digest and moment in turn. What an earlier Redis knew; the later moment of a user stays.
+local function restore(keys, args)
+  for i = 1, #args, 2 do redis.call('ZADD', keys[1], 'GT', args[i + 1], args[i]) end
+  return redis.status_reply('OK')
+end
+
 redis.register_function('freshet_append_DIGEST', append)
+redis.register_function('freshet_restore_DIGEST', restore)
 redis.register_function('freshet_mark_DIGEST', mark_due)
 redis.register_function('freshet_announce_DIGEST', announce)
 redis.register_function('freshet_refreshing_DIGEST', refreshing)

@@ -170,6 +170,14 @@ class Keys:
         """Sorted set: the newest events of one user by event time."""
         return f"{self.prefix}:{self._control}h:{user_id}"
 
+    def erased(self) -> str:
+        """Sorted set: SHA-1 of the id of every user that was erased, by the milliseconds up to which it was."""
+        return f"{self.prefix}:{self._control}erased"
+
+    def erasures_owed(self) -> str:
+        """Sorted set: erased users whose dead letters are still to be removed, by when they were erased."""
+        return f"{self.prefix}:{self._control}erasures-owed"
+
     def refreshing(self) -> str:
         """Sorted set: the versions whose users become due by new events, by when a worker last said it does so."""
         return f"{self.prefix}:{self._control}refreshing"
@@ -200,7 +208,8 @@ class Keys:
 
 
 _RESERVED = frozenset(
-    {"h", "kc", "active", "previous", "versions", "refreshing", "replays", "rewriting", "budget", "budget-held"}
+    {"h", "kc", "active", "previous", "versions", "refreshing", "replays", "rewriting", "erased", "erasures-owed"}
+    | {"budget", "budget-held"}
     | {"due", "waiting", "leased", "refreshed"}  # one for all versions, in an older release
 )
 

@@ -141,6 +141,9 @@ class Settings:
     item_ttl_s: int = _setting(0, "Seconds an item's vector lives without a write; 0: for ever", least=0)
     knowledge_ttl_s: int = _setting(0, "Seconds an item's knowledge lives without a write; 0: for ever", least=0)
     vector_dtype: str = _setting("float16", "How the version's vectors are stored: float16, bfloat16 or int8")
+    erasure_sweep_s: float = _setting(
+        3_600.0, "Seconds between two removals of the dead letters of erased users", least=1
+    )
     dead_letter_run: int = _setting(1_000, "This many dead letters in a row on one partition stop the worker", least=1)
     dead_letter_ratio: float = _setting(
         0.5, "More dead letters than this part of a partition's latest records stop the worker", least=0, most=1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -68,14 +69,22 @@ def suspicious(rows: EventRows, now_ms: int, max_future_s: float) -> NDArray[np.
     return doubted
 
 
-def fold(rows: EventRows, erasures: Mapping[str, int]) -> HistoryBatch:
-    """Group rows by user; `erasures` gives the place of each erased user's last erasure.
+class Erased(NamedTuple):
+    """A user's erasure: its place in order of arrival, and the milliseconds up to which it forgets."""
+
+    place: int
+    moment_ms: int
+
+
+def fold(rows: EventRows, erasures: Mapping[str, Erased]) -> HistoryBatch:
+    """Group rows by user; `erasures` gives each erased user's last erasure.
 
     An erased user's rows from before that place are left out.
     """
     if erasures and len(rows):
         users = rows.columns["user_id"].to_pylist()
-        erased_at = np.fromiter((erasures.get(user, -1) for user in users), np.int64, len(users))
+        places = {user: erasure.place for user, erasure in erasures.items()}
+        erased_at = np.fromiter((places.get(user, -1) for user in users), np.int64, len(users))
         rows = rows.take(np.flatnonzero(rows.places > erased_at))
     grouped = rows.columns["user_id"].dictionary_encode()
     user_of_row = grouped.indices.to_numpy()
@@ -87,15 +96,17 @@ def fold(rows: EventRows, erasures: Mapping[str, int]) -> HistoryBatch:
     _, ends, data = packed.buffers()
     return HistoryBatch(
         user_ids=user_ids + gone,
-        erased=_erased(user_ids, erasures) + [True] * len(gone),
+        erased=_moments([*user_ids, *gone], erasures),
         first=np.concatenate(([0], np.cumsum(counts), np.full(len(gone), len(rows)))).astype(np.int64),
         ends=np.frombuffer(ends, np.int32, len(rows) + 1).astype(np.int64) if len(rows) else np.zeros(1, np.int64),
         data=memoryview(data) if data is not None else memoryview(b""),
     )
 
 
-def _erased(user_ids: Sequence[str], erasures: Mapping[str, int]) -> list[bool]:
-    return [user_id in erasures for user_id in user_ids] if erasures else [False] * len(user_ids)
+def _moments(user_ids: Sequence[str], erasures: Mapping[str, Erased]) -> list[int]:
+    if not erasures:
+        return [0] * len(user_ids)
+    return [max(1, erasures[user_id].moment_ms) if user_id in erasures else 0 for user_id in user_ids]
 
 
 def _packed(rows: EventRows) -> pa.Array:

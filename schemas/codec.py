@@ -34,7 +34,7 @@ from schemas.kept import (
     schema_json,
     writer_schema,
 )
-from schemas.records import DeadLetter, Item, ItemFeatures, ItemKnowledge, Record, UserEvent, UserFeatures
+from schemas.records import DeadLetter, Erasure, Item, ItemFeatures, ItemKnowledge, Record, UserEvent, UserFeatures
 from schemas.registry import RegistryClient, RegistryRejected, RegistryUnavailable, UnknownSchemaId
 
 __all__ = [
@@ -58,7 +58,7 @@ SINGLE_OBJECT_HEADER = b"\xc3\x01"
 CONFLUENT_HEADER = b"\x00"
 
 Reason = Literal["bad_framing", "unknown_schema", "bad_payload"]
-R = TypeVar("R", Item, UserEvent, ItemKnowledge, ItemFeatures, UserFeatures, DeadLetter)
+R = TypeVar("R", Item, UserEvent, ItemKnowledge, ItemFeatures, UserFeatures, DeadLetter, Erasure)
 
 _INT_MIN, _INT_MAX = -(2**31), 2**31 - 1
 
@@ -82,7 +82,7 @@ class EncodeError(ValueError):
 
 
 class Codec:
-    """Encodes and decodes the six contracts; thread-safe.
+    """Encodes and decodes the seven contracts; thread-safe.
 
     With a `registry` it writes Confluent framing under subject `<topic>-value`, without one single-object encoding. It
     reads both, and every kept past version, always resolved to the newest.

@@ -1,4 +1,4 @@
-"""The kept versions of the six contracts: `<record>.v<N>.avsc` beside this module, their fingerprints and parsed forms.
+"""The kept versions of the contracts: `<record>.v<N>.avsc` beside this module, their fingerprints and parsed forms.
 
 Owns which schema versions this release knows. Must not know framings, registries or Kafka.
 """
@@ -16,9 +16,9 @@ from typing import Any
 import fastavro
 from fastavro.schema import to_parsing_canonical_form
 
-from schemas.records import DeadLetter, Item, ItemFeatures, ItemKnowledge, Record, UserEvent, UserFeatures
+from schemas.records import DeadLetter, Erasure, Item, ItemFeatures, ItemKnowledge, Record, UserEvent, UserFeatures
 
-KINDS: tuple[type[Record], ...] = (Item, UserEvent, ItemKnowledge, ItemFeatures, UserFeatures, DeadLetter)
+KINDS: tuple[type[Record], ...] = (Item, UserEvent, ItemKnowledge, ItemFeatures, UserFeatures, DeadLetter, Erasure)
 
 _EMPTY_CRC = 0xC15D213AA4D7A795  # the polynomial and seed of CRC-64-AVRO, as the Avro specification gives them
 

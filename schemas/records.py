@@ -1,4 +1,4 @@
-"""The six contracts as frozen dataclasses, field for field as in the `.avsc` files beside this module.
+"""The seven contracts as frozen dataclasses, field for field as in the `.avsc` files beside this module.
 
 Times are integer milliseconds since the epoch (UTC). Vectors are little-endian float16 bytes; `None` defaults follow
 the Avro defaults. This module imports nothing outside the standard library.
@@ -178,4 +178,12 @@ class DeadLetter:
     output: str = ""
 
 
-Record = Item | UserEvent | ItemKnowledge | ItemFeatures | UserFeatures | DeadLetter
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """Nothing that a user did up to `erased_time` may be kept (topic `erasures`, key = `user_digest`)."""
+
+    user_digest: str
+    erased_time: int
+
+
+Record = Item | UserEvent | ItemKnowledge | ItemFeatures | UserFeatures | DeadLetter | Erasure

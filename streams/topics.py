@@ -21,6 +21,9 @@ _DAY_MS = 86_400_000
 _COMPACTED = {
     "cleanup.policy": "compact",
     "min.compaction.lag.ms": str(_DAY_MS),
+    # What a tombstone deletes is gone within a week of it: the cleaner takes no segment that is still written to.
+    "segment.ms": str(_DAY_MS),
+    "max.compaction.lag.ms": str(5 * _DAY_MS),
     "delete.retention.ms": str(7 * _DAY_MS),
 }
 _LOG = {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS)}
@@ -56,6 +59,7 @@ class Topics:
         self.item_knowledge = f"{prefix}item-knowledge"
         self.item_features = f"{prefix}item-features-{version}"
         self.user_features = f"{prefix}user-features-{version}"
+        self.erasures = f"{prefix}erasures"
 
     @staticmethod
     def dead_letters(topic: str) -> str:
@@ -73,7 +77,8 @@ class Topics:
             Topic(self.user_features, n, "User vectors of one version; key user id", _COMPACTED),
         ]
         letters = [Topic(self.dead_letters(t.name), n, f"Dead letters of {t.name}", _DEAD_LETTERS) for t in flow]
-        return flow + letters
+        erasures = Topic(self.erasures, n, "Who was erased, up to when; key digest of the user id", _COMPACTED)
+        return [*flow, *letters, erasures]
 
     def create(self, kafka: Mapping[str, str | int], *, timeout_s: float = 30.0) -> list[str]:
         """Make the topics that do not exist yet and return their names; existing ones stay as they are.

@@ -15,6 +15,7 @@ from typing import Any
 from streams.backoff import Backoff
 from streams.lanes import build_lane
 from streams.lanes.base import Context, Lane
+from streams.lanes.erasure_sweep import ErasureSweep
 from streams.registration import Registration
 from streams.topics import existing
 
@@ -60,6 +61,9 @@ async def _start(names: Sequence[str], context: Context, lanes: list[Lane]) -> B
         await backoff.persevere(lambda: asyncio.to_thread(_check_topics, context))
         lanes.append(Registration(names, context))
         await lanes[0].start()
+        if "user-events" in names:
+            lanes.append(ErasureSweep(context))
+            await lanes[-1].start()
         for name in names:
             lane = build_lane(name, context)
             lanes.append(lane)

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("streams.cli.replay:replay", "Bring a version up to date with what was there before it."),
     "rebuild": ("streams.cli.rebuild:rebuild", "Fill an empty Redis from the log, and compare the two."),
     "dlq": ("streams.cli.dlq:dlq", "Look at dead letters, send their records again, remove them."),
+    "erase": ("streams.cli.erase:erase", "Forget users everywhere, with a receipt."),
     "train": ("streams.cli.train:train", "Train the user reasoner, or the aligner, on a log of events."),
     "evaluate": ("streams.cli.evaluate:evaluation", "Measure quality against held-out truth."),
     "models": ("streams.cli.models:models", "Prepare the model weights."),

@@ -9,7 +9,6 @@ Owns what a batch of events means. Must not consume or acknowledge (`streams.fir
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from typing import Protocol
 
 import numpy as np
@@ -17,18 +16,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from freshet.due import RefreshPolicy
+from freshet.erasures import Erasures
 from freshet.histories import DueVersions, HistoryBatch, HistoryStore, VersionsChanged
 from freshet.refreshing import RefreshedVersions
-from processors.fold import EventRows, fold, suspicious
+from processors.fold import Erased, EventRows, fold, suspicious
 from processors.validate import ContractViolation, check_deletion, check_event
 from schemas.columns import EventColumns
 from schemas.records import UserEvent
 from streams.batch import Batch, Rejected
+from streams.erasing import ErasureNotices
 from streams.errors import reason
 from streams.firehose import Firehose
 from streams.lanes.base import Context
-from streams.producer import Delivery, kafka_config
-from streams.topics import Topics, existing
 
 NAME = "user-events"
 
@@ -69,6 +68,8 @@ class UserEventsHandler:
             policy=RefreshPolicy.of(settings),
         )
         self._versions = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
+        self._notices = ErasureNotices(context)
+        self._owing = Erasures(context.redis, settings.key_prefix)
 
     def write(self, batch: Batch) -> Sequence[Rejected]:
         """Write the batch's histories and erasures; answers the records that can never be written."""
@@ -85,8 +86,8 @@ class UserEventsHandler:
             rejected += refused.values()
             rows = rows.take(np.setdiff1d(np.arange(len(rows)), np.array(list(refused), dtype=np.int64)))
         self._append(fold(rows, erasures))
-        if not self._replaying:
-            self._tell_of(batch, erasures)
+        if erasures and not self._replaying:
+            self._tell_of({user_id: erasure.moment_ms for user_id, erasure in erasures.items()})
         self._records.labels(lane=NAME, outcome="done").inc(len(rows))
         self._records.labels(lane=NAME, outcome="deleted").inc(len(erasures))
         return rejected
@@ -103,13 +104,21 @@ class UserEventsHandler:
             else:
                 return
 
-    def _erasures(self, batch: Batch, rows: list[int]) -> tuple[dict[str, int], list[Rejected]]:
-        """Each erased user's last place in the batch, and the null values that name nobody."""
-        erasures: dict[str, int] = {}
+    def _tell_of(self, moments: Mapping[str, int]) -> None:
+        """Kafka, confirmed, or it raises to be done again; and whoever sweeps dead letters."""
+        self._notices.send(moments, self._versions.current())
+        self._owing.owe(moments)
+
+    def _erasures(self, batch: Batch, rows: list[int]) -> tuple[dict[str, Erased], list[Rejected]]:
+        """Each erased user's last erasure in the batch, and the null values that name nobody."""
+        erasures: dict[str, Erased] = {}
         rejected = []
         for row in rows:
             try:
-                erasures[check_deletion(batch.messages[row].key())] = row
+                message = batch.messages[row]
+                # Of no record Freshet knows more than Kafka does: when it was made.
+                moment = min(max(1, message.timestamp()[1]), self._clock())
+                erasures[check_deletion(message.key())] = Erased(row, moment)
             except ContractViolation as error:
                 rejected.append(Rejected(row, reason(error), f"{NAME}/decode", error))
         return erasures, rejected
@@ -126,28 +135,6 @@ class UserEventsHandler:
             except ContractViolation as error:
                 refused[row] = Rejected(int(rows.places[row]), reason(error), f"{NAME}/validate", error)
         return refused
-
-    def _tell_of(self, batch: Batch, erasures: Mapping[str, int]) -> None:
-        """Delete erased users' features too, on the topics that hold them; confirmed, or it raises to be done again.
-
-        The deletion carries the time of the erasure, so that a replay of it cannot delete what came later.
-        """
-        sent: list[Future[Delivery]] = []
-        topics = self._feature_topics() if erasures else []
-        for user_id, row in erasures.items():
-            _, timestamp = batch.messages[row].timestamp()
-            for topic in topics:
-                future = self._context.producer.send(topic, user_id.encode(), None, timestamp=max(0, timestamp))
-                sent.append(future)
-        for future in sent:
-            future.result()
-
-    def _feature_topics(self) -> list[str]:
-        """Where users of any version are: our own version's topic, and those of the others that have one."""
-        settings, own = self._context.settings, self._context.topics.user_features
-        versions = self._versions.current()
-        named = {Topics(settings, version).user_features for version in (*versions.marked, *versions.others)} - {own}
-        return [own, *sorted(existing(kafka_config(settings), named) if named else ())]
 
 
 def _rows(batch: Batch, columns: pa.RecordBatch, places: NDArray[np.int64]) -> EventRows:

@@ -17,6 +17,7 @@ from typing import TypeVar
 from redis import RedisError
 
 from freshet.due import Claim, DueUsers, RefreshPolicy
+from freshet.erasures import Erasures
 from freshet.histories import History, HistoryStore
 from freshet.reader import FeatureReader
 from freshet.refreshing import ANNOUNCE_S, RefreshedVersions
@@ -45,6 +46,7 @@ class UserRefreshLane:
         self._context = context
         self._due = DueUsers(context.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings))
         self._versions = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
+        self._erasures = Erasures(context.redis, settings.key_prefix)
         self._announce_at = 0.0
         self._histories = HistoryStore(
             context.redis, settings.key_prefix, length=settings.history_length, ttl_s=settings.feature_ttl_s
@@ -114,14 +116,19 @@ class UserRefreshLane:
         return len(claims)
 
     async def _refresh(self, claims: Sequence[Claim], deadline: float) -> None:
-        """1. load; 2. infer; 3. publish, confirmed; 4. complete. Past the lease the users are somebody else's."""
+        """1. load; 2. infer; 3. publish, confirmed, but nobody who was erased meanwhile; 4. complete.
+
+        Past the lease the users are somebody else's.
+        """
         metrics = self._context.metrics
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 with metrics.batch_seconds.labels(lane=NAME).time():
                     histories = await self._redis(lambda: self._histories.load([claim.user_id for claim in claims]))
                     features = await asyncio.to_thread(self._infer, histories)
+                    features = await self._standing(features)
                     await self._backoff.persevere(lambda: self._publish(features))
+                    await self._take_back(features)
                     held = await self._redis(lambda: self._due.complete(claims))
         except TimeoutError:
             log.warning("gave up a batch of users: its lease ran out", extra={"lane": NAME, "users": len(claims)})
@@ -139,6 +146,26 @@ class UserRefreshLane:
         known = [history for history in histories if history.item_ids]
         refresher: UserRefresher = self._reasoner.refresher()
         return refresher.refresh(known, self._catalogue.items) if known else []
+
+    async def _standing(self, features: Sequence[UserFeatures]) -> list[UserFeatures]:
+        """Without those of users who were erased while they were inferred."""
+        moments = await self._redis(lambda: self._erasures.moments([one.user_id for one in features]))
+        return [one for one, moment in zip(features, moments, strict=True) if one.event_time > moment]
+
+    async def _take_back(self, features: Sequence[UserFeatures]) -> None:
+        """Delete what was published after its user's erasure had told the topic: the last record of a key is kept.
+
+        An erasure sets its mark before it tells the topic: either it is seen here, or its deletion comes later.
+        """
+        moments = await self._redis(lambda: self._erasures.moments([one.user_id for one in features]))
+        late = {one.user_id: moment for one, moment in zip(features, moments, strict=True) if one.event_time <= moment}
+        topic, producer = self._context.topics.user_features, self._context.producer
+        if late:
+            await self._backoff.persevere(
+                lambda: delivered(
+                    [producer.send(topic, user.encode(), None, timestamp=moment) for user, moment in late.items()]
+                )
+            )
 
     async def _publish(self, features: Sequence[UserFeatures]) -> None:
         topic, codec = self._context.topics.user_features, self._context.codec

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol
 
 from freshet.blob import BlobError, encode_deletion, encode_item, encode_knowledge, encode_user
+from freshet.erasures import digest
 from freshet.header import decode_header
 from freshet.histories import NO_VERSIONS, DueVersions, HistoryBatch
 from freshet.settings import Settings
@@ -20,6 +21,7 @@ from processors.validate import ContractViolation, check_deletion
 from schemas.codec import Codec, DecodeError
 from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
 from streams.batch import Message
+from streams.erasing import read_erasures
 from streams.lanes.base import Context
 from streams.lanes.user_events import UserEventsHandler
 from streams.ranges import Range, RangeReader
@@ -138,6 +140,8 @@ class Histories:
         self._erased = Erased()
         self._handler = UserEventsHandler(context, replaying=True, store=self)
         self._touched: set[str] = set()
+        self._bounds: dict[str, int] = {}
+        self._kept_bounds = read_erasures(context)
         self.members: dict[str, dict[bytes, int]] = {}
         self.written_ms: dict[bytes, int] = {}
         """When Kafka got the latest record of each key."""
@@ -150,7 +154,7 @@ class Histories:
         batch = self._erased.standing(messages)
         for message in messages:
             if message.value() is None and message.key() is not None:
-                self._forget(message.key().decode(errors="replace"))
+                self._forget(message.key().decode(errors="replace"), message.timestamp()[1])
         if batch.messages:
             self._handler.write(batch)
         return self._touched
@@ -159,11 +163,13 @@ class Histories:
         """As `freshet.histories.HistoryStore.append`."""
         for u, user_id in enumerate(batch.user_ids):
             mine = self.members.setdefault(user_id, {})
+            bound = self._bounds.get(user_id) or self._kept_bounds.get(digest(user_id), 0)
             for record in range(int(batch.first[u]), int(batch.first[u + 1])):
                 packed = bytes(batch.data[batch.ends[record] : batch.ends[record + 1]])
                 moment, size = _RECORD_HEAD.unpack_from(packed)
                 member = packed[_RECORD_HEAD.size : _RECORD_HEAD.size + size]
-                mine[member] = max(moment, mine.get(member, moment))
+                if moment > bound:
+                    mine[member] = max(moment, mine.get(member, moment))
             if len(mine) > 2 * self._length:
                 self.members[user_id] = dict(self.newest(user_id))
             self._touched.add(user_id)
@@ -174,7 +180,8 @@ class Histories:
         rows = sorted(self.members.get(user_id, {}).items(), key=lambda row: (row[1], row[0]))
         return rows[-self._length :]
 
-    def _forget(self, user_id: str) -> None:
+    def _forget(self, user_id: str, moment: int) -> None:
+        self._bounds[user_id] = max(moment, self._bounds.get(user_id, 0))
         # What of the user stands after the erasure in this very batch comes in again below.
         self.members[user_id] = {}
         self._touched.add(user_id)

@@ -1,10 +1,10 @@
 """Fills an empty or half-lost Redis for one version from the compacted topics and `user-events`.
 
-Owns the order: 1. the version is made known, and activated if none is active; 2. knowledge (and with it the cache of
-the language model's answers), item vectors, user features, by the sink's own work; 3. histories, by the lane's own
-work, without what was erased; 4. users whose features do not know their newest event become due. Each step may run
-beside live workers and again: newer wins. Must not send anything to Kafka: what cannot be read has its dead letter
-already, and is counted.
+Owns the order: 1. the version is made known, and activated if none is active; 2. who was erased; 3. knowledge (and
+with it the cache of the language model's answers), item vectors, user features, by the sink's own work; 4. histories,
+by the lane's own work, without what was erased; 5. users whose features do not know their newest event become due. Each
+step may run beside live workers and again: newer wins. Must not send anything to Kafka: what cannot be read has its
+dead letter already, and is counted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from freshet.connect import keys_for
 from freshet.due import DueUsers, RefreshPolicy
+from freshet.erasures import Erasures
 from freshet.histories import History, HistoryStore
 from freshet.layout import Keys
 from freshet.scanning import headers
@@ -24,6 +25,7 @@ from freshet.versions import Versions
 from streams.backoff import Backoff
 from streams.batch import Batch, Handler, Message
 from streams.components import worker_name
+from streams.erasing import read_erasures
 from streams.lanes.base import Context
 from streams.lanes.sink import SinkHandler
 from streams.lanes.user_events import UserEventsHandler
@@ -71,6 +73,8 @@ class Rebuild:
         topics, version = context.topics, context.settings.version
         await self._redis(lambda: self._versions.create(version, by=worker_name()))
         done.activated = await self._redis(lambda: self._versions.activate_if_none(version))
+        moments = await asyncio.to_thread(read_erasures, context)
+        await self._redis(lambda: Erasures(context.redis, context.settings.key_prefix).restore(moments))
         sink = SinkHandler(context)
         for topic in (topics.item_knowledge, topics.item_features, topics.user_features):
             await self._topic(topic, topic, sink, Batch.of, stop)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,8 @@ def test_a_language_model_that_is_slow_busy_broken_or_away(broker: KafkaServer, 
         world.worker(ITEM_LANES, LLM=llm.url, LLM_TIMEOUT_S="3")
         sender = Sender(world.settings, load.records, rate=40)
         recovery = []
+        llm.trouble.always = "truncated"  # what no retry mends
+        time.sleep(4.0)
         for trouble in ("429", "503", "garbage", "hang"):
             llm.trouble.always = trouble
             time.sleep(4.0)
@@ -51,9 +53,6 @@ def test_a_language_model_that_is_slow_busy_broken_or_away(broker: KafkaServer, 
         llm.trouble.delay_s = 1.0  # slow
         time.sleep(4.0)
         llm.trouble.delay_s = 0.0
-        llm.trouble.always = "truncated"  # what no retry mends
-        time.sleep(4.0)
-        llm.trouble.always = ""
         sender.hurry()
         bad = sender.finish()
         world.settle(refreshed=False)
@@ -175,6 +174,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
+def fill(file: Path) -> None:
+    """Take all that is free."""
+    with file.open("ab", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(65_536))
+
+
 def test_a_broker_whose_disk_is_full(small_disk: Path, make_world: MakeWorld) -> None:
     """Catches records called confirmed that no disk has, and a worker that ends with its broker."""
     with servers.required(KafkaServer(Settings.load().home, folder=small_disk, durable=False)) as broker:
@@ -185,14 +191,12 @@ def test_a_broker_whose_disk_is_full(small_disk: Path, make_world: MakeWorld) ->
         time.sleep(6.0)
         ends = world.ends()
         filler = small_disk / "filler"
-        with filler.open("wb") as file:
-            free = os.statvfs(small_disk)
-            file.truncate(0)
-            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+        fill(filler)
         deadline = time.monotonic() + 60
         assert broker.child is not None
         while broker.child.running and time.monotonic() < deadline:
             time.sleep(0.5)
+            fill(filler)
         assert not broker.child.running, "a broker without a disk that works should have ended"
         filler.unlink()
         began = time.monotonic()

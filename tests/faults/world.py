@@ -97,7 +97,7 @@ class World:
 
     def __init__(self, folder: Path, kafka: Addressed, *, redis_host: str = HOST, **overrides: Any) -> None:
         self.folder = folder
-        self.valkey = Node(options=["--bind", HOST, redis_host, "--protected-mode", "no"])
+        self.valkey = Node(options=["--bind", *{HOST, redis_host}, "--protected-mode", "no"])
         url = self.valkey.start().replace(HOST, redis_host)
         wanted = {"session_timeout_s": SESSION_S, "dims": 16, "history_length": 60, **overrides}
         self.settings = Settings.load({}, kafka=kafka.address, redis=url, **wanted)

@@ -89,11 +89,11 @@ def test_erasing_in_a_batch_drops_the_past_and_keeps_what_follows(client):
     store, due = HistoryStore(client), DueUsers(client, "v1")
     store.append(HistoryBatch.of([event("a", "old"), event("b", "old")]), V1)
     assert len(due.claim(1, 60)) == 1
-    store.append(HistoryBatch.of([event("a", "new", offset=5)], erased=["a", "b"]), V1)
+    store.append(HistoryBatch.of([event("a", "new", offset=5)], erased={"a": 1, "b": 1}), V1)
     assert items(store, "a") == ("new",)
     assert items(store, "b") == ()
     assert [claim.user_id for claim in due.claim(10, 60)] == ["a"]
-    store.erase(["a"], V1)
+    store.erase({"a": 2}, V1)
     keys = Keys("f")
     assert not client.exists(
         keys.history("a"), keys.due("v1"), keys.waiting("v1"), keys.leased("v1"), keys.refreshed("v1")
@@ -106,9 +106,9 @@ def test_a_batch_larger_than_a_call_is_cut_and_nothing_is_lost(client, monkeypat
     monkeypatch.setattr(histories, "USERS_PER_CALL", 3)
     store = HistoryStore(client, length=1_000)
     sent = [event(f"u{n % 5}", f"i{n}", offset=n) for n in range(60)] + [event("lone", offset=99)]
-    batch = HistoryBatch.of(sent, erased=["u0", "gone"])
+    batch = HistoryBatch.of(sent, erased={"u0": 1, "gone": 1})
     calls = list(store._calls(batch, V1))
-    assert all(len(keys) <= 5 + 3 and len(args) == 8 + 3 * (len(keys) - 5) for keys, args in calls)
+    assert all(len(keys) <= 6 + 3 and len(args) == 8 + 3 * (len(keys) - 6) for keys, args in calls)
     assert store.append(batch) == len(sent)
     assert items(store, "u3") == tuple(f"i{n}" for n in range(3, 60, 5))
     assert items(store, "u0") == tuple(f"i{n}" for n in range(0, 60, 5))

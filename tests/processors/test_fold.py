@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freshet.histories import HistoryBatch, HistoryEvent
-from processors.fold import _BLANK, EventRows, fold, suspicious
+from processors.fold import _BLANK, Erased, EventRows, fold, suspicious
 from processors.validate import ContractViolation, check_event
 from schemas.columns import EVENT_SCHEMA
 from schemas.records import UserEvent
@@ -30,10 +30,10 @@ def rows_of(events, keys=None, places=None):
 
 
 def records(batch: HistoryBatch):
-    """User to (erased, packed records)."""
+    """User to (moment of erasure, packed records)."""
     return {
         user: (
-            bool(batch.erased[u]),
+            batch.erased[u],
             [bytes(batch.data[batch.ends[e] : batch.ends[e + 1]]) for e in range(batch.first[u], batch.first[u + 1])],
         )
         for u, user in enumerate(batch.user_ids)
@@ -110,19 +110,19 @@ def test_the_fold_packs_byte_by_byte_as_the_histories_do(events):
 def test_an_erasure_forgets_what_came_before_it_and_keeps_what_came_after():
     # Catches erasing by user alone, which would drop events sent after the erasure or keep those before.
     rows = rows_of([event("a", f"i{n}", time=NOW + n) for n in range(4)] + [event("b", "x")], places=[0, 2, 5, 9, 3])
-    folded = records(fold(rows, {"a": 4, "nobody": 1}))
+    folded = records(fold(rows, {"a": Erased(4, 9), "nobody": Erased(1, 8)}))
     assert {user: (erased, len(packed)) for user, (erased, packed) in folded.items()} == {
-        "a": (True, 2),
-        "b": (False, 1),
-        "nobody": (True, 0),
+        "a": (9, 2),
+        "b": (0, 1),
+        "nobody": (8, 0),
     }
     assert [record[-6:] for record in folded["a"][1]] == [b"i2view", b"i3view"]
 
 
-@pytest.mark.parametrize("erasures", [{}, {"a": 7}, {"a": 7, "b": 9}])
+@pytest.mark.parametrize("erasures", [{}, {"a": Erased(7, 5)}, {"a": Erased(7, 5), "b": Erased(9, 5)}])
 def test_a_batch_of_erasures_alone_has_no_events(erasures):
     batch = fold(rows_of([]), erasures)
     assert len(batch) == 0
-    assert records(batch) == {user: (True, []) for user in erasures}
+    assert records(batch) == {user: (5, []) for user in erasures}
     everything_erased = fold(rows_of([event("a")]), erasures)
     assert len(everything_erased) == (0 if erasures else 1)

@@ -1,4 +1,4 @@
-"""Hypothesis strategies of the six records, with the awkward values of every Avro type."""
+"""Hypothesis strategies of the records, with the awkward values of every Avro type."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from schemas.records import (
     Claim,
     DeadLetter,
+    Erasure,
     Header,
     InferredBehavior,
     Item,
@@ -53,6 +54,7 @@ item_features = st.builds(ItemFeatures, text, text, ints, times, times, ints, bl
 user_features = st.builds(
     UserFeatures, text, text, ints, times, times, ints, blobs, blobs, _tuples(_behaviors), text, ints, st.booleans()
 )
+erasures = st.builds(Erasure, text, times)
 dead_letters = st.builds(
     DeadLetter,
     topic=text,
@@ -79,5 +81,6 @@ BY_KIND: dict[type[Record], st.SearchStrategy[Any]] = {
     ItemFeatures: item_features,
     UserFeatures: user_features,
     DeadLetter: dead_letters,
+    Erasure: erasures,
 }
 records = st.one_of(*BY_KIND.values())

@@ -37,6 +37,7 @@ RELEASED = {
     ("ItemKnowledge", 2): "42176429436cee83",
     ("DeadLetter", 2): "a36cd57123cd899a",
     ("UserFeatures", 2): "92424fd999b0f62a",
+    ("Erasure", 1): "82f4614fdfeea1df",
 }
 
 

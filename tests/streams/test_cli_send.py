@@ -40,7 +40,7 @@ def test_topics_are_made_once_and_listed(environment: dict[str, str]) -> None:
     first = CliRunner().invoke(main, ["topics", "create", "--json"], env=environment)
     second = CliRunner().invoke(main, ["topics", "create", "--json"], env=environment)
     listed = CliRunner().invoke(main, ["topics", "list", "--json"], env=environment)
-    assert len(json.loads(first.stdout)["created"]) == 10
+    assert len(json.loads(first.stdout)["created"]) == 11
     assert json.loads(second.stdout)["created"] == []
     rows = {row["name"].removeprefix(environment["FRESHET_TOPIC_PREFIX"]): row for row in json.loads(listed.stdout)}
     assert rows["item-features-v1"]["compacted"]

@@ -242,7 +242,7 @@ async def test_a_versions_topics_and_groups_go_with_it(
     assert set(row["kafka"]) == set(made) | set(own_groups(settings, "v2"))
     address = {"bootstrap.servers": kafka}
     await until(lambda: not existing(address, made), "the topics to go")
-    assert len(existing(address, [topic.name for topic in shared.all()])) == 10
+    assert len(existing(address, [topic.name for topic in shared.all()])) == 11
     for group in own_groups(settings, "v2"):
         assert await asyncio.to_thread(committed, kafka, group, shared.items) is None
     assert await asyncio.to_thread(delete, settings, "v2") == []

@@ -240,7 +240,7 @@ def test_the_reasoner_trains_from_the_histories(
         from_histories = answer(
             command(filled, tmp_path, "reasoner", "--from-histories", "--steps", "4", FRESHET_REDIS=valkey)
         )
-        store.erase([f"u{n}" for n in range(40)])
+        store.erase({f"u{n}": 1 for n in range(40)})
         result = command(filled, tmp_path, "reasoner", "--from-histories", "--steps", "4", FRESHET_REDIS=valkey)
     from_topic = answer(command(filled, tmp_path, "reasoner", "--from-topic", "--steps", "4"))
     assert from_histories["train_events"] == from_topic["train_events"]  # no history is longer than 200

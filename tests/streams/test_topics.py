@@ -16,14 +16,14 @@ def test_names_follow_prefix_and_version() -> None:
     assert Topics(Settings.load({}), "v8").user_features == "user-features-v8"
     assert Topics.dead_letters(topics.items) == "shop.items.dlq"
     names = [topic.name for topic in topics.all()]
-    assert len(set(names)) == len(names) == 10
+    assert len(set(names)) == len(names) == 11
 
 
 def test_the_broker_makes_them_as_described(kafka: str, topic_prefix: str) -> None:
     """Catches a setting the broker ignores or refuses: knowledge that expires, dead letters too large to keep."""
     settings = Settings.load({}, kafka=kafka, topic_prefix=topic_prefix, partitions=3)
     topics, address = Topics(settings), {"bootstrap.servers": kafka}
-    assert len(topics.create(address)) == 10
+    assert len(topics.create(address)) == 11
     assert topics.create(address) == []
     assert existing(address, [topics.items, f"{topic_prefix}nothing"]) == {topics.items: 3}
     admin = AdminClient(address)

@@ -7,10 +7,11 @@ import pytest
 import redis
 
 from freshet.due import DueUsers
+from freshet.erasures import Erasures, digest
 from freshet.histories import HistoryStore
 from freshet.settings import Settings
 from schemas.codec import Codec
-from schemas.records import DeadLetter, UserEvent
+from schemas.records import DeadLetter, Erasure, UserEvent
 from streams.embedded.valkey import ValkeyServer
 from streams.lanes.base import Context
 from streams.lanes.user_events import UserEventsLane
@@ -136,16 +137,21 @@ async def test_each_kind_of_poison_is_a_dead_letter_and_the_rest_of_its_batch_is
 async def test_a_null_value_erases_what_came_before_it_and_nothing_else(flow):
     # Catches an erasure applied out of order inside a batch, or forgotten features.
     f = flow(partitions=1)
-    f.send(event("a", "old", NOW - 9), event("b", "kept", NOW - 8), (b"a", None), event("a", "new", NOW - 20))
+    f.send(event("a", "old", NOW - 9), event("b", "kept", NOW - 8), (b"a", None), event("a", "new", NOW + 20))
+    f.send(event("a", "sent late", NOW - 20))
     f.send((b"never seen", None))
     await f.lane()
     await until(f.done, "the commit")
     assert f.items("a") == ["new"]
     assert f.items("b") == ["kept"]
     deletions = read_all(f.settings.kafka, f.topics.user_features)
-    erased_at = read_all(f.settings.kafka, f.topics.user_events)[2].timestamp
     assert [(record.key, record.value) for record in deletions] == [(b"a", None), (b"never seen", None)]
-    assert deletions[0].timestamp == erased_at
+    # The lane's clock stands at NOW: a moment to come counts as now, and whoever erases can not erase the future.
+    assert {record.timestamp for record in deletions} == {NOW}
+    kept = [CODEC.decode(Erasure, record.value) for record in read_all(f.settings.kafka, f.topics.erasures)]
+    assert sorted(kept, key=str) == sorted((Erasure(digest(user), NOW) for user in ("a", "never seen")), key=str)
+    assert Erasures(f.client).moments(["a", "b", "never seen"]) == [NOW, 0, NOW]
+    assert Erasures(f.client).owed() == {"a": NOW, "never seen": NOW}
 
 
 async def test_a_crash_between_write_and_commit_doubles_nothing(flow, monkeypatch):
