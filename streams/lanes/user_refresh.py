@@ -48,6 +48,7 @@ class UserRefreshLane:
         self._versions = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
         self._erasures = Erasures(context.redis, settings.key_prefix)
         self._announce_at = 0.0
+        self._together = settings.refresh_batch  # fewer while a batch takes longer than its lease
         self._histories = HistoryStore(
             context.redis, settings.key_prefix, length=settings.history_length, ttl_s=settings.feature_ttl_s
         )
@@ -86,8 +87,8 @@ class UserRefreshLane:
 
     async def _run(self) -> None:
         while not self._stopping.is_set():
-            taken = await self.refresh_once()
-            if taken < self._context.settings.refresh_batch:
+            asked = self._together
+            if await self.refresh_once() < asked:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), self._context.settings.refresh_poll_s)
 
@@ -101,7 +102,7 @@ class UserRefreshLane:
             return 0  # no item has a vector yet: nothing could be said about anybody
         metrics.catalogue_items.set(self._catalogue.live)
         claimed_at = time.monotonic()
-        claims = await self._redis(lambda: self._due.claim(settings.refresh_batch, settings.lease_s))
+        claims = await self._redis(lambda: self._due.claim(self._together, settings.lease_s))
         state = await self._redis(self._due.state)
         metrics.due_users.set(state.due)
         metrics.waiting_users.set(state.waiting)
@@ -131,8 +132,11 @@ class UserRefreshLane:
                     await self._take_back(features)
                     held = await self._redis(lambda: self._due.complete(claims))
         except TimeoutError:
+            # Claimed again as many, they would come to nothing again.
+            self._together = max(1, min(self._together, len(claims)) // 2)
             log.warning("gave up a batch of users: its lease ran out", extra={"lane": NAME, "users": len(claims)})
             return
+        self._together = min(self._context.settings.refresh_batch, 2 * self._together)
         if held < len(claims):
             log.warning("users went to another worker", extra={"lane": NAME, "users": len(claims) - held})
         now = self._context.clock()

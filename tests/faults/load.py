@@ -112,7 +112,7 @@ class Load:
         """Both in their order, spread evenly over each other; the bad ones anywhere."""
         places = [(at / len(rows), one) for rows in (items, events) if rows for at, one in enumerate(rows)]
         for n in range(int(bad * len(places) / 100)):
-            topic = self._topics.items if n % 2 else self._topics.user_events
+            topic = self._topics.items if n % 2 or not events else self._topics.user_events
             places.append((self._random.random(), Record(topic, b"bad%d" % n, self._random.randbytes(40), good=False)))
         return [one for _, one in sorted(places, key=lambda place: place[0])]
 

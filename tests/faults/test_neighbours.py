@@ -139,7 +139,7 @@ def test_a_clock_that_jumps(broker: KafkaServer, make_world: MakeWorld, tmp_path
     world = make_world(broker)
     load = Load(world.settings, items=400, events=40_000, users=800, seed=7)
     faked = {
-        "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1",
+        "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_CACHE_DURATION": "1",
         "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }  # fmt: skip
     world.worker(environment=faked)

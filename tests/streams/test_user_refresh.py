@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -265,3 +266,30 @@ async def test_a_bug_is_told(context: Context, client: redis.Redis) -> None:
     await lane.start()
     assert isinstance(await asyncio.wait_for(lane.wait_failed(), 5), ZeroDivisionError)
     await lane.stop()
+
+
+async def test_a_batch_too_large_for_its_lease_is_made_smaller(
+    client: redis.Redis, valkey: str, broker: FakeBroker, tmp_path
+) -> None:
+    """Catches a slow machine that claims the same users again and again, and refreshes none of them ever."""
+    context = make_context(valkey, broker, tmp_path, lease_s=1, refresh_batch=8)
+    write_items(client, ITEMS)
+    users = [f"u{n}" for n in range(8)]
+    for user in users:
+        write_events(client, user, ["i0", "i1"])
+    lane = UserRefreshLane(context)
+    await asyncio.to_thread(lane._reasoner.refresher)
+    infer = lane._infer
+
+    def slow(histories):
+        if len(histories) > 2:
+            time.sleep(1.3)
+        return infer(histories)
+
+    lane._infer = slow  # type: ignore[method-assign]
+    await lane.start()
+    deadline = time.monotonic() + 20
+    while len({one.user_id for one in published(broker)}) < 8 and time.monotonic() < deadline:
+        await asyncio.sleep(0.1)
+    await lane.stop()
+    assert {one.user_id for one in published(broker)} == set(users)
