@@ -33,6 +33,11 @@ def missing(what: str) -> Any:
     pytest.skip(what)
 
 
+def needs_privileges(what: str) -> Any:
+    """Skip aloud, whatever is required: not every machine lends its network, its mounts or its loader."""
+    pytest.skip(what)
+
+
 class Startable(Protocol):
     """What can be started for a test, and ended."""
 

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 
-from tests.servers import missing
+from tests.servers import needs_privileges
 
 _NUMBERS = itertools.count()
 
@@ -52,7 +52,7 @@ class Network:
     def start(self) -> Network:
         """Make it; skipped aloud, or failed, where that is not possible."""
         if os.geteuid() != 0 or shutil.which("ip") is None:
-            missing("network namespaces need root and iproute2")
+            needs_privileges("network namespaces need root and iproute2")
         _ip("netns", "add", self.name)
         _ip("-n", self.name, "link", "set", "lo", "up")
         for wire, own, theirs in self._wires.values():
@@ -82,4 +82,4 @@ class Network:
 def _ip(*arguments: str) -> None:
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        missing(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+        needs_privileges(f"ip {' '.join(arguments)}: {done.stderr.strip()}")

@@ -133,7 +133,7 @@ def test_a_network_that_is_cut(network: Network, make_world: MakeWorld) -> None:
 def test_a_clock_that_jumps(broker: KafkaServer, make_world: MakeWorld, tmp_path: Path) -> None:
     """Catches leases, sessions, deletions or refreshes that hang on the worker's wall clock."""
     if not FAKETIME.exists():
-        servers.missing(f"no {FAKETIME}: apt-get install libfaketime")
+        servers.needs_privileges(f"no {FAKETIME}: apt-get install libfaketime")
     clock = tmp_path / "clock"
     clock.write_text("+0")
     world = make_world(broker)
@@ -167,7 +167,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        servers.missing(f"a small file system needs root: {done.stderr.strip()}")
+        servers.needs_privileges(f"a small file system needs root: {done.stderr.strip()}")
     try:
         yield folder
     finally:
