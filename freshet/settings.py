@@ -149,6 +149,11 @@ class Settings:
         0.5, "More dead letters than this part of a partition's latest records stop the worker", least=0, most=1
     )
     dead_letter_window: int = _setting(10_000, "How many of a partition's latest records that looks at", least=20)
+    metrics_port: int = _setting(0, "Port of /metrics, /livez and /readyz of a worker; 0: none", least=0, most=65_535)
+    metrics_host: str = _setting("127.0.0.1", "Address they are bound to; 0.0.0.0 inside of a container")
+    stall_s: float = _setting(
+        120.0, "A lane that is behind, or a thread, that makes no progress for so many seconds stands still", least=1
+    )
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR")
 
     @classmethod

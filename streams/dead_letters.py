@@ -6,6 +6,7 @@ Owns the dead-letter record. Must not decide what is poison (`streams.errors` do
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,6 +19,9 @@ from streams.metrics import Metrics
 from streams.producer import Delivery, Producer
 from streams.source import SourceRecord
 from streams.topics import Topics
+from streams.tracing import trace_id
+
+log = logging.getLogger(__name__)
 
 # Enough of a message to act on; a validator's message can quote a whole item.
 _MESSAGE_CHARS = 1_000
@@ -85,6 +89,10 @@ class DeadLetterProducer:
         topic = Topics.dead_letters(record.topic)
         future = self._producer.send(topic, record.key, self._codec.encode(letter, topic=topic))
         self._metrics.dead_letters.labels(topic=record.topic, reason=str(reason)).inc()
+        if log.isEnabledFor(logging.DEBUG):
+            place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+            why = {"reason": str(reason), "stage": stage, "trace_id": trace_id(record)}
+            log.debug("dead letter", extra={**place, **why})
         return future
 
     def good(self, topic: str, partition: int, count: int = 1) -> None:

@@ -111,6 +111,7 @@ class _Loop:
         self.stopping = threading.Event()
         self._name = name
         self._metrics = context.metrics
+        self._health, self._part = context.health, f"lane {name}"
         self._dead_letters = context.dead_letters()
         self._handler = handler
         self._fail = fail
@@ -137,6 +138,7 @@ class _Loop:
         """Until told to stop, or an error that is not transient."""
         try:
             while not self.stopping.is_set():
+                self._health.beat(self._part)
                 batch = self._next()
                 if batch.messages:
                     self._carry_out(batch)
@@ -148,6 +150,7 @@ class _Loop:
             log.error("lane failed", extra={"lane": self._name, "cause": repr(error)})
             self._fail(error)
         finally:
+            self._health.end(self._part)
             self._commit(self._tracker.positions(), wait=True)
             self._consumer.close()
 
@@ -248,6 +251,7 @@ class _Loop:
         """Poll the paused consumer; a record that comes nevertheless is kept for the next batch."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
+            self._health.beat(self._part)
             if self.stopping.is_set():
                 raise _Abandoned
             self._early += self._checked(self._consumer.consume(1, min(left, 0.2)))

@@ -7,12 +7,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from streams.errors import kafka_retriable
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLag:
+    """One partition as a group sees it: its committed `position` (the first record without one) and the `end`."""
+
+    topic: str
+    partition: int
+    position: int
+    end: int
+
+    @property
+    def records(self) -> int:
+        """How many are not acknowledged."""
+        return max(0, self.end - self.position)
 
 
 class GroupLag:
@@ -43,6 +59,10 @@ class GroupLag:
         A partition without a commit counts from its first record; a topic that does not exist counts as empty. Raises
         `confluent_kafka.KafkaException` where the cluster does not answer.
         """
+        return {group: sum(one.records for one in rows) for group, rows in self.partitions(timeout_s=timeout_s).items()}
+
+    def partitions(self, *, timeout_s: float = 10.0) -> dict[str, list[PartitionLag]]:
+        """The same, partition by partition."""
         return {
             group: self._lag(consumer, self._groups[group], timeout_s) for group, consumer in self._consumers.items()
         }
@@ -53,14 +73,15 @@ class GroupLag:
             consumer.close()
 
     @staticmethod
-    def _lag(consumer: Consumer, topics: Sequence[str], timeout_s: float) -> int:
+    def _lag(consumer: Consumer, topics: Sequence[str], timeout_s: float) -> list[PartitionLag]:
         known = consumer.list_topics(timeout=timeout_s).topics
         partitions = [TopicPartition(topic, p) for topic in topics if topic in known for p in known[topic].partitions]
-        lag = 0
+        rows = []
         for place in consumer.committed(partitions, timeout=timeout_s) if partitions else ():
             first, end = watermarks(consumer, place, timeout_s)
-            lag += max(0, end - max(place.offset, first))  # an offset below zero: nothing committed yet
-        return lag
+            # An offset below zero: nothing committed yet.
+            rows.append(PartitionLag(place.topic, place.partition, max(place.offset, first), end))
+        return rows
 
 
 def watermarks(consumer: Consumer, place: TopicPartition, timeout_s: float) -> tuple[int, int]:

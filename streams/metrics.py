@@ -1,11 +1,12 @@
 """Every metric of the worker, once, with its unit in its name.
 
-Owns names, help texts and labels. Starts no server by itself; labels are bounded (lane, topic, reason), never ids.
+Owns names, help texts and labels; `streams.metrics_page` is their table. Labels are bounded (lane, topic, reason),
+never ids. Starts no server: `streams.health` does.
 """
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000)
@@ -39,6 +40,18 @@ class Metrics:
             ["lane", "topic", "partition"],
             registry=r,
         )
+        self.lag_records = Gauge(
+            "freshet_lag_records", "Records not acknowledged yet.", ["lane", "topic", "partition"], registry=r
+        )
+        self.lag_seconds = Gauge(
+            "freshet_lag_seconds",
+            "How long the oldest record that is not acknowledged has been there.",
+            ["lane", "topic", "partition"],
+            registry=r,
+        )
+        self.stalled = Gauge(
+            "freshet_stalled", "1 while a lane is behind, moves no position and waits for nobody.", ["lane"], registry=r
+        )
         self.freshness = Histogram(
             "freshet_publish_freshness_seconds",
             "From the event time of a record to the confirmed publication of its result.",
@@ -48,8 +61,8 @@ class Metrics:
         )
         self.feature_freshness = Histogram(
             "freshet_feature_freshness_seconds",
-            "From the event time of a feature to the confirmed write that lets rankers read it, by kind and tier.",
-            ["kind", "tier"],
+            "From the event time of a feature to the confirmed write that lets rankers read it.",
+            ["kind", "tier", "version"],
             buckets=_SECONDS,
             registry=r,
         )
@@ -90,7 +103,3 @@ class Metrics:
         self.catalogue_items = Gauge(
             "freshet_catalogue_items", "Item vectors the user reasoner chooses from.", registry=r
         )
-
-    def serve(self, port: int, host: str = "127.0.0.1") -> None:
-        """Answer Prometheus on `host:port`; loopback unless told otherwise."""
-        start_http_server(port, addr=host, registry=self.registry)

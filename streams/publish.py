@@ -16,6 +16,7 @@ from streams.dead_letters import DeadLetterProducer
 from streams.errors import Family, Reason, family, reason
 from streams.producer import Delivery, Producer
 from streams.source import SourceRecord
+from streams.tracing import child
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,4 +115,5 @@ class Publisher:
         if isinstance(one, Letter):
             return self._dead_letters.send(one.source, one.reason, one.stage, error=one.error)
         self._dead_letters.good(one.source.topic, one.source.partition)
-        return self._producer.send(one.topic, one.key, one.value, timestamp=one.timestamp)
+        header = child(one.source, self._lane)
+        return self._producer.send(one.topic, one.key, one.value, headers=[header], timestamp=one.timestamp)

@@ -9,15 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from redis import RedisError
+from redis.exceptions import RedisClusterException
+
+from freshet.connect import Client, connect
 from streams.backoff import Backoff
+from streams.health import HealthServer
 from streams.lanes import build_lane
 from streams.lanes.base import Context, Lane
 from streams.lanes.erasure_sweep import ErasureSweep
 from streams.registration import Registration
 from streams.topics import existing
+from streams.watch import beat, watched
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +42,22 @@ async def run(names: Sequence[str], context: Context, *, stop: asyncio.Event | N
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     lanes: list[Lane] = []
+    beating = asyncio.create_task(beat(context.health))
+    observers = await asyncio.to_thread(_observe, names, context)
     try:
         failure = await _first(_start(names, context, lanes), stop)
         if failure is None and not stop.is_set():
+            context.health.started = True
             log.info("worker runs", extra={"lanes": list(names), "version": context.settings.version})
             failure = await _first(_any_failure(lanes), stop)
     finally:
+        context.health.started = False
         await _stop(lanes[1:])
         await _stop(lanes[:1])  # the version: whoever still writes must count as alive
         await context.close()
+        for observer in observers:
+            await asyncio.to_thread(observer)
+        beating.cancel()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
     if failure is not None:
@@ -52,6 +65,40 @@ async def run(names: Sequence[str], context: Context, *, stop: asyncio.Event | N
         return 1
     log.info("worker stopped")
     return 0
+
+
+def _observe(names: Sequence[str], context: Context) -> list[Callable[[], None]]:
+    """Answer probes and watch the lanes, where a port is set; what ends it."""
+    settings, health = context.settings, context.health
+    if not settings.metrics_port:
+        return []
+    redis = connect(settings.redis, socket_timeout=1, socket_connect_timeout=1)
+    health.probe("neighbours", lambda: _waiting(context))
+    health.probe("Redis", lambda: _silent(redis))
+    server = HealthServer(health, context.metrics, port=settings.metrics_port, host=settings.metrics_host)
+    watch = watched(settings, names, context.metrics, health)
+    watch.start()
+    return [watch.stop, server.close, redis.close]
+
+
+def _waiting(context: Context) -> str:
+    """Which lanes wait for somebody to come back."""
+    waiting = [
+        sample.labels["lane"]
+        for family in context.metrics.backing_off.collect()
+        for sample in family.samples
+        if sample.value
+    ]
+    return f"{', '.join(sorted(waiting))} wait for one" if waiting else ""
+
+
+def _silent(client: Client) -> str:
+    """What Redis says instead of answering."""
+    try:
+        client.ping()
+    except (RedisError, RedisClusterException) as error:
+        return type(error).__name__
+    return ""
 
 
 async def _start(names: Sequence[str], context: Context, lanes: list[Lane]) -> BaseException | None:

@@ -19,9 +19,9 @@ from streams.lanes import LANES, UnknownLane, check_lanes
 @click.command()
 @click.option("--lanes", default="", help=f"Comma-separated; default all: {', '.join(LANES)}.")
 @click.option(
-    "--metrics-port", type=click.IntRange(0, 65535), default=0, help="Serve Prometheus metrics here; 0: don't."
+    "--metrics-port", type=click.IntRange(0, 65535), help="Answer /metrics, /livez and /readyz here; 0: don't."
 )
-def worker(lanes: str, metrics_port: int) -> None:
+def worker(lanes: str, metrics_port: int | None) -> None:
     """Run lanes until SIGTERM or Ctrl-C, then finish what is under way.
 
     Exit code 0: stopped on purpose; 1: a lane failed for good (the log says why); 2: wrong settings. Several workers
@@ -33,7 +33,7 @@ def worker(lanes: str, metrics_port: int) -> None:
         raise click.BadParameter(str(error), param_hint="--lanes") from error
     # Only item-distill asks an LLM.
     needed = ("kafka", "redis", "llm") if "item-distill" in names else ("kafka", "redis")
-    settings = resolve(Settings.load(), *needed)
+    settings = resolve(Settings.load(metrics_port=metrics_port), *needed)
     # Read when torch is imported. Several busy computations on few cores wait for each other's threads: with two
     # threads each, a loaded machine trains and infers up to seventy times slower than with one.
     os.environ["OMP_NUM_THREADS"] = str(settings.torch_threads)
@@ -44,6 +44,4 @@ def worker(lanes: str, metrics_port: int) -> None:
 
     logs.configure(settings.log_level)
     context = Context(settings)
-    if metrics_port:
-        context.metrics.serve(metrics_port)
     sys.exit(asyncio.run(run(names, context)))

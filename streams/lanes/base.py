@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from freshet.clock import Clock, wall_clock
 from freshet.settings import SettingError, Settings
+from streams.health import Health
 from streams.metrics import Metrics
 from streams.topics import Topics
 
@@ -67,6 +68,7 @@ class Context:
         self.settings = settings
         self.clock = clock
         self.metrics = metrics or Metrics()
+        self.health = Health(stall_s=settings.stall_s)
         self.topics = Topics(settings)
 
     @cached_property

@@ -166,7 +166,7 @@ class SinkHandler:
                 freshness_s = max(0.0, (now_ms - record.event_time) / 1_000)
                 metrics.freshness.labels(lane=NAME).observe(freshness_s)
                 if (tier := getattr(record, "tier", None)) is not None:
-                    metrics.feature_freshness.labels(kind=kind, tier=str(tier)).observe(freshness_s)
+                    metrics.feature_freshness.labels(kind, str(tier), record.version).observe(freshness_s)
 
     def _count(self, kind: Kind[Any], results: Sequence[WriteResult], outcome: str) -> None:
         metrics = self._context.metrics

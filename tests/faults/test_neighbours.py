@@ -39,7 +39,7 @@ def test_a_language_model_that_is_slow_busy_broken_or_away(broker: KafkaServer, 
     world = make_world(broker, partitions=2)
     load = Load(world.settings, items=1_200, events=0, users=0, seed=5)
     with FakeLlmServer() as llm:
-        world.worker(ITEM_LANES, LLM=llm.url, LLM_TIMEOUT_S="3")
+        world.ready(world.worker(ITEM_LANES, LLM=llm.url, LLM_TIMEOUT_S="3"))
         sender = Sender(world.settings, load.records, rate=40)
         recovery = []
         llm.trouble.always = "truncated"  # what no retry mends
@@ -145,7 +145,7 @@ def test_a_clock_that_jumps(broker: KafkaServer, make_world: MakeWorld, tmp_path
     world.worker(environment=faked)
     sender = Sender(world.settings, load.records, rate=2_000)
     recovery = []
-    for offset in ("-3600", "+0", "+120"):  # an hour back, right again, two minutes ahead
+    for offset in ("-3600", "+0"):  # an hour back, and right again, which is an hour ahead
         time.sleep(5.0)
         ends = world.ends()
         clock.write_text(offset)
@@ -154,7 +154,7 @@ def test_a_clock_that_jumps(broker: KafkaServer, make_world: MakeWorld, tmp_path
     bad = sender.finish()
     world.settle()
     found = audit(world.settings, world.client, load, bad)
-    ROWS.append(Row.of("clock back an hour, right, ahead", told(load), 3, found, recovery))
+    ROWS.append(Row.of("clock an hour back, an hour ahead", told(load), 2, found, recovery))
     assert found.clean, str(found)
 
 

@@ -112,6 +112,10 @@ class World:
         self.workers.append(made)
         return made.start()
 
+    def ready(self, worker: Worker, timeout_s: float = 60.0) -> None:
+        """Wait until all lanes of a worker have started."""
+        self.until(lambda: "worker runs" in worker.log.read_text(), f"{worker.name} to start", timeout_s)
+
     def close(self) -> None:
         """End everything."""
         for worker in self.workers:

@@ -1,0 +1,87 @@
+"""`docs/metrics.md`: every metric with its type, unit, labels and their values.
+
+Owns the page. Names and help texts are `streams.metrics`'.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streams.errors import Reason
+from streams.lanes import LANES
+from streams.metrics import Metrics
+
+LABELS: dict[str, str] = {
+    "lane": f"{', '.join(LANES)}; of `backing_off` and `retries` also version, replay, rebuild, erasure-sweep",
+    "outcome": "done, deleted, dead_letter, older",
+    "topic": "the topics of `freshet topics list`",
+    "partition": "as many as the topic has",
+    "reason": ", ".join(Reason),
+    "cause": "classes of transient errors (`streams/errors.py`)",
+    "kind": "item, user, knowledge",
+    "result": "written, older, same",
+    "direction": "in, out",
+    "origin": "fresh, cache, shared",
+    "tier": "item: 1 text, 2 knowledge; user: 1 fallback, 2 diffusion (of `users_refreshed`: fallback, diffusion)",
+    "version": "feature versions that are written",
+    "state": "present, absent, unanswered",
+}
+"""The values of each label: none is an id, so that none grows with the catalogue."""
+
+READER: tuple[tuple[str, str, str, str], ...] = (
+    ("freshet_feature_freshness_seconds", "histogram", "kind, version", "Age of a feature when a ranker read it."),
+    ("freshet_read_seconds", "histogram", "", "How long a read took."),
+    ("freshet_reads_total", "counter", "outcome", "Reads: complete, partial."),
+    ("freshet_read_rows_total", "counter", "kind, state", "Rows: present, absent, unanswered."),
+)
+"""Of `freshet.ReadMetrics`, in the ranker's process."""
+
+
+def series(metrics: Metrics) -> dict[str, tuple[str, tuple[str, ...], str]]:
+    """Every metric by its name as Prometheus has it: type, labels, help."""
+    found = {}
+    for collector in _collectors(metrics):
+        suffix = "_total" if collector._type == "counter" else ""
+        found[collector._name + suffix] = collector._type, tuple(collector._labelnames), collector._documentation
+    return found
+
+
+def page() -> str:
+    """The page, whole."""
+    rows = [
+        f"| `{name}` | {kind} | {', '.join(labels)} | {about} |"
+        for name, (kind, labels, about) in sorted(series(Metrics()).items())
+    ]
+    reader = [f"| `{name}` | {kind} | {labels} | {about} |" for name, kind, labels, about in READER]
+    labels = [f"| {name} | {values} |" for name, values in LABELS.items()]
+    head = "| metric | type | labels | meaning |\n|---|---|---|---|\n"
+    return f"""# Metrics
+
+<!-- made by python -m tests.streams.test_metrics_page; a test compares -->
+
+`freshet worker --metrics-port 9464` (or `FRESHET_METRICS_PORT`) answers on loopback; `FRESHET_METRICS_HOST` binds
+another address. `/metrics` is Prometheus' text format; `/livez` answers 200 while the process makes progress, whatever
+Kafka and Redis do; `/readyz` answers 200 when all lanes run, none waits for a neighbour and Redis answers. Both say why
+not, as JSON. Units are in the names. What to do about an alert: [runbook.md](runbook.md).
+
+## A worker's
+{head}{chr(10).join(rows)}
+
+`freshet_lag_seconds` counts from when the worker first saw a record beyond the position, to five seconds: what lay
+there before the worker came is as old as the worker at least. Every worker reports all partitions: take the `max` over
+workers.
+
+## A ranker's
+`freshet.ReadMetrics`, registered in the ranker's own process ([reader.md](reader.md)).
+
+{head}{chr(10).join(reader)}
+
+## Labels
+| label | values |
+|---|---|
+{chr(10).join(labels)}
+"""
+
+
+def _collectors(metrics: Metrics) -> list[Any]:
+    return list(metrics.registry._collector_to_names)
