@@ -22,6 +22,14 @@ MAX_UNKNOWN = 10_000
 _CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
 
 
+def _quoted(subject: str) -> str:
+    return urllib.parse.quote(subject, safe="")
+
+
+def _subject(subject: str) -> str:
+    return f"/subjects/{_quoted(subject)}"
+
+
 class RegistryUnavailable(Exception):
     """The registry did not answer, or not usefully (connect, timeout, 429, 5xx): transient, try again."""
 
@@ -79,7 +87,7 @@ class RegistryClient:
             known = self._ids.get((subject, schema))
             if known is not None:
                 return known
-            path = f"/subjects/{urllib.parse.quote(subject, safe='')}"
+            path = _subject(subject)
             status, answer = self._call("POST", path, {"schema": schema})
             if status == 404:
                 if not self._auto_register:
@@ -92,6 +100,36 @@ class RegistryClient:
                 raise RegistryUnavailable(f"the registry at {self._base} answered without an id")
             self._ids[subject, schema] = schema_id
             return schema_id
+
+    def standing(self, subject: str, schema: str) -> int | None:
+        """The id of `schema` under `subject`, None where the registry does not have it there. Raises as `register`."""
+        status, answer = self._call("POST", _subject(subject), {"schema": schema})
+        if status not in (200, 404):
+            raise RegistryRejected(f"subject {subject}: HTTP {status} {answer.get('message', '')}".strip())
+        return answer.get("id") if status == 200 else None
+
+    def incompatibilities(self, subject: str, schema: str) -> list[str]:
+        """Why the registry would refuse `schema` under `subject`; empty: it would take it. Raises as `register`."""
+        path = f"/compatibility{_subject(subject)}/versions?verbose=true"
+        status, answer = self._call("POST", path, {"schema": schema})
+        if status == 404:  # no such subject: everything is compatible with nothing
+            return []
+        if status != 200:
+            raise RegistryRejected(f"subject {subject}: HTTP {status} {answer.get('message', '')}".strip())
+        if answer.get("is_compatible", True):
+            return []
+        return [str(message) for message in answer.get("messages", ())] or ["the registry calls it incompatible"]
+
+    def level(self, subject: str) -> str:
+        """The compatibility that `subject` has of its own, empty where it has the registry's default."""
+        status, answer = self._call("GET", f"/config/{_quoted(subject)}")
+        return str(answer.get("compatibilityLevel", "")) if status == 200 else ""
+
+    def set_level(self, subject: str, level: str) -> None:
+        """Give `subject` a compatibility of its own. Raises as `register`."""
+        status, answer = self._call("PUT", f"/config/{_quoted(subject)}", {"compatibility": level})
+        if status != 200:
+            raise RegistryRejected(f"subject {subject}: HTTP {status} {answer.get('message', '')}".strip())
 
     def schema(self, schema_id: int) -> str:
         """The JSON text of the Avro schema under `schema_id`.

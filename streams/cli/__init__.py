@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("streams.cli.stack:status", "Show what runs and where it listens."),
     "worker": ("streams.cli.worker:worker", "Run lanes: all of them, or those named."),
     "topics": ("streams.cli.topics:topics", "Create or list the topics."),
+    "schemas": ("streams.cli.schemas:schemas", "Compare the contracts with a schema registry, or register them."),
     "send": ("streams.cli.send:send", "Send items or events from a file to Kafka."),
     "distill": ("streams.cli.distill:distill", "Distil a file of items into a file of knowledge."),
     "features": ("streams.cli.features:features", "Show what a ranker would get."),
