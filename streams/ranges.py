@@ -104,7 +104,9 @@ class RangeReader:
         self._ends = {one.place: one.end for one in wanted}
         self.open = set(self._ends)
         self.scanned = {one.place: one.first for one in wanted}
-        self._consumer.assign([TopicPartition(*one.place, one.first) for one in wanted])
+        places = [TopicPartition(*one.place, one.first) for one in wanted]
+        self._consumer.assign(places)
+        self._consumer.resume(places)  # a partition that was read to its end stays paused, assigned anew or not
 
     def poll(self, most: int, timeout_s: float) -> list[Message]:
         """Up to `most` records of the ranges, those of a partition in their order; raises `KafkaException`."""

@@ -27,8 +27,9 @@ from streams.components import worker_name
 from streams.embedded.state import resolve
 from streams.errors import FatalError
 from streams.ranges import NoTopic
+from streams.replay.estimate import Estimate, estimate
 from streams.replay.jobs import Job, JobError, Jobs, new_job
-from streams.replay.plan import make_plan, warnings
+from streams.replay.plan import Plan, make_plan, warnings
 from streams.replay.request import TOPICS, KeysChanged, Request, read_keys
 from streams.topics import Topics, existing
 
@@ -93,6 +94,7 @@ def _begin(desk: Desk, request: Request, execute: bool, force: bool, as_json: bo
         plan = make_plan(settings, request, keys, HistoryStore(desk.client, desk.prefix), advance)
     answer = {"into": request.version, "active": desk.versions.active(), "execute": execute, **page.plan_row(plan)}
     answer["warnings"] = warnings(plan, desk.versions)
+    answer["estimate"] = _estimate(desk, settings, plan)
     if refusal:
         answer["refused"] = refusal
     if not (as_json and execute and not refusal):  # where a machine is told what became of it, once
@@ -104,6 +106,17 @@ def _begin(desk: Desk, request: Request, execute: bool, force: bool, as_json: bo
     job = new_job(plan, worker_name(), wall_clock())
     Jobs(desk.client, desk.prefix).save(job)
     _run(settings, job, keys, as_json)
+
+
+def _estimate(desk: Desk, settings: Settings, plan: Plan) -> Estimate | None:
+    """What asking the model would cost, where the replay asks it."""
+    from streams.lanes.base import Context
+
+    ranges = [one for stage in plan.stages if stage.name == "item-distill" for one in stage.ranges]
+    if not ranges:
+        return None
+    codec = Context(settings).codec
+    return estimate(settings, desk.client, codec, settings.version, desk.versions.names(), ranges)
 
 
 def _resume(desk: Desk, job_id: str, force: bool, as_json: bool) -> None:

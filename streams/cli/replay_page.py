@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from streams.replay.estimate import Estimate
 from streams.replay.jobs import Job
 from streams.replay.plan import Plan, Stage
 
@@ -58,8 +59,9 @@ def job_row(job: Job) -> dict[str, Any]:
 
 def show_plan(answer: dict[str, Any], as_json: bool) -> None:
     """Ranges and warnings, and for a dry run what comes next."""
+    found: Estimate | None = answer.pop("estimate")
     if as_json:
-        click.echo(json.dumps(answer))
+        click.echo(json.dumps({**answer, "estimate": None if found is None else estimate_row(found)}))
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for title in ("Stage", "Partition", "Offsets", "At most", ""):
@@ -74,6 +76,8 @@ def show_plan(answer: dict[str, Any], as_json: bool) -> None:
         what = "records" if stage["partitions"] else "users"
         table.add_row(name, "", "", f"{stage['total']:,}", what, style="bold")
     Console(highlight=False).print(table)
+    if found is not None:
+        click.echo(told_estimate(found))
     for line in answer["warnings"]:
         click.echo(f"Warning: {line}", err=True)
     if answer["execute"]:
@@ -82,6 +86,29 @@ def show_plan(answer: dict[str, Any], as_json: bool) -> None:
         click.echo(f"It would be refused: {refusal}")
     else:
         click.echo(f"Into {answer['into']}; nothing was changed. Next: the same with --execute")
+
+
+def estimate_row(found: Estimate) -> dict[str, Any]:
+    """The facts of an estimate, JSON."""
+    return {**asdict(found), "token_range": found.token_range, "second_range": found.second_range}
+
+
+def told_estimate(found: Estimate) -> str:
+    """The estimate in two lines."""
+    asked = f"{found.fewest:,}" if found.fewest == found.most else f"{found.fewest:,} to {found.most:,}"
+    first = (
+        f"The model would be asked about {asked} of {found.records:,} items (by {found.sampled:,} sampled; fewest: "
+        "what other versions know may be used again)."
+    )
+    if found.token_range is None or found.second_range is None:
+        return f"{first}\nWhat one costs is not known: no item was distilled yet."
+    low, high = found.token_range
+    slow = [time.strftime("%H:%M:%S", time.gmtime(seconds)) for seconds in found.second_range]
+    days = " (and days)" if found.second_range[1] >= 86_400 else ""
+    return (
+        f"{first}\nAbout {low:,} to {high:,} tokens in {slow[0]} to {slow[1]}{days}, by the {found.answers:,} newest "
+        f"answers and {found.at_once} calls at once."
+    )
 
 
 def show_ended(job: Job, seconds: float, as_json: bool) -> None:
