@@ -18,8 +18,11 @@ from typing import Any
 PREFIX = "FRESHET_"
 # Read by make, the tests and this module itself, and no settings.
 OTHER_VARIABLES = frozenset({"FRESHET_CONFIG", "FRESHET_REQUIRE_SERVERS", "FRESHET_TEST_SERVERS"})
+OAUTH = "OAUTHBEARER"
 CHOICES = {
     "log_level": ("DEBUG", "INFO", "WARNING", "ERROR"),
+    "kafka_security": ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl"),
+    "kafka_mechanism": ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", OAUTH),
     "schedule": ("fixed", "confidence", "entropy"),
     "vector_dtype": ("float16", "bfloat16", "int8"),
 }
@@ -54,9 +57,16 @@ def without_password(value: object) -> object:
 
 
 def _setting(
-    default: Any, about: str, *, least: float | None = None, most: float | None = None, url: bool = False
+    default: Any,
+    about: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    url: bool = False,
+    secret: bool = False,
 ) -> Any:
-    return field(default=default, metadata={"about": about, "least": least, "most": most, "url": url})
+    told = {"about": about, "least": least, "most": most, "url": url, "secret": secret}
+    return field(default=default, metadata=told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +74,20 @@ class Settings:
     """Everything a worker, a command or a reader can be told; see `docs/settings.md`."""
 
     kafka: str = _setting("", "Kafka bootstrap servers, host:port[,host:port]; empty: the stack of `freshet up`")
+    kafka_security: str = _setting("plaintext", "How Kafka is spoken to: plaintext, ssl, sasl_plaintext or sasl_ssl")
+    kafka_mechanism: str = _setting(
+        "SCRAM-SHA-512", "How a password or token is shown: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"
+    )
+    kafka_username: str = _setting("", "User name at Kafka")
+    kafka_password: str = _setting("", "Its password", secret=True)
+    kafka_ca_file: str = _setting("", "Certificates that Kafka's is signed by, PEM; empty: those of the system")
+    kafka_cert_file: str = _setting("", "Our own certificate for Kafka, PEM (mutual TLS)")
+    kafka_key_file: str = _setting("", "Its key, PEM")
+    kafka_key_password: str = _setting("", "The password of that key", secret=True)
+    kafka_token_url: str = _setting("", "OAUTHBEARER: token endpoint (OAuth 2.0 client credentials)", url=True)
+    kafka_client_id: str = _setting("", "OAUTHBEARER: client id")
+    kafka_client_secret: str = _setting("", "OAUTHBEARER: its secret", secret=True)
+    kafka_token_scope: str = _setting("", "OAUTHBEARER: scope to ask for")
     redis: str = _setting(
         "",
         "Redis or Valkey URL (redis, rediss, redis+sentinel, redis+cluster); empty: the stack of `freshet up`",
@@ -184,13 +208,19 @@ class Settings:
                 raise SettingError(name, getattr(self, name), "letters, digits, '-', '_' and '.'")
         if not re.fullmatch(r"[A-Za-z0-9._-]*", self.topic_prefix):
             raise SettingError("topic_prefix", self.topic_prefix, "letters, digits, '-', '_' and '.'")
+        _check_kafka(self)
         if self.redis:
             _check_redis(self.redis)
         object.__setattr__(self, "home", Path(self.home).expanduser())
 
     def __repr__(self) -> str:
-        shown = (f"{f.name}={without_password(getattr(self, f.name))!r}" for f in fields(self))
+        shown = (f"{f.name}={_shown(f, getattr(self, f.name))!r}" for f in fields(self))
         return f"Settings({', '.join(shown)})"
+
+
+def _shown(f: Field[Any], value: Any) -> object:
+    """What a log may show of a value."""
+    return "***" if f.metadata["secret"] and value else without_password(value)
 
 
 def _from_file(path: Path | None) -> dict[str, Any]:
@@ -210,9 +240,23 @@ def _from_environment(env: Mapping[str, str], known: Mapping[str, Field[Any]]) -
             continue
         if setting in known:
             raw[setting] = value
+        elif (whole := setting.removesuffix("_file")) != setting and whole in known and _may_be_a_file(known[whole]):
+            raw.setdefault(whole, _secret_of(setting, value))
         elif meant := _meant(setting, known):  # others may have FRESHET_ variables of their own; a slip is no other's
             raise UnknownSetting(setting, meant)
     return raw
+
+
+def _may_be_a_file(f: Field[Any]) -> bool:
+    return bool(f.metadata["secret"] or f.metadata["url"])
+
+
+def _secret_of(name: str, path: str) -> str:
+    """What a mounted secret holds, without the line break at its end."""
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        raise SettingError(name, path, f"a readable file ({type(error).__name__})") from None
 
 
 def _meant(name: str, known: Mapping[str, Field[Any]]) -> str:
@@ -251,6 +295,23 @@ def _check_range(f: Field[Any], value: Any) -> None:
         raise SettingError(f.name, value, "a URL such as http://host:port or redis://host:port")
 
 
+def _check_kafka(s: Settings) -> None:
+    """Raise `SettingError` where the settings of Kafka's security do not belong together."""
+    if s.kafka_security.startswith("sasl"):
+        if s.kafka_mechanism == OAUTH:
+            for name in ("kafka_token_url", "kafka_client_id", "kafka_client_secret"):
+                if not getattr(s, name):
+                    raise SettingError(name, "", f"a value, as FRESHET_KAFKA_MECHANISM is {OAUTH}")
+        elif not (s.kafka_username and s.kafka_password):
+            name = "kafka_password" if s.kafka_username else "kafka_username"
+            raise SettingError(name, "", f"a value, as FRESHET_KAFKA_SECURITY is {s.kafka_security}")
+    elif s.kafka_username or s.kafka_password or s.kafka_client_secret:
+        raise SettingError("kafka_security", s.kafka_security, "sasl_ssl, as there are credentials")
+    if bool(s.kafka_cert_file) != bool(s.kafka_key_file):
+        name = "kafka_key_file" if s.kafka_cert_file else "kafka_cert_file"
+        raise SettingError(name, "", "a file: certificate and key belong together")
+
+
 def _check_redis(url: str) -> None:
     from freshet.connect import parse  # which needs redis-py: not before there is something to check
 
@@ -286,7 +347,8 @@ def page() -> str:
 A setting comes from the first of these that has it: a command's own option, the environment variable below, the TOML
 file that `FRESHET_CONFIG` names (keys: the names without `FRESHET_`, in lower case), the default. An empty variable
 counts as not set. A wrong value, an unknown key or a misspelt variable ends a command with exit code 2 and a line that
-names it. Passwords in URLs are never printed.
+names it. Secrets, and passwords in URLs, are never printed. Each secret, and each URL, may be read from a file instead:
+`FRESHET_KAFKA_PASSWORD_FILE=/run/secrets/kafka` for `FRESHET_KAFKA_PASSWORD`.
 
 {table()}
 """

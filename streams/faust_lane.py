@@ -23,6 +23,7 @@ from mode.supervisors import CrashingSupervisor
 from freshet.settings import Settings
 from streams.ack import Place
 from streams.errors import FatalError
+from streams.faust_credentials import faust_credentials
 from streams.intake import Intake, MakeWindow
 from streams.lanes import consumer_group
 from streams.lanes.base import Context
@@ -144,6 +145,7 @@ class LaneApp(faust.App):
         super().__init__(
             consumer_group(settings, lane),
             broker=[f"kafka://{server}" for server in settings.kafka.split(",")],
+            broker_credentials=faust_credentials(settings),
             autodiscover=False,
             store="memory://",
             web_enabled=False,

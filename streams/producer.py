@@ -17,6 +17,7 @@ from confluent_kafka import Producer as ConfluentProducer
 
 from freshet.settings import Settings
 from streams.errors import DeliveryFailed, RecordTooLarge, kafka_retriable
+from streams.kafka_security import librdkafka
 from streams.topics import DEAD_LETTER_BYTES
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -62,6 +63,7 @@ def kafka_config(settings: Settings, **more: Any) -> dict[str, Any]:
     """The librdkafka settings of every client: where the brokers are, and `more`."""
     return {
         "bootstrap.servers": settings.kafka,
+        **librdkafka(settings),
         "client.id": "freshet",
         "socket.keepalive.enable": True,
         # Brokers that come back are found within seconds, not after librdkafka's 10 s.

@@ -29,6 +29,7 @@ _COMPACTED = {
 _LOG = {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS)}
 # A dead letter is its record and then some: let it be larger than the largest record.
 DEAD_LETTER_BYTES = 4 * 1024 * 1024
+_REFUSALS = (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL)
 _DEAD_LETTERS = {**_LOG, "max.message.bytes": str(DEAD_LETTER_BYTES)}
 
 
@@ -109,6 +110,22 @@ class Topics:
 
 
 def existing(kafka: Mapping[str, str | int], names: Iterable[str], *, timeout_s: float = 10.0) -> dict[str, int]:
-    """Partition counts of those `names` that exist; raises `KafkaException` where no broker answers."""
-    found = AdminClient(dict(kafka)).list_topics(timeout=timeout_s).topics
+    """Partition counts of those `names` that exist; raises `KafkaException` where no broker answers, or one refuses us.
+
+    librdkafka tells a refusal to a callback alone, and goes on trying: a wrong password would look like a broker away.
+    """
+    refused: list[KafkaError] = []
+
+    def note(error: KafkaError) -> None:
+        if error.code() in _REFUSALS:
+            refused.append(error)
+
+    admin = AdminClient({**kafka, "error_cb": note})  # type: ignore[dict-item]
+    try:
+        found = admin.list_topics(timeout=timeout_s).topics
+    except KafkaException:
+        admin.poll(0)
+        if refused:
+            raise KafkaException(refused[0]) from None
+        raise
     return {name: len(found[name].partitions) for name in names if name in found}

@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 
 from freshet.settings import Settings
 from streams.lanes import consumer_groups
+from streams.producer import kafka_config
 from streams.topics import Topics, existing
 
 _GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.GROUP_ID_NOT_FOUND}
@@ -35,12 +36,12 @@ def own_groups(settings: Settings, version: str) -> list[str]:
 
 def existing_topics(settings: Settings, version: str) -> list[str]:
     """Those of the version's own topics that the broker has; raises `KafkaException`."""
-    return list(existing({"bootstrap.servers": settings.kafka}, own_topics(settings, version)))
+    return list(existing(kafka_config(settings), own_topics(settings, version)))
 
 
 def delete(settings: Settings, version: str, *, timeout_s: float = 30.0) -> list[str]:
     """Delete the version's topics and groups; answers what was there. Raises `KafkaException`, and may be repeated."""
-    admin = AdminClient({"bootstrap.servers": settings.kafka})
+    admin = AdminClient(kafka_config(settings))
     gone: list[str] = []
     if topics := existing_topics(settings, version):
         gone += _settled(admin.delete_topics(topics, request_timeout=timeout_s))

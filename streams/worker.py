@@ -21,6 +21,7 @@ from streams.health import HealthServer
 from streams.lanes import build_lane
 from streams.lanes.base import Context, Lane
 from streams.lanes.erasure_sweep import ErasureSweep
+from streams.producer import kafka_config
 from streams.registration import Registration
 from streams.topics import existing
 from streams.watch import beat, watched
@@ -124,7 +125,7 @@ async def _start(names: Sequence[str], context: Context, lanes: list[Lane]) -> B
 def _check_topics(context: Context) -> None:
     """Every topic must exist: a missing one would show itself only with the first record for it."""
     wanted = [topic.name for topic in context.topics.all()]
-    found = existing({"bootstrap.servers": context.settings.kafka}, wanted)
+    found = existing(kafka_config(context.settings), wanted)
     missing = [name for name in wanted if name not in found]
     if missing:
         raise MissingTopics(f"no topic {', '.join(missing)}; `freshet topics create` makes what is missing")

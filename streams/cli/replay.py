@@ -26,6 +26,7 @@ from streams.cli.desk import Desk, Time, counted, open_desk, version_name
 from streams.components import worker_name
 from streams.embedded.state import resolve
 from streams.errors import FatalError
+from streams.producer import kafka_config
 from streams.ranges import NoTopic
 from streams.replay.estimate import Estimate, estimate
 from streams.replay.jobs import Job, JobError, Jobs, new_job
@@ -144,7 +145,7 @@ def _refusal(settings: Settings, versions: Versions, version: str, force: bool) 
     if state == "active" and not force:
         return f"rankers read {version} now; --force replays into it all the same"
     wanted = [topic.name for topic in Topics(settings).all()]
-    found = existing({"bootstrap.servers": settings.kafka}, wanted)
+    found = existing(kafka_config(settings), wanted)
     if missing := [name for name in wanted if name not in found]:
         return f"no topic {', '.join(missing)}; `FRESHET_VERSION={version} freshet topics create` makes what is missing"
     return ""

@@ -21,6 +21,7 @@ from schemas.codec import Codec
 from schemas.registry import RegistryClient
 from streams.embedded.state import resolve
 from streams.files import FileError, read_events, read_items
+from streams.producer import kafka_config
 from streams.send import Keyed, Tally, keyed_events, keyed_items
 from streams.send import send as send_records
 from streams.topics import Topics, existing
@@ -81,7 +82,7 @@ def _ready() -> Settings:
     topics = Topics(settings)
     wanted = [topics.items, topics.user_events]
     try:
-        found = existing({"bootstrap.servers": settings.kafka}, wanted)
+        found = existing(kafka_config(settings), wanted)
     except KafkaException as error:
         raise click.ClickException(f"Kafka at {settings.kafka}: {error.args[0].str()}") from error
     if missing := [name for name in wanted if name not in found]:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from freshet.settings import Settings
 from streams.embedded.state import resolve
+from streams.producer import kafka_config
 from streams.topics import Topics, existing
 
 
@@ -28,7 +29,7 @@ def create(as_json: bool) -> None:
     """Create the topics that do not exist yet; existing ones stay as they are."""
     settings = resolve(Settings.load(), "kafka")
     try:
-        made = Topics(settings).create({"bootstrap.servers": settings.kafka})
+        made = Topics(settings).create(kafka_config(settings))
     except KafkaException as error:
         raise click.ClickException(f"Kafka at {settings.kafka}: {error.args[0].str()}") from error
     there = [topic.name for topic in Topics(settings).all() if topic.name not in made]
@@ -47,7 +48,7 @@ def list_topics(as_json: bool) -> None:
     settings = resolve(Settings.load(), "kafka")
     wanted = Topics(settings).all()
     try:
-        found = existing({"bootstrap.servers": settings.kafka}, [topic.name for topic in wanted])
+        found = existing(kafka_config(settings), [topic.name for topic in wanted])
     except KafkaException as error:
         raise click.ClickException(f"Kafka at {settings.kafka}: {error.args[0].str()}") from error
     if as_json:

@@ -20,6 +20,7 @@ from freshet.scanning import RATE, Pace
 from freshet.versions import VersionError
 from streams.cli import versions_page as page
 from streams.cli.desk import Desk, Duration, counted, open_desk, version_name
+from streams.producer import kafka_config
 from streams.topics import Topics
 from streams.version_topics import delete, existing_topics
 
@@ -75,7 +76,7 @@ def create(name: str, pins: tuple[str, ...], topics: bool, as_json: bool) -> Non
         new = desk.versions.create(name, dict(one.split("=", 1) for one in pins), by="freshet versions create")
         made: list[str] = []
         if topics and desk.settings.kafka:
-            made = Topics(desk.settings, name).create({"bootstrap.servers": desk.settings.kafka})
+            made = Topics(desk.settings, name).create(kafka_config(desk.settings))
     _answer({"version": name, "created": new, "topics_created": made}, as_json, page.show_created)
 
 

@@ -37,6 +37,7 @@ from streams.demo.view import render
 from streams.demo.watch import Watch
 from streams.embedded.process import HOST, ChildProcess, ServiceError, free_port, log_tail
 from streams.embedded.stack import Stack, prepare
+from streams.producer import kafka_config
 from streams.send import Tally, keyed_events, send
 from streams.topics import Topics
 from streams.training import train_on
@@ -93,7 +94,7 @@ def run(config: DemoConfig, settings: Settings, console: Console) -> Counts:
             )
             services = stack.enter_context(Stack(played))
             settings = services.settings
-            Topics(settings).create({"bootstrap.servers": settings.kafka})
+            Topics(settings).create(kafka_config(settings))
             step.say(f"Kafka at {settings.kafka}, Redis at {settings.redis}; the language model is loading meanwhile")
         trained, settings = _reasoner(steps, config, settings, data)
         deployed = stack.enter_context(_deployed(steps, settings, data))

@@ -89,6 +89,7 @@ class KafkaServer(DataServer):
         self._report = report
         # The first byte keeps it from beginning with "-", which the tool takes for an option: one start in 64 failed.
         self.cluster_id = urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
+        self.format_options: tuple[str, ...] = ()
         self.port = 0
 
     @property
@@ -143,7 +144,16 @@ class KafkaServer(DataServer):
         return answers(HOST, self.port) and broker_answers(self.address)
 
     def _format(self, command: list[str], properties: Path) -> None:
-        tool = [*command, "kafka.tools.StorageTool", "format", "-t", self.cluster_id, "-c", str(properties)]
+        tool = [
+            *command,
+            "kafka.tools.StorageTool",
+            "format",
+            "-t",
+            self.cluster_id,
+            "-c",
+            str(properties),
+            *self.format_options,
+        ]
         done = subprocess.run(tool, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode != 0:
             raise ServiceError(f"Kafka's folder could not be formatted:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
