@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import tests.streams.shifted_clock  # noqa: F401 - before anybody binds time.time
 from freshet.settings import Settings
 from models.llm import Completion, Message
 from streams import logs
