@@ -18,7 +18,10 @@ COPY streams streams
 RUN --mount=type=cache,target=/var/cache/pip \
     PIP_EXTRA_INDEX_URL=${TORCH_INDEX} /opt/freshet/bin/pip install -c constraints/worker.txt "${TORCH}" ".[worker]"
 
-FROM python:3.11.13-slim-bookworm
+FROM python:3.11.13-slim-bookworm AS worker
+LABEL org.opencontainers.image.title="freshet" \
+      org.opencontainers.image.description="Streaming feature enrichment for recommender platforms" \
+      org.opencontainers.image.licenses="Apache-2.0"
 # gid and uid are fixed so that a mounted volume keeps its owner across builds.
 RUN groupadd --gid 10001 freshet \
     && useradd --uid 10001 --gid freshet --create-home freshet \

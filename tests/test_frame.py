@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -60,14 +62,68 @@ def test_the_frame_runs_what_it_should() -> None:
     assert {words[0] for words in COMMANDS} >= {"worker", "models", "topics", "demo", "up", "down"}
 
 
-def test_compose_settings_exist() -> None:
+def test_compose_settings_exist(tmp_path: Path) -> None:
     known = {variable(name) for name in Settings.__dataclass_fields__}
     used = {
         name for service in SERVICES.values() for name in service.get("environment", {}) if name.startswith("FRESHET")
     }
     assert used
-    assert used <= known
-    Settings.load(SERVICES["worker"]["environment"])
+    assert {name.removesuffix("_FILE") for name in used} <= known
+    environment = {name: str(value) for name, value in SERVICES["worker"]["environment"].items()}
+    (tmp_path / "redis_url").write_text("redis://worker:x@valkey:6379/0\n")
+    Settings.load({**environment, "FRESHET_REDIS_FILE": str(tmp_path / "redis_url")})
+
+
+def test_compose_secrets_come_from_files_that_the_script_writes(tmp_path: Path) -> None:
+    """Catches a secret in an environment or on a command line, and one that nobody makes."""
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy", ignore=shutil.ignore_patterns("secrets"))
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "security.md", tmp_path / "docs")
+    subprocess.run(["bash", str(tmp_path / "deploy" / "secrets.sh")], check=True, capture_output=True)
+    for secret in COMPOSE["secrets"].values():
+        assert (tmp_path / secret["file"]).read_text().strip()
+    users = (tmp_path / "deploy/secrets/users.acl").read_text()
+    assert "PASSWORD" not in users
+    assert users.count("user ") == 4
+    for name, service in SERVICES.items():
+        for word, value in service.get("environment", {}).items():
+            assert "PASSWORD" not in word or word.endswith(("_FILE", "__FILE")), f"{name}: {word}"
+            assert not re.search(r"//[^/]*:[^/]*@", str(value)), f"{name}: {word}"
+
+
+def test_compose_bounds_what_a_service_may_take() -> None:
+    """Catches a service that can take the host's memory or processes, gain rights, or write where it need not."""
+    for name, service in SERVICES.items():
+        assert service["mem_limit"], name
+        assert service["pids_limit"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+    for name in ("worker", "prepare", "replay", "valkey", "prometheus"):
+        assert SERVICES[name]["read_only"], name
+        assert SERVICES[name]["cap_drop"] == ["ALL"], name
+    assert SERVICES["worker"]["user"] == "10001:10001"
+    assert "/livez" in " ".join(SERVICES["worker"]["healthcheck"]["test"])
+
+
+def test_compose_has_its_profiles_and_files() -> None:
+    """Catches a profile that went missing, and a mounted file that is not there."""
+    profiles = {profile for service in SERVICES.values() for profile in service.get("profiles", ())}
+    assert profiles == {"cpu", "gpu", "sglang", "observability", "ui", "replay"}
+    for config in COMPOSE["configs"].values():
+        assert (ROOT / config["file"]).exists()
+    used = {mount["source"] for service in SERVICES.values() for mount in service.get("configs", ())}
+    assert used == COMPOSE["configs"].keys()
+
+
+def test_docker_takes_the_compose_file() -> None:
+    """Catches what the parser of Compose refuses."""
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode
+    ):
+        pytest.skip("no docker compose to validate the file with")
+    command = ["docker", "compose", "-f", str(ROOT / "docker-compose.yml"), "config", "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_compose_waits_for_health() -> None:
