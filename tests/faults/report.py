@@ -70,3 +70,38 @@ def table(rows: Sequence[Row]) -> str:
 def keep(rows: Sequence[Row], file: Path) -> None:
     """Write the rows as JSON, for the page."""
     file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+
+
+def page(rows: Sequence[Row]) -> str:
+    """`docs/faults.md`, whole."""
+    return f"""# Faults
+
+<!-- made by make test-faults && python -m tests.faults.report .faults.json -->
+
+`make test-faults`, on two cores, with the real Apache Kafka and Valkey and workers as processes (fake encoder and
+language model; the reasoner is the co-occurrence fallback). Afterwards every input is looked up by its key: each
+item must have its newest state in Redis, vector and knowledge; each deleted one be deleted; each user the newest
+events and features made of them; each erased one nothing; each bad record its dead letter, byte by byte.
+`tests/faults/test_audit.py` shows that the audit finds what is lost.
+
+{table(rows)}
+
+**lost**: keys that lack their result. **older over newer**: keys whose state is not the newest that was sent.
+**repeated letters**: a dead letter sent again because the worker died before its acknowledgement; its position
+identifies it. **recovery**: from the fault's end until all that stood in Kafka when it struck was acknowledged (of
+Valkey: until the rebuild was done). After `kill -9` it includes Kafka's session timeout, 6 s here
+(`FRESHET_SESSION_TIMEOUT_S`, 15 s by default).
+
+The network is cut in a network namespace, the full disk is a small tmpfs, three brokers replicate with
+`min.insync.replicas=2`. The clock that jumps is the worker's own in Python, not that of libraries in C. A worker
+whose clock is an hour slow takes records of now for records of the future and dead-letters them
+(`FRESHET_MAX_FUTURE_S`): here event times are an hour old.
+"""
+
+
+if __name__ == "__main__":
+    import sys
+
+    written = Path(__file__).parents[2] / "docs" / "faults.md"
+    rows = [Row(**{**row, "recovery_s": tuple(row["recovery_s"])}) for row in json.loads(Path(sys.argv[1]).read_text())]
+    written.write_text(page(rows), encoding="utf-8")
