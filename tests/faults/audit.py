@@ -88,6 +88,8 @@ def _items(found: Findings, client: redis.Redis, keys: Keys, version: str, load:
 
 
 def _users(found: Findings, client: redis.Redis, settings: Settings, keys: Keys, load: Load, refreshed: bool) -> None:
+    most = max(map(len, load.truth.events.values()), default=0)
+    assert most <= settings.history_length, "events that no history keeps are events that no audit can miss"
     store = HistoryStore(client, settings.key_prefix, length=settings.history_length)
     users = [*load.truth.events, *load.truth.erased]
     for some in _chunks(users):

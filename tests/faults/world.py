@@ -99,7 +99,7 @@ class World:
         self.folder = folder
         self.valkey = Node(options=["--bind", *{HOST, redis_host}, "--protected-mode", "no"])
         url = self.valkey.start().replace(HOST, redis_host)
-        wanted = {"session_timeout_s": SESSION_S, "dims": 16, "history_length": 60, **overrides}
+        wanted = {"session_timeout_s": SESSION_S, "dims": 16, "history_length": 200, **overrides}
         self.settings = Settings.load({}, kafka=kafka.address, redis=url, **wanted)
         self.client = redis.Redis.from_url(self.settings.redis, socket_timeout=10)
         self.topics = Topics(self.settings)
