@@ -82,14 +82,10 @@ async def filled(kafka: str, valkey: str, topic_prefix: str, client: redis.Redis
         ]
         items += [(b"i3", None), (b"i4", CODEC.encode(Item("i4", NOW + 9_000, "Better thing"))), (b"x", b"bad")]
         events: list[tuple[bytes | None, bytes | None]] = [event(u, n) for n in range(9) for u in range(USERS)]
-        events += [
-            (b"u1", None),
-            (b"u1", CODEC.encode(BACK)),
-            event(1, 20),
-            (b"u2", None),
-            (None, None),
-            (b"y", b"bad"),
-        ]
+        # The user comes back after the erasure, by the clock that the erasure is counted by.
+        back = UserEvent("u1", "i7", "view", time.time_ns() // 1_000_000 + 200_000, "back again")
+        events += [(b"u1", None), (b"u1", CODEC.encode(back)), event(1, 20), (b"u2", None)]
+        events += [(None, None), (b"y", b"bad")]
         await asyncio.to_thread(send_all, settings, topics.items, items)
         async with running(settings, "item-text", "item-distill", "user-events", "user-refresh", "sink"):
             await until(lambda: client.zcard(KEYS.items("v1")) == ITEMS - 1, "the items", 60)
