@@ -92,10 +92,10 @@ identifies it. **recovery**: from the fault's end until all that stood in Kafka 
 Valkey: until the rebuild was done). After `kill -9` it includes Kafka's session timeout, 6 s here
 (`FRESHET_SESSION_TIMEOUT_S`, 15 s by default).
 
-Where recovery is counted from: of workers from the kill, of a single broker from when it answers again, of a leader from
-its kill, of the full disk from when space was free. A killed broker's page cache survives: that is a dead process, not a
-power failure. The audit compares event times and tiers of items, not the content of vectors; `freshet rebuild --verify`,
-which the row of Valkey ends with, compares bytes.
+Where recovery is counted from: of workers from the kill, of a single broker from when it answers again, of a leader
+from its kill, of the full disk from when space was free. A killed broker's page cache survives: that is a dead
+process, not a power failure. The audit compares event times and tiers of items, not the content of vectors;
+`freshet rebuild --verify`, which the row of Valkey ends with, compares bytes.
 
 The network is cut in a network namespace, the full disk is a small tmpfs, three brokers replicate with
 `min.insync.replicas=2`. The clock that jumps is the worker's own in Python, not that of libraries in C. A worker
