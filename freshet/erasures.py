@@ -55,7 +55,8 @@ class Erasures:
         rows = self._redis.zrange(self._keys.erasures_owed(), 0, -1, withscores=True)
         return {user_id.decode(): int(score) for user_id, score in rows}
 
-    def settle(self, user_ids: Sequence[str]) -> None:
-        """Note that these users' dead letters are gone."""
-        if user_ids:
-            self._redis.zrem(self._keys.erasures_owed(), *user_ids)
+    def settle(self, moments: Mapping[str, int]) -> None:
+        """Note that these dead letters are gone up to these moments; one erased again since is owed still."""
+        if moments:
+            call = ([self._keys.erasures_owed()], [part for row in moments.items() for part in row])
+            library("histories").call(self._redis, "settle", [call])

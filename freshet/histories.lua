@@ -163,7 +163,8 @@ end
 -- KEYS: refreshing; erased; due, waiting, leased and refreshed of each version; then one history a user.
 -- ARGV: length, ttl_ms, the policy, how many of the versions (the first ones) have users that become due, how many
 -- versions there are, their names; then three a user: its id, the milliseconds up to which it is erased first (0: it
--- is not; a moment to come counts as now), its packed records. A record from before a user's erasure is left out. A record is the score (i64, big-endian), the member's length (u32) and the member.
+-- is not; a moment to come counts as now), its packed records. A record from before a user's erasure is left out. A
+-- record is the score (i64, big-endian), the member's length (u32) and the member.
 -- Adding the same record again changes nothing, and what is kept does not depend on the order of calls: the newest
 -- `length` by (score, member) of all that came. Answers the number of records that changed a history; nothing changes
 -- where a version is refreshed that the caller does not know.
@@ -362,7 +363,17 @@ local function restore(keys, args)
   return redis.status_reply('OK')
 end
 
+-- KEYS: erasures-owed. ARGV: user and moment in turn. Forgets those that are owed nothing later.
+local function settle(keys, args)
+  for i = 1, #args, 2 do
+    local owed = redis.call('ZSCORE', keys[1], args[i])
+    if owed and tonumber(owed) <= tonumber(args[i + 1]) then redis.call('ZREM', keys[1], args[i]) end
+  end
+  return redis.status_reply('OK')
+end
+
 redis.register_function('freshet_append_DIGEST', append)
+redis.register_function('freshet_settle_DIGEST', settle)
 redis.register_function('freshet_restore_DIGEST', restore)
 redis.register_function('freshet_mark_DIGEST', mark_due)
 redis.register_function('freshet_announce_DIGEST', announce)

@@ -185,6 +185,18 @@ _RETRIED_KAFKA_CODES = frozenset(
 )
 
 
+KAFKA_REFUSALS = frozenset(
+    {
+        -169,  # _AUTHENTICATION
+        29,  # TOPIC_AUTHORIZATION_FAILED
+        30,  # GROUP_AUTHORIZATION_FAILED
+        31,  # CLUSTER_AUTHORIZATION_FAILED
+        58,  # SASL_AUTHENTICATION_FAILED
+    }
+)
+"""What a broker says to somebody it will not serve; librdkafka tells a callback alone, and goes on trying."""
+
+
 def reason(error: BaseException) -> Reason:
     """The dead-letter reason of a poison error: its own `reason`, else the one of its class."""
     own = getattr(error, "reason", None)

@@ -6,7 +6,6 @@ item. Records that break the contract are skipped and counted. Must not join a c
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,13 +26,12 @@ from schemas.records import Item, UserEvent
 from streams.batch import Message
 from streams.errors import reason
 from streams.files import EVENT_SCHEMA
-from streams.ranges import NoTopic, RangeReader
+from streams.ranges import PATIENCE_S, NothingCame, NoTopic, RangeReader
 
 Report = Callable[[int, int], None]
 """Called with records read and records there are."""
 
 BATCH = 10_000
-PATIENCE_S = 60.0
 
 
 class LogError(ValueError):
@@ -131,16 +129,12 @@ def read_topic(
         except NoTopic as error:
             raise LogError(str(error)) from error
         total = sum(map(len, ranges))
-        reader.begin(ranges)
-        deadline = time.monotonic() + patience_s
-        while reader.open:
-            if messages := reader.poll(BATCH, 0.5):
+        try:
+            for messages in reader.batches(ranges, BATCH, patience_s=patience_s):
                 take(messages)
-                report(sum(reader.scanned[one.place] - one.first for one in ranges if len(one)), total)
-                deadline = time.monotonic() + patience_s
-            elif time.monotonic() > deadline:
-                still = sorted(partition for _, partition in reader.open)
-                raise LogError(f"{topic}: nothing came for {patience_s:g} s, with partitions {still} still open")
+                report(reader.passed, total)
+        except NothingCame as error:
+            raise LogError(f"{topic}: {error}") from error
         report(total, total)
 
 

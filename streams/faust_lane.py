@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, cast
 
 import faust
-from aiokafka.structs import TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.app.base import BootStrategy
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -22,7 +23,7 @@ from mode.supervisors import CrashingSupervisor
 
 from freshet.settings import Settings
 from streams.ack import Place
-from streams.errors import FatalError
+from streams.errors import KAFKA_REFUSALS, FatalError
 from streams.faust_credentials import faust_credentials
 from streams.intake import Intake, MakeWindow
 from streams.lanes import consumer_group
@@ -50,9 +51,31 @@ class _Thread(driver.AIOKafkaConsumerThread):
         self.fetched_generation = consumer._coordinator.generation
         return records
 
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit, and leave to the next interval what Kafka does not take now; Faust's own ends the worker over it.
+
+        A broker whose disk is full answers `UnknownError`, and one that moves the group says so: both pass. A commit
+        that Kafka forbids does not.
+        """
+        held = {TopicPartition(*tp): OffsetAndMetadata(at, "") for tp, at in offsets.items() if tp in self.assignment()}
+        try:
+            await self._ensure_consumer().commit(held)
+        except KafkaError as error:
+            if getattr(error, "errno", None) in KAFKA_REFUSALS:
+                await self.crash(error)
+            else:
+                log.warning("commit failed: %r", error, extra={"lane": cast(LaneConsumer, self.consumer).intake.lane})
+            return False
+        return True
+
 
 class LaneConsumer(driver.Consumer):
     """Faust's consumer with our rules for what is yielded, rewound and committed."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # What Kafka confirmed; Faust's own `_committed_offset` counts commits that failed.
+        self._confirmed: dict[TP, int] = {}
 
     @property
     def lane_app(self) -> LaneApp:
@@ -96,6 +119,7 @@ class LaneConsumer(driver.Consumer):
         for tp, offset in committed.items():
             self._read_offset[TP(*tp)] = offset or None
             self._committed_offset[TP(*tp)] = offset or None
+            self._confirmed[TP(*tp)] = offset or 0
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self.intake.open(generation_id)
@@ -117,11 +141,12 @@ class LaneConsumer(driver.Consumer):
     def _filter_committable_offsets(self, tps: Iterable[TP]) -> dict[TP, int]:
         """Faust asks what may be committed; the tracker answers."""
         positions = {TP(topic, partition): offset for (topic, partition), offset in self.intake.positions().items()}
-        return {tp: offset for tp, offset in positions.items() if offset > (self._committed_offset[tp] or 0)}
+        return {tp: offset for tp, offset in positions.items() if offset > self._confirmed.get(tp, 0)}
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         committed: bool = await super()._commit(offsets)
         if committed:
+            self._confirmed.update(offsets)
             self.lane_app.on_committed({(tp.topic, tp.partition): offset for tp, offset in offsets.items()})
         return committed
 

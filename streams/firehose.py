@@ -22,7 +22,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from freshet.settings import Settings
 from streams.ack import OffsetTracker, Place
 from streams.batch import NOTHING, Batch, Handler, Message, Rejected
-from streams.errors import Family, family
+from streams.errors import KAFKA_REFUSALS, Family, family
 from streams.lanes import consumer_group
 from streams.lanes.base import Context
 from streams.producer import Delivery, kafka_config
@@ -311,7 +311,7 @@ class _Loop:
 
     def _on_error(self, error: KafkaError) -> None:
         """News that belongs to no record: librdkafka goes on by itself, except where it says that it can not."""
-        if error.fatal() or error.code() in _REFUSED:
+        if error.fatal() or error.code() in KAFKA_REFUSALS:
             self._broken = KafkaException(error)
         else:
             log.warning("news from Kafka", extra={"lane": self._name, "cause": str(error)})
@@ -325,8 +325,4 @@ def _places(partitions: Sequence[TopicPartition]) -> set[Place]:
 _BEARABLE = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION,
      KafkaError._MAX_POLL_EXCEEDED, KafkaError._PARTITION_EOF}
-)  # fmt: skip
-_REFUSED = frozenset(
-    {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED,
-     KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
 )  # fmt: skip

@@ -31,7 +31,7 @@ class Intake:
     """
 
     def __init__(self, lane: str, metrics: Metrics, make_window: MakeWindow) -> None:
-        self._lane = lane
+        self.lane = lane
         self._metrics = metrics
         self._tracker = OffsetTracker()
         self._window = make_window(self._finish, self.fail)
@@ -59,7 +59,7 @@ class Intake:
         if self._tracker.seen(record.place, record.offset):
             return True
         self._window.add(self._tracker.register(record.place, record.offset), record)
-        self._metrics.in_flight.labels(lane=self._lane).set(self._tracker.pending())
+        self._metrics.in_flight.labels(lane=self.lane).set(self._tracker.pending())
         return True
 
     def positions(self) -> dict[Place, int]:
@@ -75,13 +75,13 @@ class Intake:
         self._generation = None
         drained = not self.failed.done() and await self._window.drain(timeout_s)
         if not drained:
-            log.warning("abandoned records in flight", extra={"lane": self._lane, "records": self._tracker.pending()})
+            log.warning("abandoned records in flight", extra={"lane": self.lane, "records": self._tracker.pending()})
         await self._window.clear()
 
     def forget(self) -> None:
         """Drop the released partitions; call after their last commit."""
         self._tracker.forget()
-        self._metrics.in_flight.labels(lane=self._lane).set(0)
+        self._metrics.in_flight.labels(lane=self.lane).set(0)
 
     def fail(self, error: BaseException) -> None:
         """Note why the lane can not go on; the first reason stays."""
@@ -90,4 +90,4 @@ class Intake:
 
     def _finish(self, ticket: Ticket) -> None:
         if self._tracker.finish(ticket):
-            self._metrics.in_flight.labels(lane=self._lane).set(self._tracker.pending())
+            self._metrics.in_flight.labels(lane=self.lane).set(self._tracker.pending())

@@ -5,7 +5,8 @@ Owns one reader that joins no group and commits nothing. Must not know what beco
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -20,10 +21,16 @@ from streams.firehose import consumer_config
 from streams.lag import watermarks
 
 _TIMEOUT_S = 10.0
+_POLL_S = 0.5
+PATIENCE_S = 60.0
 
 
 class NoTopic(ValueError):
     """The broker has no such topic; the message says what makes it."""
+
+
+class NothingCame(TimeoutError):
+    """A broker that gives no more, though there is more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,7 @@ class RangeReader:
         patience = {"max.poll.interval.ms": 86_400_000, "enable.partition.eof": True}
         self._consumer = Consumer(consumer_config(settings, name, **patience))
         self._ends: dict[Place, int] = {}
+        self._firsts: dict[Place, int] = {}
         self.open: set[Place] = set()
         """The partitions that are not at their end yet."""
         self.scanned: dict[Place, int] = {}
@@ -103,10 +111,33 @@ class RangeReader:
         wanted = [one for one in ranges if len(one)]
         self._ends = {one.place: one.end for one in wanted}
         self.open = set(self._ends)
-        self.scanned = {one.place: one.first for one in wanted}
+        self._firsts = {one.place: one.first for one in wanted}
+        self.scanned = dict(self._firsts)
         places = [TopicPartition(*one.place, one.first) for one in wanted]
         self._consumer.assign(places)
         self._consumer.resume(places)  # a partition that was read to its end stays paused, assigned anew or not
+
+    @property
+    def passed(self) -> int:
+        """How many offsets of the ranges lie behind."""
+        return sum(self.scanned[place] - first for place, first in self._firsts.items())
+
+    def batches(
+        self, ranges: Iterable[Range], most: int = 10_000, *, patience_s: float = PATIENCE_S
+    ) -> Iterator[list[Message]]:
+        """Everything in the ranges, some at a time, those of a partition in their order.
+
+        Raises `NothingCame` where nothing comes for `patience_s`, and `KafkaException`.
+        """
+        self.begin(ranges)
+        deadline = time.monotonic() + patience_s
+        while self.open:
+            if messages := self.poll(most, _POLL_S):
+                yield messages
+                deadline = time.monotonic() + patience_s
+            elif time.monotonic() > deadline:
+                still = ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(self.open))
+                raise NothingCame(f"nothing came for {patience_s:g} s, with {still} still open")
 
     def poll(self, most: int, timeout_s: float) -> list[Message]:
         """Up to `most` records of the ranges, those of a partition in their order; raises `KafkaException`."""

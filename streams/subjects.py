@@ -55,6 +55,14 @@ def contracts(topics: Topics) -> dict[str, type[Record]]:
     return {**flow, **letters, topics.erasures: Erasure}
 
 
+def contract_of(topics: Topics, topic: str) -> type[Record] | None:
+    """The contract of a topic by its name, also of another version than that of `topics`; None where it is none."""
+    if (kind := contracts(topics).get(topic)) is not None:
+        return kind
+    stems = {topics.item_features_stem: ItemFeatures, topics.user_features_stem: UserFeatures}
+    return next((kind for stem, kind in stems.items() if topic.startswith(stem)), None)
+
+
 def check(registry: RegistryClient, topics: Topics) -> list[Subject]:
     """How each subject stands. Raises `RegistryUnavailable`, `RegistryRejected`."""
     found = []

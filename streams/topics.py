@@ -13,6 +13,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from freshet.settings import Settings
+from streams.errors import KAFKA_REFUSALS
 
 _DAY_MS = 86_400_000
 
@@ -29,7 +30,8 @@ _COMPACTED = {
 _LOG = {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS)}
 # A dead letter is its record and then some: let it be larger than the largest record.
 DEAD_LETTER_BYTES = 4 * 1024 * 1024
-_REFUSALS = (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL)
+# At a first contact a certificate that does not fit is one, too.
+_REFUSALS = KAFKA_REFUSALS | {KafkaError._SSL}
 _DEAD_LETTERS = {**_LOG, "max.message.bytes": str(DEAD_LETTER_BYTES)}
 
 
@@ -58,14 +60,21 @@ class Topics:
         self.items = f"{prefix}items"
         self.user_events = f"{prefix}user-events"
         self.item_knowledge = f"{prefix}item-knowledge"
-        self.item_features = f"{prefix}item-features-{version}"
-        self.user_features = f"{prefix}user-features-{version}"
+        self.item_features_stem = f"{prefix}item-features-"
+        self.user_features_stem = f"{prefix}user-features-"
+        self.item_features = f"{self.item_features_stem}{version}"
+        self.user_features = f"{self.user_features_stem}{version}"
         self.erasures = f"{prefix}erasures"
 
     @staticmethod
     def dead_letters(topic: str) -> str:
         """Where the unreadable records of `topic` go."""
         return f"{topic}.dlq"
+
+    @property
+    def dead_letter_topics(self) -> list[str]:
+        """The topics of dead letters, by name."""
+        return [topic.name for topic in self.all() if topic.name.endswith(self.dead_letters(""))]
 
     def all(self) -> list[Topic]:
         """Every topic of this version with its dead letters, sources first."""

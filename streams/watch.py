@@ -115,7 +115,7 @@ class Watch:
             labels = {"lane": lane, "topic": one.topic, "partition": str(one.partition)}
             metrics.lag_records.labels(**labels).set(one.records)
             metrics.lag_seconds.labels(**labels).set(clock.seconds(now, one.position, one.end))
-        waiting = metrics.backing_off.labels(lane=lane)._value.get() > 0
+        waiting = bool(metrics.registry.get_sample_value("freshet_backing_off", {"lane": lane}))
         behind = sum(one.records for one in rows)
         standing = self._stalls.stalled(lane, now, sum(one.position for one in rows), behind, waiting)
         metrics.stalled.labels(lane=lane).set(int(standing))

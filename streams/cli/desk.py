@@ -15,7 +15,16 @@ import redis
 from confluent_kafka import KafkaException
 from redis.exceptions import RedisClusterException
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from freshet.clock import wall_clock
 from freshet.connect import Client, connect
@@ -23,7 +32,9 @@ from freshet.coverage import Coverage, coverage, shape_of
 from freshet.layout import check_version
 from freshet.settings import Settings
 from freshet.versions import VersionError, Versions
+from schemas.registry import RegistryRejected, RegistryUnavailable
 from streams.embedded.state import resolve
+from streams.ranges import NothingCame
 from streams.times import parse_duration, parse_time
 
 
@@ -109,7 +120,7 @@ def open_desk(*needed: str, refusals: tuple[type[Exception], ...] = ()) -> Itera
     `needed` are the other services, besides Redis, whose addresses must be known.
     """
     settings = resolve(Settings.load(), "redis", *needed)
-    refused: tuple[type[Exception], ...] = (VersionError, *refusals)
+    refused: tuple[type[Exception], ...] = (VersionError, RegistryUnavailable, RegistryRejected, NothingCame, *refusals)
     try:
         client = connect(settings.redis, socket_timeout=30, socket_connect_timeout=5)
         try:
@@ -133,3 +144,19 @@ def counted(what: str, quiet: bool) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda n: progress.advance(task, n)
+
+
+@contextmanager
+def bars(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each step on standard error; told a step's name, how much is done, and of how much."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total)
+            progress.update(tasks[name], completed=done, total=total)
+
+        yield tell

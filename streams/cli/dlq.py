@@ -6,7 +6,6 @@ Owns the options and the order of things. What a letter is and how it goes is `s
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace as replace_fields
@@ -14,6 +13,7 @@ from typing import Any
 
 import click
 
+from freshet.scanning import Pace
 from schemas.codec import Codec
 from streams.cli import dlq_page as page
 from streams.cli.desk import Desk, Time, counted, open_desk
@@ -86,7 +86,7 @@ def show(positions: tuple[str, ...], as_json: bool) -> None:
         which = Filter(positions=wanted)
         found = [letter for letter in _letters(desk, codec, sorted(topics), as_json) if which(letter)]
         for letter in found:
-            page.show_letter(letter, codec, as_json)
+            page.show_letter(letter, codec, Topics(desk.settings), as_json)
     if missing := wanted - {letter.position for letter in found}:
         raise click.ClickException(f"no dead letter of {', '.join(map(str, sorted(missing)))}")
 
@@ -164,7 +164,7 @@ def opened() -> Iterator[tuple[Desk, Codec]]:
 
 def _topics(desk: Desk, names: Sequence[str]) -> list[str]:
     """The dead-letter topics of `names`, or all."""
-    known = [topic.name for topic in Topics(desk.settings).all() if topic.name.endswith(SUFFIX)]
+    known = Topics(desk.settings).dead_letter_topics
     if not names:
         return known
     prefix = desk.settings.topic_prefix
@@ -206,17 +206,11 @@ def _send(
     producer: KafkaProducer, letters: Iterator[Letter], rate: float, advance: Callable[[int], None]
 ) -> frozenset[Position]:
     done: set[Position] = set()
-    free_at = time.monotonic()
-
-    def pace() -> None:
-        nonlocal free_at
-        if rate:
-            free_at = max(free_at, time.monotonic()) + 1 / rate
-            time.sleep(max(0.0, free_at - time.monotonic()))
+    pace = Pace(rate) if rate else None
 
     def sent(letter: Letter) -> None:
         done.add(letter.position)
         advance(1)
 
-    send_again(producer, letters, pace=pace, sent=sent)
+    send_again(producer, letters, pace=lambda: pace.spend(1) if pace else None, sent=sent)
     return frozenset(done)

@@ -15,16 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.codec import Codec, DecodeError
-from schemas.records import Item, ItemFeatures, ItemKnowledge, UserEvent, UserFeatures
 from streams.dlq.letters import Letter
+from streams.subjects import contract_of
+from streams.topics import Topics
 
-_KINDS: tuple[tuple[str, type[Any]], ...] = (
-    ("user-events", UserEvent),
-    ("item-knowledge", ItemKnowledge),
-    ("item-features-", ItemFeatures),
-    ("user-features-", UserFeatures),
-    ("items", Item),
-)
 _SHOWN_BYTES = 2_048
 
 
@@ -87,9 +81,9 @@ def show_groups(groups: Groups, as_json: bool, *, dry_run: str = "") -> None:
         click.echo(f"Next: freshet dlq show {rows[0]['example']}")
 
 
-def show_letter(letter: Letter, codec: Codec, as_json: bool) -> None:
+def show_letter(letter: Letter, codec: Codec, topics: Topics, as_json: bool) -> None:
     """One letter with everything that is known of it."""
-    row = letter_row(letter, codec)
+    row = letter_row(letter, codec, topics)
     if as_json:
         click.echo(json.dumps(row))
         return
@@ -105,7 +99,7 @@ def show_letter(letter: Letter, codec: Codec, as_json: bool) -> None:
     console.print()
 
 
-def letter_row(letter: Letter, codec: Codec) -> dict[str, Any]:
+def letter_row(letter: Letter, codec: Codec, topics: Topics) -> dict[str, Any]:
     """The facts of a letter, JSON; `record` is the value decoded, where it does decode, and `value_hex` its bytes."""
     one = letter.content
     where = {"position": str(letter.position), "letter": f"{letter.record.partition}/{letter.record.offset}"}
@@ -123,21 +117,21 @@ def letter_row(letter: Letter, codec: Codec) -> dict[str, Any]:
         "record_ms": one.timestamp,
         "key": _text(one.key),
         "headers": {header.name: _text(header.value) for header in one.headers},
-        "record": decoded(one.topic, one.value, codec),
+        "record": decoded(topics, one.topic, one.value, codec),
         "value_bytes": None if one.value is None else len(one.value),
         "value_hex": _hex(one.value),
         "output": one.output,
     }
 
 
-def decoded(topic: str, value: bytes | None, codec: Codec) -> dict[str, Any] | None:
-    """The value as the record its topic holds, None where it is none (or asks a registry that does not answer)."""
-    kind = next((kind for name, kind in _KINDS if name in topic), None)
+def decoded(topics: Topics, topic: str, value: bytes | None, codec: Codec) -> dict[str, Any] | None:
+    """The value as the record its topic holds, None where it is none."""
+    kind: Any = contract_of(topics, topic)
     if value is None or kind is None:
         return None
     try:
         return {name: _plain(part) for name, part in asdict(codec.decode(kind, value)).items()}
-    except (DecodeError, OSError):
+    except DecodeError:
         return None
 
 

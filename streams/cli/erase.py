@@ -1,6 +1,6 @@
 """`freshet erase`: forget users everywhere, with a receipt.
 
-Owns the options and what is shown. The work is `streams.erase`'s.
+Owns the options and what is shown. The work is `streams.erasure`'s.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ def erase(users: tuple[str, ...], file: Path | None, receipt: Path | None, execu
     names = [name for name in wanted if name.strip()]
     if not names:
         raise click.UsageError("name users, or a --file of them")
-    from streams.erase import Eraser
-    from streams.erasing import check_user
+    from streams.erasure.eraser import Eraser, check_user
     from streams.lanes.base import Context
 
     try:

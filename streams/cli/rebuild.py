@@ -10,18 +10,16 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from freshet.settings import Settings
-from streams.cli.desk import open_desk, version_name
+from streams.cli.desk import bars, open_desk, version_name
 from streams.ranges import NoTopic
 
 Tell = Callable[[str, int, int], None]
@@ -42,7 +40,7 @@ def rebuild(version: str, compare: bool, rate: float, as_json: bool) -> None:
     with open_desk("kafka", refusals=(NoTopic,)) as desk:
         settings = replace(desk.settings, version=version) if version else desk.settings
         began = time.monotonic()
-        with _bars(as_json) as tell:
+        with bars(as_json) as tell:
             answer = _verify(settings, tell) if compare else _rebuild(settings, rate, tell)
         answer["seconds"] = round(time.monotonic() - began, 1)
     if as_json:
@@ -130,18 +128,3 @@ def _show_differences(answer: dict[str, Any]) -> None:
         table.add_row(row["kind"], row["difference"], f"{row['count']:,}", ", ".join(row["examples"][:3]))
     Console(highlight=False).print(table)
     click.echo(f"{answer['differences']:,} differences. Next: freshet rebuild --version {answer['version']}")
-
-
-@contextmanager
-def _bars(quiet: bool) -> Iterator[Tell]:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
-        tasks: dict[str, Any] = {}
-
-        def tell(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=total)
-            progress.update(tasks[name], completed=done, total=total)
-
-        yield tell

@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from streams.cli.desk import bars
 from streams.replay.estimate import Estimate
 from streams.replay.jobs import Job
 from streams.replay.plan import Plan, Stage
@@ -145,12 +145,7 @@ def show_jobs(jobs: Sequence[Job], as_json: bool) -> None:
 @contextmanager
 def stage_bars(plan: Plan, quiet: bool) -> Iterator[Callable[[Stage, int], None]]:
     """A bar for each stage, on standard error."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
-        tasks = {stage.name: progress.add_task(stage.name, total=stage.total) for stage in plan.stages}
-
-        def tell(stage: Stage, behind: int) -> None:
-            progress.update(tasks[stage.name], completed=behind)
-
-        yield tell
+    with bars(quiet) as tell:
+        for stage in plan.stages:
+            tell(stage.name, 0, stage.total)
+        yield lambda stage, behind: tell(stage.name, behind, stage.total)

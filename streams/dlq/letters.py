@@ -5,7 +5,7 @@ Owns reading and choosing. Must not send or remove anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +18,6 @@ from streams.source import SourceRecord
 UNREADABLE = "unreadable"
 """In place of a reason: what stands on the dead-letter topic is no dead letter."""
 _BATCH = 1_000
-_POLL_S = 0.5
 
 
 class Position(NamedTuple):
@@ -110,22 +109,13 @@ class Filter:
         return self != Filter()
 
 
-def read_letters(
-    settings: Settings, codec: Codec, ranges: list[Range], *, stop: Callable[[], bool] = lambda: False
-) -> Iterator[Letter]:
-    """Every letter of `ranges`, those of a partition in order. Raises `KafkaException`.
-
-    `stop` is asked while nothing comes: a broker that is away is waited for.
-    """
+def read_letters(settings: Settings, codec: Codec, ranges: list[Range]) -> Iterator[Letter]:
+    """Every letter of `ranges`, those of a partition in order. Raises `NothingCame`, `KafkaException`."""
     with RangeReader(settings) as reader:
-        reader.begin(ranges)
-        while reader.open:
-            messages = reader.poll(_BATCH, _POLL_S)
+        for messages in reader.batches(ranges, _BATCH):
             for message in messages:
                 record = SourceRecord.of_message(message)
                 yield Letter(record, _content(codec, record))
-            if not messages and stop():
-                return
 
 
 def letter_ranges(settings: Settings, topic: str) -> list[Range]:

@@ -1,6 +1,6 @@
 """Every hour, the dead letters of users who were erased since: a worker with `user-events` does it beside its lanes.
 
-Owns when. What goes is `streams.erasing`'s. Not at each erasure: to remove one letter the others of its partition have
+Owns when. What goes is `streams.erasure`'s. Not at each erasure: to remove one letter the others of its partition have
 to be written again.
 """
 
@@ -11,7 +11,7 @@ import logging
 
 from streams.backoff import Backoff
 from streams.dlq.rewriting import Busy
-from streams.erasing import sweep_owed
+from streams.erasure.letters import sweep_owed
 from streams.lanes.base import Context, failure_of
 
 NAME = "erasure-sweep"

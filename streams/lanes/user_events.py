@@ -24,7 +24,7 @@ from processors.validate import ContractViolation, check_deletion, check_event
 from schemas.columns import EventColumns
 from schemas.records import UserEvent
 from streams.batch import Batch, Rejected
-from streams.erasing import ErasureNotices
+from streams.erasure.notices import ErasureNotices
 from streams.errors import reason
 from streams.firehose import Firehose
 from streams.lanes.base import Context

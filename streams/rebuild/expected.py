@@ -21,13 +21,12 @@ from processors.validate import ContractViolation, check_deletion
 from schemas.codec import Codec, DecodeError
 from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
 from streams.batch import Message
-from streams.erasing import read_erasures
+from streams.erasure.notices import read_erasures
 from streams.lanes.base import Context
 from streams.lanes.user_events import UserEventsHandler
 from streams.ranges import Range, RangeReader
 from streams.rebuild.erased import Erased
 
-_BATCH, _POLL_S = 10_000, 0.5
 _RECORD_HEAD = struct.Struct(">qI")
 
 
@@ -78,11 +77,9 @@ class View:
             ranges: list[Range] = [replace(one, first=self._ends.get(one.partition, one.first)) for one in found]
             total = sum(map(len, ranges))
             progress(0, total)
-            reader.begin(ranges)
-            while reader.open:
-                if messages := reader.poll(_BATCH, _POLL_S):
-                    yield messages
-                    progress(sum(reader.scanned[one.place] - one.first for one in ranges if len(one)), total)
+            for messages in reader.batches(ranges):
+                yield messages
+                progress(reader.passed, total)
             self._ends = {one.partition: one.end for one in ranges}
         progress(total, total)
 

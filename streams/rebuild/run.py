@@ -25,7 +25,7 @@ from freshet.versions import Versions
 from streams.backoff import Backoff
 from streams.batch import Batch, Handler, Message
 from streams.components import worker_name
-from streams.erasing import read_erasures
+from streams.erasure.notices import read_erasures
 from streams.lanes.base import Context
 from streams.lanes.sink import SinkHandler
 from streams.lanes.user_events import UserEventsHandler
@@ -124,8 +124,7 @@ class Rebuild:
                     await self._rate.spend(len(messages))
                     await work(messages)
                     read += len(messages)
-                    passed = sum(reader.scanned[one.place] - one.first for one in ranges if len(one))
-                    self._progress(stage, passed, total)
+                    self._progress(stage, reader.passed, total)
         self._progress(stage, total, total)
         return read
 

@@ -7,6 +7,7 @@ what is just being written is no difference.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -82,20 +83,20 @@ def verify(
     return report
 
 
-class _Side:
+class _Side(ABC):
     """One kind of entity on both sides."""
 
     name: str
     view: View
 
     @property
+    @abstractmethod
     def size(self) -> int:
         """How many there are in the log."""
-        raise NotImplementedError
 
+    @abstractmethod
     def differing(self, ids: Sequence[str] | None, report: Report) -> dict[str, str]:
         """How each of `ids` differs that does; None: all, and what only Redis has."""
-        raise NotImplementedError
 
 
 class _Entities(_Side):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from statistics import mean
 from typing import Any
 
@@ -88,8 +89,8 @@ def _sample_items(settings: Settings, codec: Codec, ranges: Sequence[Range]) -> 
                 first = one.first + len(one) * place // PLACES
                 end = one.first + len(one) * (place + 1) // PLACES
                 stretches.append(replace(one, first=first, end=min(end, first + EACH)))
-            for message in _read(reader, stretches):
-                found.append(_item(codec, message.value()))
+            for messages in reader.batches(stretches):
+                found += [_item(codec, message.value()) for message in messages]
     return found
 
 
@@ -135,7 +136,7 @@ def _answers(settings: Settings, codec: Codec, ranges: Sequence[Range]) -> list[
             ends = [replace(one, first=max(one.first, one.end - _ANSWERS)) for one in reader.find(topic)]
         except NoTopic:
             return []
-        for message in _read(reader, ends):
+        for message in chain.from_iterable(reader.batches(ends)):
             try:
                 one = codec.decode(ItemKnowledge, message.value() or b"")
             except DecodeError:
@@ -143,11 +144,3 @@ def _answers(settings: Settings, codec: Codec, ranges: Sequence[Range]) -> list[
             if one.provenance.origin == "fresh" and one.provenance.calls:
                 found.append(one)
     return found
-
-
-def _read(reader: RangeReader, ranges: Sequence[Range]) -> list[Any]:
-    reader.begin(ranges)
-    messages = []
-    while reader.open:
-        messages += reader.poll(1_000, 0.5)
-    return messages

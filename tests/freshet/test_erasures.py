@@ -90,8 +90,10 @@ def test_debts_stand_until_they_are_settled(client: redis.Redis) -> None:
     erasures.owe({"a": NOW + 1})
     erasures.owe({})
     assert erasures.owed() == {"a": NOW + 1, "b": NOW}
-    erasures.settle(["a"])
-    assert erasures.owed() == {"b": NOW}
+    erasures.settle({"a": NOW, "b": NOW, "nobody": NOW})
+    assert erasures.owed() == {"a": NOW + 1}, "who was erased again meanwhile is owed still"
+    erasures.settle({"a": NOW + 1})
+    assert erasures.owed() == {}
 
 
 @pytest.mark.parametrize("seed", range(4))

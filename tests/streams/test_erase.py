@@ -28,7 +28,7 @@ from freshet.writer import FeatureWriter
 from schemas.codec import Codec
 from schemas.records import DeadLetter, ItemFeatures, ItemTier, UserEvent, UserFeatures, UserTier
 from streams.dlq.letters import letter_ranges, read_letters
-from streams.erasing import names_user, sweep_owed
+from streams.erasure.letters import names_user, sweep_owed
 from streams.lanes.base import Context
 from streams.lanes.user_refresh import UserRefreshLane
 from streams.topics import Topics
@@ -102,6 +102,8 @@ def fill(settings: Settings, client: redis.Redis) -> list[int]:
         letter(5, None, b"nobody", topic),
     ]
     send_all(settings, Topics.dead_letters(topic), letters)
+    others = Topics(settings, "v2").user_features
+    send_all(settings, Topics.dead_letters(others), [letter(0, USER.encode(), b"broken", others)])
     return [0, 1, 2]
 
 
@@ -124,7 +126,10 @@ def test_a_user_is_gone_everywhere_and_the_receipt_says_so(
     assert (receipt["user_digest"], receipt["events"], receipt["features"]) == (digest(USER), 3, ["v1", "v2"])
     assert before <= receipt["erased_ms"] <= before + 60_000
     assert receipt["owed"] == []
-    assert answer["dead_letters"] == {Topics.dead_letters(Topics(settings).user_events): len(named)}
+    assert answer["dead_letters"] == {
+        Topics.dead_letters(Topics(settings).user_events): len(named),
+        Topics.dead_letters(Topics(settings, "v2").user_features): 1,
+    }
     assert USER not in (tmp_path / "receipt.json").read_text()
 
     assert not client.exists(KEYS.history(USER))
@@ -246,7 +251,7 @@ def test_letters_of_others_are_not_taken_for_a_short_id() -> None:
         one = DeadLetter("user-events", 0, 1, moment, key, value, (), "r", "s", 1, "", "", "", NOW)
         return Letter(SourceRecord("user-events.dlq", 0, 0, NOW, key, b""), one)
 
-    which = names_user(CODEC, {"7": NOW, USER: NOW})
+    which = names_user(CODEC, Topics(Settings.load({})), {"7": NOW, USER: NOW})
     assert which(about(b"7", b"x"))
     assert not which(about(None, b"17 and 7"))
     assert not which(about(b"8", event(OTHER, 7)[1]))

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import CommitFailedError, GroupAuthorizationFailedError, IllegalStateError, UnknownError
 
 from freshet.settings import Settings
 from streams.faust_lane import FaustLane
@@ -132,6 +134,58 @@ async def test_a_lane_that_waits_stays_in_its_group(settings: Settings) -> None:
     await until(lambda: len(began) == 700, "the rest")
     await lane.stop()
     assert began == list(range(700))
+
+
+async def test_a_commit_that_kafka_refuses_for_now_is_made_later(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a worker that ends because its broker's disk is full for a moment, and a last commit nobody repeats."""
+    topic = f"{settings.topic_prefix}refused"
+    make_topic(settings.kafka, topic)
+    await asyncio.to_thread(send_all, settings, topic, numbered(20))
+    real = AIOKafkaConsumer.commit
+    refused: list[object] = []
+
+    async def commit(self: AIOKafkaConsumer, offsets: object = None) -> None:
+        if len(refused) < 3:
+            refused.append(offsets)
+            raise (UnknownError, CommitFailedError, IllegalStateError)[len(refused) - 1]
+        await real(self, offsets)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "commit", commit)
+
+    async def work(records: Sequence[SourceRecord]) -> None:
+        pass
+
+    lane = batch_lane(settings, topic, work)
+    await lane.start()
+    failed = asyncio.create_task(lane.wait_failed())
+    group = f"{settings.topic_prefix}freshet-v1-lane"
+    await until(lambda: committed(settings.kafka, group, topic) == 20, "the commit to be repeated")
+    assert len(refused) == 3
+    assert not failed.done()
+    failed.cancel()
+    await lane.stop()
+
+
+async def test_a_commit_that_kafka_forbids_ends_the_lane(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a worker that goes on for ever where nothing it does is remembered."""
+    topic = f"{settings.topic_prefix}forbidden"
+    make_topic(settings.kafka, topic)
+    await asyncio.to_thread(send_all, settings, topic, numbered(20))
+
+    async def commit(self: AIOKafkaConsumer, offsets: object = None) -> None:
+        raise GroupAuthorizationFailedError
+
+    monkeypatch.setattr(AIOKafkaConsumer, "commit", commit)
+
+    async def work(records: Sequence[SourceRecord]) -> None:
+        pass
+
+    lane = batch_lane(settings, topic, work)
+    await lane.start()
+    assert isinstance(await asyncio.wait_for(lane.wait_failed(), 60), GroupAuthorizationFailedError)
+    await lane.stop()
 
 
 async def test_no_port_is_bound(settings: Settings) -> None:

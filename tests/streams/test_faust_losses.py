@@ -43,15 +43,14 @@ def test_fausts_own_rule_commits_past_an_unfinished_record() -> None:
 
 @pytest.mark.parametrize(
     ("positions", "last", "expected"),
-    [({}, 31, {}), ({("t", 0): 31}, 31, {}), ({("t", 0): 32}, 31, {PLACE: 32}), ({("t", 0): 1}, None, {PLACE: 1})],
+    [({}, 31, {}), ({("t", 0): 31}, 31, {}), ({("t", 0): 32}, 31, {PLACE: 32}), ({("t", 0): 1}, 0, {PLACE: 1})],
 )
-def test_ours_commits_what_the_tracker_says(
-    positions: dict[Any, int], last: int | None, expected: dict[TP, int]
-) -> None:
+def test_ours_commits_what_the_tracker_says(positions: dict[Any, int], last: int, expected: dict[TP, int]) -> None:
     """Path 1, ours: only a position beyond the last commit is committed, whatever Faust believes was acked."""
     ours: Any = SimpleNamespace(
         intake=SimpleNamespace(positions=lambda: positions),
-        _committed_offset={PLACE: last},
+        _confirmed={PLACE: last},
+        _committed_offset={PLACE: 34},
         _acked={PLACE: [32, 33]},
     )
     assert LaneConsumer._filter_committable_offsets(ours, [PLACE]) == expected

@@ -6,6 +6,7 @@ As `test_schedules.py`, but calls are the points: the loop is a thread of its ow
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -158,7 +159,7 @@ class FakeConsumer:
         pass
 
 
-class World:
+class World(ABC):
     """A lane's log, its Redis and its broker."""
 
     topic = ""
@@ -170,14 +171,14 @@ class World:
         self.log = [FakeMessage((self.topic, 0), at, *row) for at, row in enumerate(self.rows())]
         self.committed: dict[tuple[str, int], int] = {}
 
-    def rows(self) -> list[tuple[bytes | None, bytes | None]]:
-        raise NotImplementedError
+    @abstractmethod
+    def rows(self) -> list[tuple[bytes | None, bytes | None]]: ...
 
-    def handler(self, context: Context) -> Handler:
-        raise NotImplementedError
+    @abstractmethod
+    def handler(self, context: Context) -> Handler: ...
 
-    def durable(self, at: int) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def durable(self, at: int) -> bool: ...
 
     def lettered(self, at: int) -> bool:
         values = self.broker.values(f"{self.topic}.dlq")

@@ -18,7 +18,9 @@ from freshet.refreshing import RefreshedVersions
 from freshet.scanning import headers
 from freshet.versions import Versions
 from freshet.writer import Deletion, FeatureWriter
-from streams.erasing import ErasureNotices, sweep
+from processors.validate import check_deletion
+from streams.erasure.letters import sweep
+from streams.erasure.notices import ErasureNotices
 from streams.lanes.base import Context
 from streams.topics import Topics
 
@@ -79,7 +81,7 @@ class Eraser:
         tombstones = self._notices.send(moments, versions)
         self._erasures.owe(moments)
         letters = sweep(self._context, moments)
-        self._erasures.settle(names)
+        self._erasures.settle(moments)
         left = self._found(names)
         receipts = [
             Receipt(
@@ -142,6 +144,11 @@ class Eraser:
             f"events on {events} until its retention ends ({days} days as made by freshet topics create)",
             f"older records on {', '.join(features)} until the cleaner has passed (within {lag + 1} days)",
         ]
+
+
+def check_user(user_id: str) -> str:
+    """`user_id`, if a user can be called so; raises `ContractViolation`."""
+    return check_deletion(user_id.encode(errors="surrogateescape"))
 
 
 def _owed(events: int, features: Sequence[str]) -> list[str]:

@@ -1,0 +1,1 @@
+"""What an erasure has to reach: histories and features, the topics that hold them, dead letters."""
