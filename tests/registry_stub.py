@@ -1,4 +1,4 @@
-"""A schema registry over real HTTP on a loopback port: enough of Confluent's API for the codec, and its bad days.
+"""A schema registry over real HTTP: enough of Confluent's API for the codec, and its bad days.
 
 Owns no policy but a subject's own: under FULL_TRANSITIVE it refuses what Apache's checker refuses. A test may set
 `answer_with`.
@@ -47,6 +47,8 @@ class RegistryStub:
             return self.answer_with
         parts = [unquote(part) for part in path.partition("?")[0].strip("/").split("/")]
         match (method, *parts):
+            case ("GET", "_health"):
+                return _json(200, {"status": {"schema_registry_ready": True}})
             case ("GET", "schemas", "ids", number):
                 held = self.schemas.get(int(number))
                 return _json(200, held) if held else _error(404, SCHEMA_NOT_FOUND, "Schema not found")
@@ -97,8 +99,8 @@ def _error(status: int, code: int, message: str) -> tuple[int, bytes]:
 
 
 @contextmanager
-def registry_stub() -> Iterator[RegistryStub]:
-    """A running registry."""
+def registry_stub(host: str = "127.0.0.1", port: int = 0) -> Iterator[RegistryStub]:
+    """A running registry; on a free port where none is given."""
     stub = RegistryStub()
 
     class Handler(BaseHTTPRequestHandler):
@@ -117,7 +119,7 @@ def registry_stub() -> Iterator[RegistryStub]:
         def log_message(self, format: str, *args: object) -> None:
             """Quiet: `requests` is the log."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer((host, port), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     stub.url = f"http://127.0.0.1:{server.server_address[1]}"

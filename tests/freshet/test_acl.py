@@ -13,6 +13,7 @@ from redis.exceptions import NoPermissionError
 
 from freshet import FeatureReader
 from freshet.collect import collect
+from freshet.connect import connect
 from freshet.due import DueUsers
 from freshet.erasures import Erasures
 from freshet.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
@@ -22,7 +23,7 @@ from freshet.versions import Versions
 from freshet.writer import Deletion, FeatureWriter
 from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
 from tests import servers
-from tests.topologies import Node
+from tests.topologies import Cluster, Node
 
 NOW = 1_700_000_000_000
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
@@ -42,12 +43,23 @@ def acl(tmp_path: Path) -> Iterator[Node]:
         yield server
 
 
-def url(server: Node, role: str) -> str:
-    return server.url.replace("redis://", f"redis://{role}:{role.upper()}-PASSWORD@")
+@pytest.fixture
+def acl_cluster() -> Iterator[Cluster]:
+    with servers.required(Cluster()) as cluster:
+        for node in cluster.nodes:
+            with node.client() as client:
+                for line in lines():
+                    if "default" not in line:
+                        client.execute_command("ACL", "SETUSER", *line.split()[1:])
+        yield cluster
 
 
-def write(server: Node, role: str) -> None:
-    with redis.Redis.from_url(url(server, role)) as client:
+def url(server: Node | Cluster, role: str) -> str:
+    return server.url.replace("://", f"://{role}:{role.upper()}-PASSWORD@")
+
+
+def write(server: Node | Cluster, role: str) -> None:
+    with connect(url(server, role)) as client:
         versions = Versions(client)
         versions.create("v1", {"dims": "8"})
         versions.activate_if_none("v1")
@@ -70,6 +82,8 @@ def write(server: Node, role: str) -> None:
         store.erase({"u": NOW + 1}, DueVersions(["v1"]))
         assert Erasures(client).moments(["u"]) == [NOW + 1]
         assert list(store.scan_users()) == []
+        with FeatureReader(client, raise_errors=True) as reader:
+            assert reader.changed_items().written == ["i"]
 
 
 @pytest.mark.parametrize("role", ["worker", "operator"])
@@ -101,9 +115,18 @@ def test_a_ranker_reads_and_does_nothing_else(acl: Node) -> None:
         found = reader.read("u", ["i", "gone"])
         assert found.present.tolist() == [True, False]
         assert reader.knowledge("i") is not None
+        assert reader.changed_items().written == ["i"]
     with redis.Redis.from_url(url(acl, "ranker")) as client:
         for command in (["SET", "f:x", "1"], ["DEL", "f:active"], ["SCAN", "0"], ["KEYS", "*"], ["FLUSHALL"]):
             with pytest.raises(NoPermissionError):
                 client.execute_command(*command)
         with pytest.raises(NoPermissionError):
             client.get("somebody:else")
+
+
+def test_the_roles_do_for_a_cluster_too(acl_cluster: Cluster) -> None:
+    """Catches lines that lack what a client of a Cluster asks before it reads a key."""
+    write(acl_cluster, "worker")
+    with FeatureReader(url(acl_cluster, "ranker"), timeout_s=5.0, raise_errors=True) as reader:
+        assert reader.read("u", ["i", "gone"]).present.tolist() == [True, False]
+        assert reader.changed_items().written == ["i"]

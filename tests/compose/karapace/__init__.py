@@ -1,0 +1,1 @@
+"""Stands where Karapace would: the schema registry of the tests, in a container."""
