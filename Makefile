@@ -20,7 +20,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults audit lint format up down status constraints clean
+.PHONY: help setup demo test test-faults test-compose audit lint format up down status constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,11 +35,14 @@ demo: setup ## Play a real log through the whole system (ARGS="--help" for its o
 test: setup ## Run every test on real Kafka and Valkey (ARGS="-k name" for some)
 	@$(BIN)/freshet models prepare --encoder
 	@$(BIN)/freshet up --no-llm --prepare-only
-	FRESHET_REQUIRE_SERVERS=1 $(BIN)/python -m pytest --ignore tests/faults $(ARGS)
+	FRESHET_REQUIRE_SERVERS=1 $(BIN)/python -m pytest --ignore tests/faults --ignore tests/compose $(ARGS)
 
 test-faults: setup ## Kill workers, brokers, Redis, the network under load; prints a table of losses (root, quarter of an hour)
 	@$(BIN)/freshet up --no-llm --prepare-only
 	FRESHET_REQUIRE_SERVERS=1 FRESHET_FAULTS_FILE=$(CURDIR)/.faults.json $(BIN)/python -m pytest tests/faults $(ARGS)
+
+test-compose: setup ## Start docker-compose.yml on this host's Docker Engine and operate it (its images must be there, or reachable)
+	$(BIN)/python -m pytest tests/compose $(ARGS)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

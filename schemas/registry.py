@@ -91,7 +91,10 @@ class RegistryClient:
             status, answer = self._call("POST", path, {"schema": schema})
             if status == 404:
                 if not self._auto_register:
-                    raise RegistryRejected(f"subject {subject} does not have this schema and auto-registration is off")
+                    raise RegistryRejected(
+                        f"subject {subject} does not have this schema and auto-registration is off; "
+                        "`freshet schemas register`, for the same FRESHET_VERSION, adds it"
+                    )
                 status, answer = self._call("POST", f"{path}/versions", {"schema": schema})
             if status != 200:
                 raise RegistryRejected(f"subject {subject}: HTTP {status} {answer.get('message', '')}".strip())

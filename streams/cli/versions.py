@@ -77,7 +77,9 @@ def create(name: str, pins: tuple[str, ...], topics: bool, as_json: bool) -> Non
         made: list[str] = []
         if topics and desk.settings.kafka:
             made = Topics(desk.settings, name).create(kafka_config(desk.settings))
-    _answer({"version": name, "created": new, "topics_created": made}, as_json, page.show_created)
+        registry = bool(desk.settings.registry)
+    answer = {"version": name, "created": new, "topics_created": made}
+    _answer(answer, as_json, lambda found: page.show_created(found, registry=registry))
 
 
 @versions.command()

@@ -93,14 +93,16 @@ def show_list(answer: dict[str, Any]) -> None:
         click.echo("Next: freshet versions status")
 
 
-def show_created(answer: dict[str, Any]) -> None:
+def show_created(answer: dict[str, Any], *, registry: bool) -> None:
     """What to do with a new version."""
     name = answer["version"]
     click.echo(f"{'Created' if answer['created'] else 'There is already'} {name}; {_topics(answer['topics_created'])}")
-    click.echo(
-        f"Next: FRESHET_VERSION={name} freshet worker (beside the workers of the active version), then\n"
-        f"      freshet replay --into {name} --execute, and freshet versions status {name}"
-    )
+    steps = [f"FRESHET_VERSION={name} freshet schemas register"] if registry else []
+    steps += [
+        f"FRESHET_VERSION={name} freshet worker (beside the workers of the active version), then",
+        f"freshet replay --into {name} --execute, and freshet versions status {name}",
+    ]
+    click.echo("Next: " + "\n      ".join(steps))
 
 
 def show_status(answer: dict[str, Any]) -> None:
