@@ -197,7 +197,7 @@ def test_redis_lost_whole_is_rebuilt(stack: None) -> None:
     compose("rm", "--force", "valkey")
     docker("volume", "rm", "freshet_valkey-data")
     compose("up", "--wait", "--detach", "--no-deps", "valkey")
-    assert not present_items()
+    assert present_items() < ITEMS  # a lane may be writing again already
     freshet("rebuild", "--version", "v1", "--json")
     assert present_items("v1") == ITEMS
     assert not compared()["differences"]

@@ -12,7 +12,6 @@ import pytest
 
 from freshet.settings import Settings
 from schemas.codec import Codec
-from schemas.records import ItemTier
 from streams.dlq.letters import Letter, letter_ranges, read_letters
 from streams.dlq.sending import send_again
 from streams.embedded.kafka import KafkaServer
@@ -20,11 +19,9 @@ from streams.embedded.process import ServiceError
 from streams.producer import KafkaProducer
 from tests import servers
 from tests.fakes_llm import FakeLlmServer
-from tests.faults.audit import audit
 from tests.faults.brokers import kill
-from tests.faults.load import Load, Sender
 from tests.faults.network import Network
-from tests.faults.report import ROWS, Row, told
+from tests.faults.trial import Trial
 from tests.faults.world import World
 
 pytestmark = pytest.mark.timeout(600)
@@ -36,11 +33,9 @@ ITEM_LANES = ("item-text", "item-distill", "sink")
 def test_a_language_model_that_is_slow_busy_broken_or_away(broker: KafkaServer, make_world: MakeWorld) -> None:
     """Catches items lost, or dead-lettered, because the model was away; and letters that cannot be sent again."""
     world = make_world(broker, partitions=2)
-    load = Load(world.settings, items=1_200, events=0, users=0, seed=5)
     with FakeLlmServer() as llm:
         world.ready(world.worker(ITEM_LANES, LLM=llm.url, LLM_TIMEOUT_S="3"))
-        sender = Sender(world.settings, load.records, rate=40)
-        recovery = []
+        trial = Trial(world, seed=5, rate=100, events=0, users=0)
         llm.trouble.always = "truncated"  # what no retry mends
         time.sleep(4.0)
         for trouble in ("429", "503", "garbage", "hang"):
@@ -48,13 +43,11 @@ def test_a_language_model_that_is_slow_busy_broken_or_away(broker: KafkaServer, 
             time.sleep(4.0)
             ends = world.ends([world.topics.items])
             llm.trouble.always = ""
-            recovery.append(world.caught_up_s(ends))
+            trial.recovery.append(world.caught_up_s(ends))
         llm.trouble.delay_s = 1.0  # slow
         time.sleep(4.0)
         llm.trouble.delay_s = 0.0
-        sender.hurry()
-        bad = sender.finish()
-        world.settle(refreshed=False)
+        trial.finish(refreshed=False)
         letters = distinct(world, "invalid_knowledge")
         assert letters, "the model's broken answers should have made dead letters"
         producer = KafkaProducer(world.settings)
@@ -62,9 +55,7 @@ def test_a_language_model_that_is_slow_busy_broken_or_away(broker: KafkaServer, 
         producer.close()
         world.settle(refreshed=False)
     again = {tuple(letter.position) for letter in letters}
-    found = audit(world.settings, world.client, load, bad, refreshed=False, mended=again)
-    ROWS.append(Row.of("LLM 429, 503, garbage, hanging, slow, truncated", told(load), 6, found, recovery))
-    assert found.clean, str(found)
+    trial.audit("LLM 429, 503, garbage, hanging, slow, truncated", 6, refreshed=False, mended=again)
 
 
 def distinct(world: World, reason: str) -> list[Letter]:
@@ -108,25 +99,19 @@ def test_a_network_that_is_cut(network: Network, make_world: MakeWorld) -> None:
     server.host = network.broker_host
     with servers.required(server) as broker:
         world = make_world(broker, redis_host=network.redis_host)
-        load = Load(world.settings, items=400, events=40_000, users=800, seed=6)
         world.worker(inside=network.prefix)
         world.worker()  # gets the partitions of the one that is cut off, and gives them back
-        sender = Sender(world.settings, load.records, rate=1_500)
-        recovery = []
+        trial = Trial(world, seed=6, rate=2_000)
         for wire in ("broker", "redis", "broker"):
             time.sleep(5.0)
             ends = world.ends()
             network.cut(wire)
             time.sleep(10.0)  # longer than the session: the group goes on without it
             network.mend(wire)
-            recovery.append(world.caught_up_s(ends))
-        sender.hurry()
-        bad = sender.finish()
-        world.settle()
-        found = audit(world.settings, world.client, load, bad)
+            trial.recovery.append(world.caught_up_s(ends))
+        trial.finish()
         assert all(worker.runs for worker in world.workers)
-    ROWS.append(Row.of("network cut to broker, to Redis", told(load), 3, found, recovery))
-    assert found.clean, str(found)
+        trial.audit("network cut to broker, to Redis", 3)
 
 
 def test_a_clock_that_jumps(broker: KafkaServer, make_world: MakeWorld, tmp_path: Path) -> None:
@@ -134,30 +119,24 @@ def test_a_clock_that_jumps(broker: KafkaServer, make_world: MakeWorld, tmp_path
     clock = tmp_path / "clock"
     clock.write_text("0")
     world = make_world(broker)
-    load = Load(world.settings, items=400, events=40_000, users=800, seed=7)
     world.ready(world.worker(environment={"LANE_CLOCK_FILE": str(clock)}))
-    sender = Sender(world.settings, load.records, rate=2_000)
-    recovery = []
+    trial = Trial(world, seed=7, rate=2_000)
     for offset in ("-3600", "0"):  # an hour back, and right again, which is an hour ahead
         time.sleep(5.0)
         ends = world.ends()
         clock.write_text(offset)
-        recovery.append(world.caught_up_s(ends))
-    sender.hurry()
-    bad = sender.finish()
-    world.settle()
-    found = audit(world.settings, world.client, load, bad)
-    ROWS.append(Row.of("clock an hour back, an hour ahead", told(load), 2, found, recovery))
-    assert found.clean, str(found)
+        trial.recovery.append(world.caught_up_s(ends))
+    trial.finish()
+    trial.audit("clock an hour back, an hour ahead", 2)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 160 MB."""
+    """A file system of 400 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
     )
     if done.returncode:
         servers.needs_privileges(f"a small file system needs root: {done.stderr.strip()}")
@@ -178,9 +157,8 @@ def test_a_broker_whose_disk_is_full(small_disk: Path, make_world: MakeWorld) ->
     """Catches records called confirmed that no disk has, and a worker that ends with its broker."""
     with servers.required(KafkaServer(Settings.load().home, folder=small_disk, durable=False)) as broker:
         world = make_world(broker)
-        load = Load(world.settings, items=400, events=40_000, users=800, seed=8)
         worker = world.worker()
-        sender = Sender(world.settings, load.records, rate=1_500)
+        trial = Trial(world, seed=8, rate=2_000)
         time.sleep(6.0)
         ends = world.ends()
         filler = small_disk / "filler"
@@ -199,11 +177,7 @@ def test_a_broker_whose_disk_is_full(small_disk: Path, make_world: MakeWorld) ->
             kill(broker)
             broker.start()
         world.caught_up_s(ends)
-        recovery = [time.monotonic() - began]
-        sender.hurry()
-        bad = sender.finish()
-        world.settle()
+        trial.recovery.append(time.monotonic() - began)
+        trial.finish()
         assert worker.runs
-        found = audit(world.settings, world.client, load, bad, tier=ItemTier.KNOWLEDGE)
-    ROWS.append(Row.of("full disk of the broker", told(load), 1, found, recovery))
-    assert found.clean, str(found)
+        trial.audit("full disk of the broker", 1)

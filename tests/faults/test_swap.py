@@ -23,6 +23,7 @@ from streams.topics import Topics
 from tests.faults.audit import audit
 from tests.faults.load import Load, Sender
 from tests.faults.report import ROWS, Row, told
+from tests.faults.trial import EVENTS, ITEMS, USERS
 from tests.faults.world import REPOSITORY, World
 
 pytestmark = pytest.mark.timeout(600)
@@ -97,9 +98,9 @@ def test_a_version_is_filled_activated_and_rolled_back_under_traffic(
 ) -> None:
     """Catches an answer of two versions, a feature that becomes older, and a version that lacks what came meanwhile."""
     world = make_world(broker)
-    load = Load(world.settings, items=400, events=40_000, users=800, seed=9)
+    load = Load(world.settings, items=ITEMS, events=EVENTS, users=USERS, seed=9)
     world.ready(world.worker())
-    sender = Sender(world.settings, load.records, rate=700)
+    sender = Sender(world.settings, load.records, rate=1_500)
     world.until(lambda: bool(Versions(world.client).active()), "the first version", 60)
     reading = Reading(world, load)
     time.sleep(10.0)

@@ -9,9 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from streams.embedded.kafka import KafkaServer
-from tests.faults.audit import audit
-from tests.faults.load import Load, Sender
-from tests.faults.report import ROWS, Row, told
+from tests.faults.trial import Trial
 from tests.faults.world import World
 
 pytestmark = pytest.mark.timeout(900)
@@ -22,33 +20,27 @@ KILLS = 20
 def test_a_worker_killed_twenty_times_loses_nothing(broker: KafkaServer, make_world: Callable[..., World]) -> None:
     """Catches records acknowledged before their result was durable, and an older state written over a newer one."""
     world = make_world(broker)
-    load = Load(world.settings, items=3_000, events=300_000, users=3_000)
     worker = world.worker()
-    sender = Sender(world.settings, load.records, rate=2_000)
-    chance, recovery = random.Random(1), []
+    trial = Trial(world, seed=0, rate=2_000)
+    chance = random.Random(1)
     for _ in range(KILLS):
         time.sleep(chance.uniform(2.0, 6.0))
         ends = world.ends()
         worker.kill()
         worker.start()
         if chance.random() < 0.5:  # the others strike a worker that is starting, or in its first rebalance
-            recovery.append(world.caught_up_s(ends))
-    sender.hurry()
-    bad = sender.finish()
-    world.settle()
-    found = audit(world.settings, world.client, load, bad)
-    ROWS.append(Row.of("worker kill -9", told(load), KILLS, found, recovery))
-    assert found.clean, str(found)
-    assert found.letters == len(bad)
+            trial.recovery.append(world.caught_up_s(ends))
+    trial.finish()
+    found = trial.audit("worker kill -9", KILLS)
+    assert found.letters == len(trial.bad)
 
 
 def test_workers_that_join_and_leave_lose_nothing(broker: KafkaServer, make_world: Callable[..., World]) -> None:
     """Catches records between two owners of a partition: acknowledged by one, worked on by neither."""
     world = make_world(broker, partitions=6)
-    load = Load(world.settings, items=1_000, events=100_000, users=1_500, seed=1)
-    sender = Sender(world.settings, load.records, rate=2_500)
+    trial = Trial(world, seed=1, rate=2_500)
     workers = [world.worker()]
-    chance, recovery, changes = random.Random(2), [], 0
+    chance, changes = random.Random(2), 0
     for step in range(10):
         time.sleep(chance.uniform(1.0, 4.0))
         ends = world.ends()
@@ -62,10 +54,6 @@ def test_workers_that_join_and_leave_lose_nothing(broker: KafkaServer, make_worl
             leaving.stop() if step % 2 else leaving.kill()
         changes += 1
         if step % 3 == 2:
-            recovery.append(world.caught_up_s(ends))
-    sender.hurry()
-    bad = sender.finish()
-    world.settle()
-    found = audit(world.settings, world.client, load, bad)
-    ROWS.append(Row.of("2 and 3 workers join, leave, are killed", told(load), changes, found, recovery))
-    assert found.clean, str(found)
+            trial.recovery.append(world.caught_up_s(ends))
+    trial.finish()
+    trial.audit("2 and 3 workers join, leave, are killed", changes)
