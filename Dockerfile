@@ -1,14 +1,21 @@
-# The worker, and every other `freshet` command. For a GPU build: --build-arg TORCH=torch==2.13.0
-FROM python:3.11.13-slim-bookworm AS build
-ARG TORCH=torch==2.13.0+cpu
+# The worker, and every other `freshet` command: for a CPU, or with --build-arg DEVICE=cuda for an NVIDIA GPU.
+ARG DEVICE=cpu
+
+FROM python:3.11.13-slim-bookworm AS build-cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV TORCH=torch==2.13.0+cpu PIP_EXTRA_INDEX_URL=${TORCH_INDEX}
+
+FROM python:3.11.13-slim-bookworm AS build-cuda
+ENV TORCH=torch==2.13.0
+
+FROM build-${DEVICE} AS build
 ENV PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /src
 RUN python -m venv /opt/freshet
 COPY constraints/worker.txt constraints/
 # The heavy layers first: they change with the constraints, not with the code.
 RUN --mount=type=cache,target=/var/cache/pip \
-    PIP_EXTRA_INDEX_URL=${TORCH_INDEX} /opt/freshet/bin/pip install -c constraints/worker.txt "${TORCH}" transformers pyarrow
+    /opt/freshet/bin/pip install -c constraints/worker.txt "${TORCH}" transformers pyarrow
 COPY pyproject.toml README.md LICENSE ./
 COPY schemas schemas
 COPY freshet freshet
@@ -16,7 +23,7 @@ COPY models models
 COPY processors processors
 COPY streams streams
 RUN --mount=type=cache,target=/var/cache/pip \
-    PIP_EXTRA_INDEX_URL=${TORCH_INDEX} /opt/freshet/bin/pip install -c constraints/worker.txt "${TORCH}" ".[worker]"
+    /opt/freshet/bin/pip install -c constraints/worker.txt "${TORCH}" ".[worker]"
 
 FROM python:3.11.13-slim-bookworm AS worker
 LABEL org.opencontainers.image.title="freshet" \

@@ -37,7 +37,7 @@ test: setup ## Run every test on real Kafka and Valkey (ARGS="-k name" for some)
 	@$(BIN)/freshet up --no-llm --prepare-only
 	FRESHET_REQUIRE_SERVERS=1 $(BIN)/python -m pytest --ignore tests/faults --ignore tests/compose $(ARGS)
 
-test-faults: setup ## Kill workers, brokers, Redis, the network under load; prints a table of losses (root, quarter of an hour)
+test-faults: setup ## Kill workers, brokers, Redis, the network under load; prints a table of losses (root, twenty minutes)
 	@$(BIN)/freshet up --no-llm --prepare-only
 	FRESHET_REQUIRE_SERVERS=1 FRESHET_FAULTS_FILE=$(CURDIR)/.faults.json $(BIN)/python -m pytest tests/faults $(ARGS)
 

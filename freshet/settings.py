@@ -1,7 +1,6 @@
 """Settings: keyword overrides over `FRESHET_*` variables over one TOML file over defaults, checked at start.
 
-Owns every setting's name, type, default, range and meaning; `page()` is the text of
-`docs/settings.md`. Must not connect to anything.
+Owns every setting's name, type, default, range and meaning. Must not connect to anything.
 """
 
 from __future__ import annotations
@@ -264,7 +263,8 @@ def _meant(name: str, known: Mapping[str, Field[Any]]) -> str:
     return f", did you mean {variable(close[0])}?" if close else ""
 
 
-_WANTED = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "Path": "a path"}
+WANTED = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "Path": "a path"}
+"""What the types are called, to people."""
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
@@ -284,13 +284,13 @@ def _parse(f: Field[Any], value: Any) -> Any:
             raise TypeError
         return Path(value) if kind == "Path" else str(value)
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise SettingError(f.name, value, _WANTED[kind]) from None
+        raise SettingError(f.name, value, WANTED[kind]) from None
 
 
 def _check_range(f: Field[Any], value: Any) -> None:
     least, most = f.metadata["least"], f.metadata["most"]
     if (least is not None and not value >= least) or (most is not None and not value <= most):
-        raise SettingError(f.name, value, f"a number {_range(f)}")
+        raise SettingError(f.name, value, f"a number {range_of(f)}")
     if f.metadata["url"] and value and "://" not in value:
         raise SettingError(f.name, value, "a URL such as http://host:port or redis://host:port")
 
@@ -321,34 +321,9 @@ def _check_redis(url: str) -> None:
         raise SettingError("redis", url, f"a Redis URL: {error}") from None
 
 
-def _range(f: Field[Any]) -> str:
+def range_of(f: Field[Any]) -> str:
+    """In words, what numbers a setting may be; empty where any."""
     least, most = f.metadata["least"], f.metadata["most"]
     if least is None:
         return ""
     return f"at least {least}" if most is None else f"from {least} to {most}"
-
-
-def table() -> str:
-    """The settings as a Markdown table."""
-    lines = ["| variable | type | default | meaning |", "|---|---|---|---|"]
-    for f in fields(Settings):
-        kind = " ".join(part for part in (_WANTED[str(f.type)], _range(f)) if part)
-        default = f"`{str(f.default).lower() if isinstance(f.default, bool) else f.default}`" if f.default != "" else ""
-        lines.append(f"| `{variable(f.name)}` | {kind} | {default} | {f.metadata['about']} |")
-    return "\n".join(lines)
-
-
-def page() -> str:
-    """`docs/settings.md`, whole."""
-    return f"""# Settings
-
-<!-- made by python -m tests.freshet.test_settings; a test compares -->
-
-A setting comes from the first of these that has it: a command's own option, the environment variable below, the TOML
-file that `FRESHET_CONFIG` names (keys: the names without `FRESHET_`, in lower case), the default. An empty variable
-counts as not set. A wrong value, an unknown key or a misspelt variable ends a command with exit code 2 and a line that
-names it. Secrets, and passwords in URLs, are never printed. Each secret, and each URL, may be read from a file instead:
-`FRESHET_KAFKA_PASSWORD_FILE=/run/secrets/kafka` for `FRESHET_KAFKA_PASSWORD`.
-
-{table()}
-"""

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from freshet.settings import SettingError, Settings, UnknownSetting, page, without_password
+from freshet.settings import SettingError, Settings, UnknownSetting, without_password
+from freshet.settings_page import page
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
