@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, cast
 
 import faust
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.app.base import BootStrategy
 from faust.transport.drivers import aiokafka as driver
@@ -108,7 +108,10 @@ class LaneConsumer(driver.Consumer):
     async def rewind(self) -> None:
         """Read again from the committed offsets; the intake knows what it has seen."""
         if self.assignment() and not self.should_stop:
-            await self.perform_seek()
+            try:
+                await self.perform_seek()
+            except IllegalStateError:  # a rebalance took a partition meanwhile; the next assignment begins with a seek
+                log.info("assignment changed while rewinding", extra={"lane": self.intake.lane})
 
     async def perform_seek(self) -> None:
         """Seek to the committed offsets; to the beginning where there is none (Faust stays where it is)."""

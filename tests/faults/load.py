@@ -21,6 +21,8 @@ from streams.topics import Topics
 CODEC = Codec()
 TYPES = ("view", "cart", "purchase")
 HOUR_MS = 3_600_000
+TASTE = 40
+"""Items that one user looks at."""
 # A broker may be away for a minute and more: what was handed over is delivered all the same, in its order.
 PATIENT = {"delivery.timeout.ms": 900_000}
 
@@ -94,9 +96,10 @@ class Load:
     def _event_records(self, count: int, users: int) -> list[Record]:
         made: list[Record] = []
         for n in range(count):
-            user = f"u{self._random.randrange(users)}"
-            kind = TYPES[n % len(TYPES)]
-            event = UserEvent(user, f"i{self._random.randrange(self.items)}", kind, self.began_ms + n, f"e{n}", 1.0)
+            number = self._random.randrange(users)
+            user, kind = f"u{number}", TYPES[n % len(TYPES)]
+            item = f"i{(number + self._random.randrange(TASTE)) % self.items}"
+            event = UserEvent(user, item, kind, self.began_ms + n, f"e{n}", 1.0)
             self.truth.events.setdefault(user, {})[event.event_time] = event
             record = Record(self._topics.user_events, user.encode(), CODEC.encode(event))
             made.append(record)

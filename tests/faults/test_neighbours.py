@@ -112,6 +112,7 @@ def test_a_network_that_is_cut(network: Network, make_world: MakeWorld) -> None:
         trial.finish()
         assert all(worker.runs for worker in world.workers)
         trial.audit("network cut to broker, to Redis", 3)
+        world.close()  # while there is a network to say goodbye in
 
 
 def test_a_clock_that_jumps(broker: KafkaServer, make_world: MakeWorld, tmp_path: Path) -> None:
@@ -181,3 +182,4 @@ def test_a_broker_whose_disk_is_full(small_disk: Path, make_world: MakeWorld) ->
         trial.finish()
         assert worker.runs
         trial.audit("full disk of the broker", 1)
+        world.close()

@@ -55,7 +55,7 @@ class Worker:
             "KAFKA": settings.kafka, "REDIS": settings.redis, "TOPIC_PREFIX": settings.topic_prefix,
             "HOME": str(folder), "DIMS": str(settings.dims), "HISTORY_LENGTH": str(settings.history_length),
             "SESSION_TIMEOUT_S": str(settings.session_timeout_s), "REFRESH_INTERVAL_S": "2", "REFRESH_POLL_S": "0.2",
-            "LEASE_S": "5", "DEAD_LETTER_RUN": "1000000",
+            "LEASE_S": "5", "DEAD_LETTER_RUN": "1000000", "LLM_CONCURRENCY": "64",
         }  # fmt: skip
         wanted = {f"FRESHET_{key}": value for key, value in {**told, **variables}.items()}
         self._environment = {**os.environ, "OMP_NUM_THREADS": "1", **wanted, **(environment or {})}

@@ -42,7 +42,8 @@ def send_all(settings: Settings, topic: str, records: Sequence[tuple[bytes | Non
 
 def read_all(kafka: str, topic: str) -> list[SourceRecord]:
     """Everything in `topic` now, by partition and offset."""
-    consumer = Consumer({"bootstrap.servers": kafka, "group.id": "reader", "enable.auto.commit": False})
+    config = {"bootstrap.servers": kafka, "group.id": "reader", "enable.auto.commit": False, "fetch.wait.max.ms": 20}
+    consumer = Consumer(config)
     try:
         found: list[SourceRecord] = []
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions

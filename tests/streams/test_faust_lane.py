@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 from aiokafka import AIOKafkaConsumer
@@ -163,6 +164,35 @@ async def test_a_commit_that_kafka_refuses_for_now_is_made_later(
     group = f"{settings.topic_prefix}freshet-v1-lane"
     await until(lambda: committed(settings.kafka, group, topic) == 20, "the commit to be repeated")
     assert len(refused) == 3
+    assert not failed.done()
+    failed.cancel()
+    await lane.stop()
+
+
+async def test_an_assignment_lost_while_rewinding_costs_nothing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a worker that ends because a rebalance came between the committed offset and the seek to it."""
+    topic = f"{settings.topic_prefix}rewound"
+    make_topic(settings.kafka, topic)
+    await asyncio.to_thread(send_all, settings, topic, numbered(20))
+    seen: set[int] = set()
+
+    async def work(records: Sequence[SourceRecord]) -> None:
+        seen.update(record.offset for record in records)
+
+    lane = batch_lane(settings, topic, work)
+    await lane.start()
+    await until(lambda: len(seen) == 20, "20 records")
+    failed = asyncio.create_task(lane.wait_failed())
+    assert lane._app is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            AIOKafkaConsumer, "seek_to_committed", AsyncMock(side_effect=IllegalStateError("no assignment"))
+        )
+        await lane._app.consumer.rewind()
+    await asyncio.to_thread(send_all, settings, topic, numbered(20, first=20))
+    await until(lambda: len(seen) == 40, "20 records more")
     assert not failed.done()
     failed.cancel()
     await lane.stop()
