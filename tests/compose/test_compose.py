@@ -21,6 +21,7 @@ from freshet import FeatureReader
 from tests import servers
 
 ROOT = Path(__file__).parents[2]
+PROJECT = "freshet-test"
 ITEMS, USERS, EVENTS = 24, 200, 6_000
 UP = ("--profile", "cpu", "up", "--wait", "--detach")
 
@@ -36,7 +37,8 @@ def docker(*args: str, ok: bool = True) -> str:
 
 
 def compose(*args: str) -> str:
-    return docker("compose", *args)
+    """`docker compose`, as a project of our own: volumes of a deployment on this host are never touched."""
+    return docker("compose", "--project-name", PROJECT, *args)
 
 
 FRESHET = str(Path(sys.executable).with_name("freshet"))
@@ -180,7 +182,7 @@ def test_a_version_is_filled_beside_the_old_one(stack: None) -> None:
     one = ("run", "--rm", "--no-deps", "--env", "FRESHET_VERSION=v2")
     compose(*one, "worker", "topics", "create")
     compose(*one, "worker", "schemas", "register")
-    compose(*one, "--detach", "--name", "freshet-worker-v2", "worker")
+    compose(*one, "--detach", "--name", f"{PROJECT}-worker-v2", "worker")
     try:
         until(lambda: bool(json.loads(freshet("versions", "status", "v2", "--json"))["workers"]), "a worker of v2")
         compose("run", "--rm", "--no-deps", "replay", "replay", "--into", "v2", "--execute")
@@ -188,14 +190,14 @@ def test_a_version_is_filled_beside_the_old_one(stack: None) -> None:
         freshet("versions", "activate", "v2")
         freshet("versions", "rollback")
     finally:
-        docker("rm", "--force", "freshet-worker-v2", ok=False)
+        docker("rm", "--force", f"{PROJECT}-worker-v2", ok=False)
 
 
 def test_redis_lost_whole_is_rebuilt(stack: None) -> None:
     """Catches a stack that does not come back from an empty volume."""
     compose("stop", "valkey")
     compose("rm", "--force", "valkey")
-    docker("volume", "rm", "freshet_valkey-data")
+    docker("volume", "rm", f"{PROJECT}_valkey-data")
     compose("up", "--wait", "--detach", "--no-deps", "valkey")
     assert present_items() < ITEMS  # a lane may be writing again already
     freshet("rebuild", "--version", "v1", "--json")
