@@ -21,6 +21,8 @@ from freshet import FeatureReader
 from tests import servers
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(600)
+
 PROJECT = "freshet-test"
 ITEMS, USERS, EVENTS = 24, 200, 6_000
 UP = ("--profile", "cpu", "up", "--wait", "--detach")
