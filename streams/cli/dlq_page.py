@@ -67,12 +67,12 @@ def show_groups(groups: Groups, as_json: bool, *, dry_run: str = "") -> None:
         click.echo("No dead letters" + (" match." if dry_run else "."))
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("Topic", "Reason", "Stage", "Letters", "First", "Last", "Example"):
+    for name in ("Topic", "Reason", "Stage", "Letters", "When, UTC", "Example"):
         table.add_column(name, justify="right" if name == "Letters" else "left", overflow="fold")
     for row in rows:
         table.add_row(
             row["topic"], row["reason"], row["stage"], f"{row['letters']:,}",
-            moment(row["first_ms"]), moment(row["last_ms"]), row["example"],
+            span(row["first_ms"], row["last_ms"]), row["example"],
         )  # fmt: skip
     Console(highlight=False).print(table)
     if dry_run:
@@ -149,6 +149,14 @@ def moment(ms: int) -> str:
         return datetime.fromtimestamp(ms / 1_000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     except (OverflowError, ValueError, OSError):
         return str(ms)
+
+
+def span(first_ms: int, last_ms: int) -> str:
+    """From when to when, to the minute, short enough for a column; the day once where it is one day."""
+    days, minutes = zip(*(moment(ms)[5:16].partition("T")[::2] for ms in (first_ms, last_ms)), strict=True)
+    if days[0] == days[1]:
+        return f"{days[0]} {minutes[0]}" if minutes[0] == minutes[1] else f"{days[0]} {minutes[0]}-{minutes[1]}"
+    return f"{days[0]} {minutes[0]} - {days[1]} {minutes[1]}"
 
 
 def harmless(text: str) -> str:

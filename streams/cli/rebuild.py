@@ -115,11 +115,17 @@ def _show_rebuilt(answer: dict[str, Any]) -> None:
     click.echo(f"{ended} {answer['due']:,} users are due. Next: freshet rebuild --version {answer['version']} --verify")
 
 
+_PLURAL = {"item": "items", "user": "users", "knowledge": "pieces of knowledge", "history": "histories"}
+
+
 def _show_differences(answer: dict[str, Any]) -> None:
-    compared = ", ".join(f"{count:,} {kind}" for kind, count in answer["compared"].items())
+    compared = ", ".join(f"{count:,} {_PLURAL[kind]}" for kind, count in answer["compared"].items())
     click.echo(f"Compared {compared} in {answer['seconds']:g} s.")
     if answer["expired"]:
-        click.echo("Expired, as their age says: " + ", ".join(f"{n:,} {kind}" for kind, n in answer["expired"].items()))
+        click.echo(
+            "Expired, as their age says: "
+            + ", ".join(f"{n:,} {_PLURAL[kind]}" for kind, n in answer["expired"].items())
+        )
     if not answer["differences"]:
         click.echo("No differences.")
         return

@@ -18,7 +18,7 @@ from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import DeadLetter, Header, Item
 from streams.cli import main
-from streams.cli.dlq_page import harmless
+from streams.cli.dlq_page import harmless, span
 from streams.dlq import rewriting
 from streams.dlq.letters import Filter, Letter, Position, letter_ranges, read_letters
 from streams.dlq.rewriting import Busy, drop
@@ -253,3 +253,14 @@ def test_positions_have_one_written_form() -> None:
     for text in ("items", "items/3", "items/x/1", "/1/2"):
         with pytest.raises(ValueError, match="no position"):
             Position.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("last_ms", "shown"),
+    [(0, "11-14 22:13"), (60_000, "11-14 22:13-22:14"), (86_400_000, "11-14 22:13 - 11-15 22:13"), (10**18, "…")],
+)
+def test_the_time_of_a_group_fits_a_column(last_ms: int, shown: str) -> None:
+    """Catches a list that folds every column in a terminal of a hundred, and a time that no calendar has."""
+    first = 1_700_000_000_000
+    found = span(first, first + last_ms)
+    assert found == shown or (shown == "…" and found.startswith("11-14 22:13 - "))
