@@ -42,7 +42,10 @@ _MAX_POLL_INTERVAL_S = 86_400.0
 
 
 class _Thread(driver.AIOKafkaConsumerThread):
-    """Notes under which generation records were fetched, on the thread where a rebalance can not come between."""
+    """Faust's thread around aiokafka: notes the generation of what it fetches, and outlives a commit that fails.
+
+    The generation is noted here because no rebalance can come between on this thread.
+    """
 
     fetched_generation: int = -1
 
