@@ -59,6 +59,8 @@ def contract_of(topics: Topics, topic: str) -> type[Record] | None:
     """The contract of a topic by its name, also of another version than that of `topics`; None where it is none."""
     if (kind := contracts(topics).get(topic)) is not None:
         return kind
+    if topic.endswith(topics.dead_letters("")):
+        return DeadLetter
     stems = {topics.item_features_stem: ItemFeatures, topics.user_features_stem: UserFeatures}
     return next((kind for stem, kind in stems.items() if topic.startswith(stem)), None)
 

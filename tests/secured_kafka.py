@@ -32,7 +32,7 @@ class SecuredKafka(KafkaServer):
         super().__init__(Settings.load().home)
         self._listener, self._properties_more, self.format_options = listener, properties, options
         folder.mkdir(parents=True, exist_ok=True)
-        self._certificate, self._key = topologies._certificates(folder)
+        self._certificate, self._key = topologies.certificates(folder)
         self.ca_file = folder / "ca.pem"
 
     def _properties(self, data: Path) -> str:

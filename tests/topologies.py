@@ -279,7 +279,7 @@ class TlsServer:
     def start(self) -> str:
         """Make certificates, start both processes; returns the URL."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        certificate, key = _certificates(self._folder)
+        certificate, key = certificates(self._folder)
         self._server.start()
         self.port = free_port()
         argv = [sys.executable, "-I", "-S", tls_terminator.__file__, str(self.port), str(self._server.port)]
@@ -296,7 +296,7 @@ class TlsServer:
         self._server.stop()
 
 
-def _certificates(folder: Path) -> tuple[Path, Path]:
+def certificates(folder: Path) -> tuple[Path, Path]:
     """Certificate and key of 127.0.0.1, signed by an authority of its own in `ca.pem`."""
     certificate, key, request = folder / "server.pem", folder / "server.key", folder / "server.csr"
     extensions = folder / "extensions"

@@ -6,19 +6,18 @@ The images are those that its tags name, or the stand-ins of `tests/compose/imag
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from freshet import FeatureReader
-from tests import servers
+from tests import command_line, servers
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(600)
@@ -43,20 +42,16 @@ def compose(*args: str) -> str:
     return docker("compose", "--project-name", PROJECT, *args)
 
 
-FRESHET = str(Path(sys.executable).with_name("freshet"))
 OPERATOR = {
-    **os.environ,
-    "FRESHET_KAFKA": "127.0.0.1:9092",
-    "FRESHET_REGISTRY": "http://127.0.0.1:8081",
-    "FRESHET_REDIS_FILE": str(ROOT / "deploy/secrets/operator_redis_url"),
+    "kafka": "127.0.0.1:9092",
+    "registry": "http://127.0.0.1:8081",
+    "redis_file": ROOT / "deploy/secrets/operator_redis_url",
 }
 
 
-def freshet(*args: str, codes: Sequence[int] = (0,)) -> str:
+def freshet(*arguments: str, codes: Sequence[int] = (0,)) -> str:
     """What the command of this checkout prints, run on the host, as the operator."""
-    done = subprocess.run([FRESHET, *args], cwd=ROOT, env=OPERATOR, capture_output=True, text=True, check=False)
-    assert done.returncode in codes, f"{' '.join(args)}: {done.stdout}\n{done.stderr}"
-    return done.stdout
+    return command_line.freshet(*arguments, codes=codes, **OPERATOR)
 
 
 def containers(service: str) -> list[dict[str, Any]]:
@@ -167,12 +162,12 @@ def test_three_workers_one_killed_and_nothing_lost(stack: None, tmp_path: Path) 
     """Catches a worker that no policy restarts, and an event that went with it."""
     compose(*UP, "--scale", "worker=3", "--no-recreate")
     file = lines(tmp_path / "events.jsonl", [event(n, "b") for n in range(EVENTS)])
-    command = [FRESHET, "send", "events", file, "--rate", "600", "--json"]
-    with subprocess.Popen(command, cwd=ROOT, env=OPERATOR, stdout=subprocess.DEVNULL) as sender:
+    with ThreadPoolExecutor(1) as pool:
+        sender = pool.submit(freshet, "send", "events", file, "--rate", "600", "--json")
         time.sleep(3.0)
         # Everything in the container but its init; that ends too, and the engine starts the container again.
         compose("exec", "--index", "2", "worker", "python", "-c", "import os; os.kill(-1, 9)")
-        assert sender.wait(60) == 0
+        sender.result(60)
     until(lambda: sorted(one["RestartCount"] for one in containers("worker")) == [0, 0, 1], "a restart")
     until(lambda: all(one["State"]["Health"]["Status"] == "healthy" for one in containers("worker")), "health")
     until(lambda: not compared()["differences"], "every event in its history")

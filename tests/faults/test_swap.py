@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,11 +17,12 @@ from freshet.versions import Versions
 from streams.embedded.kafka import KafkaServer
 from streams.producer import kafka_config
 from streams.topics import Topics
+from tests import command_line
 from tests.faults.audit import audit
 from tests.faults.load import Load, Sender
 from tests.faults.report import ROWS, Row, told
 from tests.faults.trial import EVENTS, ITEMS, USERS
-from tests.faults.world import REPOSITORY, World
+from tests.faults.world import World
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -82,15 +80,9 @@ def seen_as(world: World, version: str) -> World:
 
 def freshet(world: World, *arguments: str) -> None:
     """The command line, as an operator uses it."""
-    environment = {
-        **os.environ,
-        "FRESHET_KAFKA": world.settings.kafka, "FRESHET_REDIS": world.settings.redis,
-        "FRESHET_TOPIC_PREFIX": world.settings.topic_prefix, "FRESHET_HOME": str(world.folder),
-        "FRESHET_HISTORY_LENGTH": str(world.settings.history_length),
-    }  # fmt: skip
-    command = [sys.executable, "-m", "streams", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=REPOSITORY, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    names = ("kafka", "redis", "topic_prefix", "history_length")
+    told = {name: getattr(world.settings, name) for name in names}
+    command_line.freshet(*arguments, **told, home=world.folder)
 
 
 def test_a_version_is_filled_activated_and_rolled_back_under_traffic(

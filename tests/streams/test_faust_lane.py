@@ -32,6 +32,18 @@ def numbered(n: int, first: int = 0) -> list[tuple[bytes, bytes]]:
     return [(b"k%d" % i, b"%d" % i) for i in range(first, first + n)]
 
 
+async def filled(settings: Settings, name: str, records: int) -> str:
+    """A new topic of one partition that holds so many records."""
+    topic = f"{settings.topic_prefix}{name}"
+    make_topic(settings.kafka, topic)
+    await asyncio.to_thread(send_all, settings, topic, numbered(records))
+    return topic
+
+
+async def nothing(records: Sequence[SourceRecord]) -> None:
+    """What a lane does with records where that does not matter."""
+
+
 def batch_lane(
     settings: Settings, topic: str, work: Callable[[Sequence[SourceRecord]], Awaitable[None]], name: str = "lane"
 ) -> FaustLane:
@@ -46,9 +58,7 @@ def sliding_lane(settings: Settings, topic: str, work: Callable[[SourceRecord], 
 
 async def test_reads_a_fresh_topic_from_record_0_and_commits_behind_the_last(settings: Settings) -> None:
     """Catches a lost first record: Faust commits past it, or pauses the partition under the first fetch."""
-    topic = f"{settings.topic_prefix}fresh"
-    make_topic(settings.kafka, topic)
-    await asyncio.to_thread(send_all, settings, topic, numbered(100))
+    topic = await filled(settings, "fresh", 100)
     seen: list[int] = []
 
     async def work(records: Sequence[SourceRecord]) -> None:
@@ -117,9 +127,7 @@ async def test_members_that_come_and_go_lose_nothing(settings: Settings) -> None
 async def test_a_lane_that_waits_stays_in_its_group(settings: Settings) -> None:
     """Catches a member that is expelled while the LLM is down: its work would start over elsewhere, for ever."""
     settings = replace(settings, session_timeout_s=2.0)
-    topic = f"{settings.topic_prefix}waiting"
-    make_topic(settings.kafka, topic)
-    await asyncio.to_thread(send_all, settings, topic, numbered(700))
+    topic = await filled(settings, "waiting", 700)
     began, go = [], asyncio.Event()
 
     async def work(record: SourceRecord) -> None:
@@ -141,9 +149,7 @@ async def test_a_commit_that_kafka_refuses_for_now_is_made_later(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a worker that ends because its broker's disk is full for a moment, and a last commit nobody repeats."""
-    topic = f"{settings.topic_prefix}refused"
-    make_topic(settings.kafka, topic)
-    await asyncio.to_thread(send_all, settings, topic, numbered(20))
+    topic = await filled(settings, "refused", 20)
     real = AIOKafkaConsumer.commit
     refused: list[object] = []
 
@@ -155,10 +161,7 @@ async def test_a_commit_that_kafka_refuses_for_now_is_made_later(
 
     monkeypatch.setattr(AIOKafkaConsumer, "commit", commit)
 
-    async def work(records: Sequence[SourceRecord]) -> None:
-        pass
-
-    lane = batch_lane(settings, topic, work)
+    lane = batch_lane(settings, topic, nothing)
     await lane.start()
     failed = asyncio.create_task(lane.wait_failed())
     group = f"{settings.topic_prefix}freshet-v1-lane"
@@ -173,9 +176,7 @@ async def test_an_assignment_lost_while_rewinding_costs_nothing(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a worker that ends because a rebalance came between the committed offset and the seek to it."""
-    topic = f"{settings.topic_prefix}rewound"
-    make_topic(settings.kafka, topic)
-    await asyncio.to_thread(send_all, settings, topic, numbered(20))
+    topic = await filled(settings, "rewound", 20)
     seen: set[int] = set()
 
     async def work(records: Sequence[SourceRecord]) -> None:
@@ -200,19 +201,14 @@ async def test_an_assignment_lost_while_rewinding_costs_nothing(
 
 async def test_a_commit_that_kafka_forbids_ends_the_lane(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a worker that goes on for ever where nothing it does is remembered."""
-    topic = f"{settings.topic_prefix}forbidden"
-    make_topic(settings.kafka, topic)
-    await asyncio.to_thread(send_all, settings, topic, numbered(20))
+    topic = await filled(settings, "forbidden", 20)
 
     async def commit(self: AIOKafkaConsumer, offsets: object = None) -> None:
         raise GroupAuthorizationFailedError
 
     monkeypatch.setattr(AIOKafkaConsumer, "commit", commit)
 
-    async def work(records: Sequence[SourceRecord]) -> None:
-        pass
-
-    lane = batch_lane(settings, topic, work)
+    lane = batch_lane(settings, topic, nothing)
     await lane.start()
     assert isinstance(await asyncio.wait_for(lane.wait_failed(), 60), GroupAuthorizationFailedError)
     await lane.stop()
@@ -224,10 +220,7 @@ async def test_no_port_is_bound(settings: Settings) -> None:
     make_topic(settings.kafka, topic)
     before = listening()
 
-    async def work(records: Sequence[SourceRecord]) -> None:
-        pass
-
-    lane = batch_lane(settings, topic, work)
+    lane = batch_lane(settings, topic, nothing)
     await lane.start()
     await asyncio.sleep(1.5)
     assert listening() == before

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -34,12 +31,15 @@ from streams.embedded.process import log_tail
 from streams.lag import watermarks
 from streams.producer import KafkaProducer, kafka_config
 from streams.topics import Topics
-from tests import servers
+from tests import command_line, servers
 from tests.secured_kafka import REPOSITORY, SecuredKafka, running, scram, start
 
 pytestmark = pytest.mark.timeout(300)
 PAGE = REPOSITORY / "docs" / "security.md"
 WORDS = {role: f"{role}-word" for role in ("platform", "worker", "operator")}
+TOLD = (
+    "kafka", "redis", "kafka_security", "kafka_ca_file", "kafka_username", "kafka_password", "dims", "partitions",
+)  # fmt: skip
 AUTHORIZER = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     # The controller's own listener, which no client reaches, has no users.
@@ -87,18 +87,10 @@ def roles(valkey: str, tmp_path: Path) -> Iterator[Callable[[str], Settings]]:
             yield lambda role: replace(admin, kafka_username=role, kafka_password=WORDS[role])
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    names = ("kafka", "redis", "kafka_security", "kafka_ca_file", "kafka_username", "kafka_password", "dims")
-    return {f"FRESHET_{name.upper()}": str(getattr(settings, name)) for name in names} | {"FRESHET_PARTITIONS": "1"}
-
-
 def freshet(settings: Settings, *arguments: str) -> str:
     """What the command line says, to the role of `settings`."""
-    told = {**os.environ, **environment(settings), "FRESHET_LLM": "http://127.0.0.1:9/v1"}
-    command = [sys.executable, "-m", "streams", *arguments]
-    done = subprocess.run(command, env=told, capture_output=True, text=True, cwd=REPOSITORY, check=False)
-    assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
-    return done.stdout
+    told = {name: getattr(settings, name) for name in TOLD}
+    return command_line.freshet(*arguments, **told, llm="http://127.0.0.1:9/v1")
 
 
 def send(settings: Settings, *records: tuple[str, bytes, bytes | None]) -> None:
