@@ -35,7 +35,7 @@ from models.reasoner_training import TrainingConfig
 from models.sampler import Plan, denoise
 from models.sequences import EventColumns, Ints, code, first_events
 from models.shortlist import NOTHING, CandidateIndex, Shortlist
-from streams.files import read_events, read_items
+from schemas.files import read_events, read_items
 from streams.training import train_on
 
 SIZES = (4_000, 20_000, 100_000, 300_000, 1_000_000)

@@ -36,12 +36,12 @@ from freshet.settings import Settings
 from models.encoder import TextEncoder
 from models.llm import Endpoint, OpenAIClient, connect
 from models.weights import ensure_vllm_env, llm_dir, prepared
+from schemas.files import read_items
 from schemas.records import Item
 from streams.demo.data import complete_journey
 from streams.embedded.kafka import KafkaServer
 from streams.embedded.llm import LlmServer
 from streams.embedded.valkey import ValkeyServer
-from streams.files import read_items
 from streams.lag import watermarks
 from streams.lanes import build_lane
 from streams.lanes.base import Context

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 from models.cold import ColdBuyers, ColdConfig, ColdItems, cold_buyers, cold_items
 from models.encoder import TextEncoder, Vectors
 from models.sequences import EventColumns, Ints, Log, code
+from schemas.files import read_events, read_items
+from schemas.knowledge_file import read_knowledge
 from schemas.records import Item, ItemKnowledge
-from streams.files import read_events, read_items
-from streams.knowledge_file import read_knowledge
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,7 +20,7 @@ import numpy as np
 from freshet.settings import Settings
 from models.aligner import Aligner, LinearAligner
 from models.encoder import TextEncoder, prepared_encoder
-from streams.files import read_items
+from schemas.files import read_items
 
 THRESHOLDS = (0.4, 0.5, 0.55, 0.6, 0.7)
 ELSEWHERE = [

@@ -20,8 +20,8 @@ from typing import Protocol
 from models.llm import LLMRejected, LLMUnavailable
 from processors.answering import InvalidKnowledge
 from processors.attribute_catalogue import AttributeCatalogue
+from schemas.annotated import Annotated
 from schemas.records import Item, ItemKnowledge
-from streams.annotated import Annotated
 
 TRIES, FIRST_PAUSE_S = 5, 1.0
 """An item whose call finds the endpoint away is asked about again so often, after a pause that doubles."""

@@ -22,7 +22,7 @@ from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, UnknownType
 
 from schemas import records
-from schemas.kept import (
+from schemas.history import (
     KINDS,
     KeptSchema,
     canonical_fingerprint,

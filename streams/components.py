@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from models.llm import Completion, LanguageModel, Message, WrappedModel
-from schemas.kept import fingerprint
+from schemas.history import fingerprint
 from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
 from streams.lanes.base import Context
 

@@ -22,10 +22,10 @@ from processors.fold import EventRows, suspicious
 from processors.validate import ContractViolation, check_deletion, check_event, check_item
 from schemas.codec import Codec, DecodeError
 from schemas.columns import EventColumns
+from schemas.files import EVENT_SCHEMA
 from schemas.records import Item, UserEvent
 from streams.batch import Message
 from streams.errors import reason
-from streams.files import EVENT_SCHEMA
 from streams.ranges import PATIENCE_S, NothingCame, NoTopic, RangeReader
 
 Report = Callable[[int, int], None]

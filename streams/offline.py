@@ -17,10 +17,10 @@ from typing import Protocol, TypeVar
 from processors.sharing import sharing_key
 from processors.thrifty import FreshDistiller, ThriftyDistiller
 from processors.validate import check_item
+from schemas.knowledge_file import KnowledgeFile
 from schemas.records import Item, ItemKnowledge
 from streams.backoff import Backoff
 from streams.errors import Family, family
-from streams.knowledge_file import KnowledgeFile
 from streams.metrics import Metrics
 
 NAME = "distill"

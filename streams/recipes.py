@@ -16,8 +16,8 @@ from processors.agents import UnknownTeam
 from processors.attribute_catalogue import AttributeCatalogue, CatalogueError
 from processors.distill import Recipe
 from processors.examples import ExampleBank, annotated_examples, own_examples
-from streams.annotated import Annotated, read_annotated
-from streams.files import FileError, read_table
+from schemas.annotated import Annotated, read_annotated
+from schemas.files import FileError, read_table
 
 
 def read_catalogue(path: Path) -> AttributeCatalogue:

@@ -1,6 +1,6 @@
 """Sends items and events in bulk: from rows to confirmed Kafka records, at a given rate or as fast as it goes.
 
-Owns pacing and the tally. Must not read files (`streams.files`) nor draw progress (the command line does).
+Owns pacing and the tally. Must not read files (`schemas.files`) nor draw progress (the command line does).
 """
 
 from __future__ import annotations

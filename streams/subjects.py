@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.kept import kept_schemas, schema_json
+from schemas.history import kept_schemas, schema_json
 from schemas.records import (
     DeadLetter,
     Erasure,

@@ -22,8 +22,8 @@ from models.encoder import TextEncoder
 from models.pairs import NothingToLearn
 from models.sequences import EventColumns, Log, code, most_frequent
 from processors.embed_texts import encoded_texts
+from schemas.files import FileError, read_events, read_items
 from schemas.records import Item
-from streams.files import FileError, read_events, read_items
 
 Bools = NDArray[np.bool_]
 CLUSTERS = 20

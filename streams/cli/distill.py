@@ -29,11 +29,11 @@ from models.llm_limits import AdaptiveLimit, LimitedModel
 from models.vllm_engine import EngineError, VllmEngine
 from models.weights import encoder_dir, prepared
 from processors.distill import Distiller, Recipe
+from schemas.files import FileError, read_items
+from schemas.knowledge_file import KnowledgeFile
 from schemas.records import Item
 from streams.backoff import Backoff
 from streams.embedded.state import resolve
-from streams.files import FileError, read_items
-from streams.knowledge_file import KnowledgeFile
 from streams.metrics import Metrics
 from streams.offline import LONGEST_PAUSE_S, NAME, OfflineRun, Tally, chosen, told
 from streams.recipes import recipe_of

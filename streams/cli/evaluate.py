@@ -26,11 +26,11 @@ from models.llm import LLMForbidden, LLMUnavailable, OpenAIClient
 from processors.agents import ATTRIBUTE_ANALYST, UnknownTeam
 from processors.attribute_catalogue import AttributeCatalogue
 from processors.distill import Distiller
+from schemas.annotated import Annotated, read_annotated
+from schemas.files import FileError
 from schemas.records import ItemKnowledge
-from streams.annotated import Annotated, read_annotated
 from streams.cli.evaluate_reasoner import reasoner
 from streams.embedded.state import resolve
-from streams.files import FileError
 from streams.recipes import make_recipe, read_catalogue
 
 TEAM, NAIVE, NO_EXAMPLES = "team", "naive", "no-examples"

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from freshet.settings import Settings
-from streams.files import FileError
+from schemas.files import FileError
 
 if TYPE_CHECKING:
     from evaluation.reasoner.run import Options

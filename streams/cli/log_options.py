@@ -20,6 +20,7 @@ from rich.progress import Progress
 from freshet.connect import connect
 from freshet.histories import HistoryStore
 from freshet.settings import Settings
+from schemas.files import FileError, read_events, read_items
 from schemas.records import Item
 from schemas.registry import RegistryRejected, RegistryUnavailable
 from streams.embedded.state import resolve
@@ -32,7 +33,6 @@ from streams.event_log import (
     read_item_topic,
     told_skipped,
 )
-from streams.files import FileError, read_events, read_items
 from streams.lanes.base import Context
 
 F = TypeVar("F", bound=Callable[..., None])

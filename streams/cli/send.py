@@ -1,6 +1,6 @@
 """`freshet send`: items or events from a file to Kafka, as a platform would send them.
 
-Owns options, progress and the closing count. Files are `streams.files`', sending is `streams.send`'s.
+Owns options, progress and the closing count. Files are `schemas.files`', sending is `streams.send`'s.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from freshet.clock import wall_clock
 from freshet.settings import Settings
 from schemas.codec import Codec
+from schemas.files import FileError, read_events, read_items
 from schemas.registry import RegistryClient
 from streams.embedded.state import resolve
-from streams.files import FileError, read_events, read_items
 from streams.producer import kafka_config
 from streams.send import Keyed, Tally, keyed_events, keyed_items
 from streams.send import send as send_records

@@ -20,9 +20,9 @@ from models.aligner_training import AlignerConfig
 from models.contrastive import HeadConfig
 from models.contrastive import Progress as HeadProgress
 from models.pairs import NothingToLearn
+from schemas.files import FileError
+from schemas.knowledge_file import read_knowledge
 from streams.cli.log_options import LogSource, log_options
-from streams.files import FileError
-from streams.knowledge_file import read_knowledge
 from streams.training import ALIGNER_FILE, train_aligner_on
 
 DEFAULTS = AlignerConfig()

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from schemas.files import EVENT_SCHEMA, read_events, read_items
 from schemas.records import Item
-from streams.files import EVENT_SCHEMA, read_events, read_items
 
 
 class NotEnoughData(ValueError):
@@ -26,7 +26,7 @@ class NotEnoughData(ValueError):
 class DemoData:
     """A catalogue and a log in two parts.
 
-    `history` and `stream` are tables of `streams.files.EVENT_SCHEMA`, oldest first. `known` are the items of the
+    `history` and `stream` are tables of `schemas.files.EVENT_SCHEMA`, oldest first. `known` are the items of the
     catalogue bought in `history`, most frequent first; `new` those first seen in `stream`, in order of appearance, and
     `new_at[k]` the row of `stream` before which `new[k]` is announced.
     """

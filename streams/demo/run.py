@@ -75,7 +75,7 @@ def run(config: DemoConfig, settings: Settings, console: Console) -> Counts:
     """Play the whole demo on `console`; answers what Redis held at the end.
 
     Raises `ServiceError` or `models.weights.WeightsError` where the stack cannot be had, `NotEnoughData` or
-    `streams.files.FileError` where the log is unfit, `DemoFailed` where a part fell short.
+    `schemas.files.FileError` where the log is unfit, `DemoFailed` where a part fell short.
     """
     steps = Steps(console)
     with ExitStack() as stack:

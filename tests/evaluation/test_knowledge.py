@@ -12,9 +12,9 @@ from evaluation.naive import NaiveExtractor
 from models.llm import LLMUnavailable
 from processors.answering import InvalidKnowledge
 from processors.attribute_catalogue import AttributeCatalogue
+from schemas.annotated import Annotated, read_annotated
+from schemas.files import FileError
 from schemas.records import Claim, Item, ItemKnowledge, Provenance
-from streams.annotated import Annotated, read_annotated
-from streams.files import FileError
 from tests.fakes import FakeClock
 from tests.fakes_llm import FakeLlm
 

@@ -21,7 +21,7 @@ from evaluation.reasoner.run import WITHOUT_VALIDATION
 from evaluation.reasoner.sasrec import SasRec, SasRecConfig, cross_entropy, train_sasrec
 from evaluation.reasoner.shop import Shop, clusters, load
 from evaluation.reasoner.splits import Case, Split
-from streams.files import FileError, read_events, read_items
+from schemas.files import FileError, read_events, read_items
 from tests.evaluation.successor_world import KINDS, write
 from tests.evaluation.test_reasoner_measures import case
 from tests.fakes_encoder import FakeEncoder

@@ -23,7 +23,7 @@ from schemas.codec import (
     schema_json,
     writer_schema,
 )
-from schemas.kept import canonical_fingerprint, crc64
+from schemas.history import canonical_fingerprint, crc64
 from schemas.records import Item, UserEvent
 
 # What a released version means on the wire never changes: add a file `<record>.v<N+1>.avsc` and a line here instead.
@@ -125,7 +125,7 @@ def test_a_past_version_is_read_as_the_newest(monkeypatch: pytest.MonkeyPatch) -
     old = changed(drop="brand", add={"name": "colour", "type": "string", "default": ""})
     past = KeptSchema(Item, 0, canonical_fingerprint(old), json.dumps(old))
     held = {kept.fingerprint: kept for kept in (*kept_schemas(), past)}
-    monkeypatch.setattr("schemas.kept._by_fingerprint", lambda: held)
+    monkeypatch.setattr("schemas.history._by_fingerprint", lambda: held)
     out = io.BytesIO(SINGLE_OBJECT_HEADER + past.fingerprint.to_bytes(8, "little"))
     out.seek(10)
     fastavro.schemaless_writer(out, old, {"item_id": "i1", "event_time": 5, "title": "Tea", "colour": "green"})

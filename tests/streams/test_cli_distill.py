@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from schemas.knowledge_file import read_knowledge
 from streams.cli import main
-from streams.knowledge_file import read_knowledge
 from tests.fakes_llm import FakeLlmServer, Trouble
 
 TITLES = ["Oak chair", "Blue kettle", "Running shoe", "Tea infuser", "Desk lamp"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from schemas.files import EVENT_SCHEMA
 from schemas.records import Item
 from streams.demo.data import NotEnoughData, in_steps, recent, split
 from streams.demo.feed import shifted_to_now
-from streams.files import EVENT_SCHEMA
 
 
 def log(rows: list[tuple[str, str, int]]) -> pa.Table:

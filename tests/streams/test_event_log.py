@@ -16,10 +16,10 @@ import streams.training
 from freshet.histories import HistoryBatch, HistoryEvent, HistoryStore
 from freshet.settings import Settings
 from schemas.codec import Codec
+from schemas.files import EVENT_SCHEMA
 from schemas.records import Item, UserEvent
 from streams.cli import main
 from streams.event_log import EventLog, ItemLog, LogError, read_event_topic, read_item_topic, read_topic
-from streams.files import EVENT_SCHEMA
 from streams.topics import Topics
 from tests.evaluation.cold_world import DAY_MS, write
 from tests.fakes_encoder import FakeEncoder

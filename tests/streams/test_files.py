@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from streams.files import FileError, read_events, read_items
+from schemas.files import FileError, read_events, read_items
 
 
 def lines(path: Path, *rows: dict[str, object]) -> Path:

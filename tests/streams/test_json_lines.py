@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.json_lines import Lines, LinesError, read_lines
+from schemas.json_lines import Lines, LinesError, read_lines
 
 
 def test_a_torn_last_line_is_cut_off_and_the_rest_kept(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from processors.distill import InvalidKnowledge
+from schemas.files import FileError
+from schemas.knowledge_file import KNOWLEDGE_SCHEMA, KnowledgeFile, read_knowledge, write_parquet
 from schemas.records import Claim, Item, ItemKnowledge, Provenance
-from streams.files import FileError
-from streams.knowledge_file import KNOWLEDGE_SCHEMA, KnowledgeFile, read_knowledge, write_parquet
 
 
 def knowledge(item_id: str, fingerprint: str = "f", **fields: object) -> ItemKnowledge:

@@ -12,8 +12,8 @@ import pytest
 from models.llm import LLMForbidden, LLMUnavailable
 from processors.distill import InvalidKnowledge
 from processors.listing import digest, used_fields
+from schemas.knowledge_file import KnowledgeFile
 from schemas.records import Claim, Item, ItemKnowledge, Provenance
-from streams.knowledge_file import KnowledgeFile
 from streams.offline import OfflineRun, Tally, chosen
 from tests.fakes import NOW_MS, FakeClock
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from freshet.settings import SettingError, Settings
-from streams.files import FileError
+from schemas.files import FileError
 from streams.recipes import read_catalogue, recipe_of
 
 ROWS = [

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from freshet.histories import HistoryStore
 from freshet.settings import Settings
 from schemas.codec import Codec
-from schemas.kept import kept_schemas, schema_json
+from schemas.history import kept_schemas, schema_json
 from schemas.records import DeadLetter, Item, UserEvent
 from streams.cli import main
 from streams.subjects import LEVEL, contracts

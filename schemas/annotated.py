@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from schemas.files import FileError, read_items, read_table
 from schemas.records import Item
-from streams.files import FileError, read_items, read_table
 
 Gold = Mapping[str, Sequence[str]]
 """Accepted forms of each attribute, as they stand in the text; none where the text does not state it."""

@@ -16,10 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from schemas.files import FileError
+from schemas.json_lines import Lines, LinesError, read_lines
 from schemas.records import Claim, Item, ItemKnowledge, Provenance
 from streams.errors import reason
-from streams.files import FileError
-from streams.json_lines import Lines, LinesError, read_lines
 
 _ROW_GROUP = 5_000
 _TEXTS = pa.list_(pa.string())

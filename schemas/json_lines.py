@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from streams.files import FileError
+from schemas.files import FileError
 
 _CHUNK = 1 << 16
 
