@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import redis
 
-from freshet.due import DueUsers
-from freshet.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from freshet.layout import Keys
+from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.refresh_queue import DueUsers
 from streams.embedded.valkey import ValkeyServer
 
 BATCH, CALLS = 128, 300

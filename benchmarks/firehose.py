@@ -30,11 +30,11 @@ import redis
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
-from freshet.histories import History, HistoryStore
 from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.columns import EventColumns
 from schemas.records import UserEvent
+from store.histories import History, HistoryStore
 from streams.demo.data import complete_journey
 from streams.embedded.kafka import KafkaServer
 from streams.embedded.valkey import ValkeyServer

@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from freshet.histories import History
 from models.block_denoiser import BlockDenoiser, Reading, Scratch
 from models.block_diffusion import BlockDiffusionNetwork, NetworkConfig, Prefix, rotations
 from models.block_reasoner import BlockDiffusionReasoner, ItemTable
@@ -30,6 +29,7 @@ from models.checkpoint import Checkpoint
 from models.infill import layout
 from models.neighbours import NeighbourConfig, Neighbours
 from models.sampler import Plan, denoise
+from store.histories import History
 
 DIMS = 128
 NEIGHBOURS = NeighbourConfig()

@@ -39,8 +39,8 @@ from benchmarks.reader_client import VERSION, item, user
 from benchmarks.reader_data import Data, item_id, user_id
 from benchmarks.rounds import machine, rounded, turns
 from freshet import FeatureWriter, Keys, blob
-from freshet.functions import Call, library
-from freshet.writer import KEYS_PER_CALL
+from store.feature_writer import KEYS_PER_CALL
+from store.functions import Call, library
 from streams.embedded.valkey import ValkeyServer
 
 TTL_S = 30 * 86_400

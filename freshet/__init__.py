@@ -20,9 +20,9 @@ from freshet.ranking_reader import AsyncRankingReader, RankingReader
 from freshet.read_metrics import ReadMetrics
 from freshet.reader import FeatureReader
 from freshet.settings import SettingError, Settings
-from freshet.versions import VersionConflict, VersionError, Versions
-from freshet.writer import Deletion, FeatureWriter, ShapeMismatch, WriteResult
 from schemas.records import InferredBehavior, ItemFeatures, ItemTier, UserFeatures, UserTier
+from store.feature_writer import Deletion, FeatureWriter, ShapeMismatch, WriteResult
+from store.versions import VersionConflict, VersionError, Versions
 
 __all__ = [
     "AsyncFeatureReader",

@@ -14,8 +14,8 @@ from freshet import blob
 from freshet.header import DELETED, FIELDS, FORMAT, HEADER, OFFSETS
 from freshet.layout import BUCKETS, CONTROL_TAG, Keys, bucket_tags
 from freshet.vectors import DTYPES, FLOAT16
-from freshet.writer import KEYS_PER_CALL
 from schemas.records import ItemFeatures
+from store.feature_writer import KEYS_PER_CALL
 
 RANKER = (
     "ranker on >PASSWORD resetkeys %R~f:* -@all +get +mget +zrange +multi +exec +hello +client|setinfo +ping "
@@ -116,7 +116,7 @@ def page() -> str:
 
 For whoever reads features without the Python package: everything a ranker in Java, C++ or Go needs is on this page.
 `freshet/layout.py` names the keys; `freshet/header.py`, `freshet/vectors.py` and `freshet/blob.py` read and write the
-values; `freshet/features.lua` decides which write stays. Redis 7 or later, or Valkey: one server (with replicas, behind
+values; `store/lua/features.lua` decides which write stays. Redis 7 or later, or Valkey: one server (with replicas, behind
 Sentinel or not) or a Cluster. `tests/freshet/test_golden.py` has one value of every kind and dtype written out.
 
 ## Keys

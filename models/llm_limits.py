@@ -41,7 +41,7 @@ R = TypeVar("R", bound=Reserved)
 
 
 class Budget(Protocol[R]):
-    """Tokens shared by all workers, such as `freshet.token_budget.TokenBudget`; both calls block for a round trip."""
+    """Tokens shared by all workers, such as `store.token_budget.TokenBudget`; both calls block for a round trip."""
 
     def reserve(self, tokens: int) -> R:
         """Set an estimate aside, if there is room."""

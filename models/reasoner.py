@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class UserHistory(Protocol):
-    """A user's newest events, oldest first; `freshet.histories.History` is one."""
+    """A user's newest events, oldest first; `store.histories.History` is one."""
 
     @property
     def user_id(self) -> str: ...

@@ -1,6 +1,6 @@
 """User events by the column: which rows need a closer look, and the fold of the good ones into histories.
 
-Owns the vectorised form of `freshet.histories.pack` (a test holds the two equal, byte by byte) and a mask that holds at
+Owns the vectorised form of `store.histories.pack` (a test holds the two equal, byte by byte) and a mask that holds at
 least every row `processors.validate` would refuse. Must not decide what a violation is, nor know Kafka or Redis.
 """
 
@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from freshet.histories import EVENT_IDENTITY, OFFSET_IDENTITY, HistoryBatch
 from processors.validate import EARLIEST_MS, MAX_ID_BYTES
+from store.histories import EVENT_IDENTITY, OFFSET_IDENTITY, HistoryBatch
 
 _BY_OFFSET = np.dtype([("time", ">i8"), ("size", ">u4"), ("kind", "u1"), ("partition", ">u4"), ("offset", ">u8")])
 _BY_EVENT = np.dtype([("time", ">i8"), ("size", ">u4"), ("kind", "u1"), ("length", ">u2")])

@@ -32,7 +32,7 @@ class Found(Protocol):
 
 
 class Cache(Protocol):
-    """Where knowledge is kept, such as `freshet.knowledge_cache.KnowledgeCache`; both calls block."""
+    """Where knowledge is kept, such as `store.knowledge_cache.KnowledgeCache`; both calls block."""
 
     def find(self, version: str, content: str, fingerprint: str, sharing: str = "") -> Found | None:
         """What `version` knows of some content, else of its fingerprint, else under a sharing key."""

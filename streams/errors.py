@@ -106,7 +106,7 @@ FAMILIES: dict[str, Family] = {
     "redis.exceptions.AuthorizationError": Family.FATAL,
     "redis.exceptions.MaxConnectionsError": Family.FATAL,  # the pool of this process, not the server
     "schemas.registry.RegistryRejected": Family.FATAL,
-    "freshet.writer.ShapeMismatch": Family.FATAL,
+    "store.feature_writer.ShapeMismatch": Family.FATAL,
     "models.llm.LLMForbidden": Family.FATAL,
     "models.vllm_engine.EngineError": Family.FATAL,
     "streams.errors.FatalError": Family.FATAL,

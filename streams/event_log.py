@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from freshet.histories import HistoryStore
 from freshet.settings import Settings
 from processors.fold import EventRows, suspicious
 from processors.validate import ContractViolation, check_deletion, check_event, check_item
@@ -24,6 +23,7 @@ from schemas.codec import Codec, DecodeError
 from schemas.columns import EventColumns
 from schemas.files import EVENT_SCHEMA
 from schemas.records import Item, UserEvent
+from store.histories import HistoryStore
 from streams.batch import Message
 from streams.errors import reason
 from streams.ranges import PATIENCE_S, NothingCame, NoTopic, RangeReader

@@ -2,7 +2,7 @@
 seconds a sign of life.
 
 Owns when that happens. Must not know what the components are (`streams.components`), nor what a version allows
-(`freshet.versions`).
+(`store.versions`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from contextlib import suppress
 
 from redis import RedisError
 
-from freshet.versions import Versions
 from models.llm import LLMUnavailable
+from store.versions import Versions
 from streams.backoff import Backoff
 from streams.components import PinningModel, components, worker_name
 from streams.lanes.base import Context, failure_of

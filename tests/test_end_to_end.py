@@ -22,12 +22,12 @@ import pytest
 import redis
 
 from freshet import FeatureReader, ItemTier, UserTier
-from freshet.due import DueUsers
-from freshet.histories import HistoryStore
 from freshet.settings import Settings
 from models.encoder import MiniLmEncoder
 from schemas.codec import Codec
 from schemas.records import DeadLetter, Item, UserEvent
+from store.histories import HistoryStore
+from store.refresh_queue import DueUsers
 from streams.demo.run import environment
 from tests.deployment import Deployment
 from tests.fakes_llm import FakeLlmServer

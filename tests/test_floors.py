@@ -83,7 +83,7 @@ def loaded_by(*names: str) -> set[str]:
 def test_import_freshet_loads_nothing_heavy() -> None:
     heavy = KAFKA | {"torch", "transformers", "fastavro", "pyarrow", "httpx", "rich", "click", "pydantic"}
     heavy |= {"prometheus_client"}
-    assert not loaded_by("freshet", "freshet.reader", "freshet.writer") & heavy
+    assert not loaded_by("freshet", "freshet.reader", "store.feature_writer") & heavy
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -16,7 +16,6 @@ from torch.nn import functional
 from evaluation.reasoner.measures import Inferred, Scorer, Scores
 from evaluation.reasoner.shop import Shop
 from evaluation.reasoner.splits import NEXT, Case
-from freshet.histories import History
 from models.block_denoiser import BlockDenoiser, Reading
 from models.block_diffusion import MASK_ROW
 from models.block_reasoner import DEFAULT_PLAN, BlockDiffusionReasoner, ItemTable
@@ -25,6 +24,7 @@ from models.infill import Layout
 from models.reasoner_training import TrainingConfig, train_reasoner
 from models.sampler import Plan
 from models.sequences import Log, first_events
+from store.histories import History
 
 HISTORY = 200
 """Newest items that are read, as in `BlockDiffusionReasoner`."""

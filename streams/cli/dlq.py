@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from freshet.scanning import Pace
 from schemas.codec import Codec
+from store.scan import Pace
 from streams.cli import dlq_page as page
 from streams.cli.desk import Desk, Time, counted, open_desk
 from streams.dlq.letters import Filter, Letter, Position, letter_ranges, read_letters

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import click
 
 from freshet.clock import wall_clock
-from freshet.histories import HistoryStore
 from freshet.settings import Settings
-from freshet.versions import Versions
+from store.histories import HistoryStore
+from store.versions import Versions
 from streams.cli import replay_page as page
 from streams.cli.desk import Desk, Time, counted, open_desk, version_name
 from streams.components import worker_name

@@ -203,7 +203,7 @@ def _answers(service: ServiceState) -> bool:
 
 def _active_version(settings: Settings) -> str | None:
     from freshet.connect import connect
-    from freshet.versions import Versions
+    from store.versions import Versions
 
     with connect(resolve(settings).redis, socket_timeout=2) as client:
         return Versions(client, settings.key_prefix).active()
@@ -214,7 +214,7 @@ def _budget(settings: Settings) -> dict[str, int | float] | None:
     import redis
 
     from freshet.connect import connect
-    from freshet.token_budget import budget_state
+    from store.token_budget import budget_state
 
     with connect(resolve(settings).redis, socket_timeout=2) as client:
         try:

@@ -14,10 +14,10 @@ from typing import Any, ParamSpec
 
 import click
 
-from freshet.collect import census, collect, collectable
-from freshet.coverage import ACTIVE_WITHIN_S, LEAST_ITEMS, LEAST_USERS, SAMPLE, unfit
-from freshet.scanning import RATE, Pace
-from freshet.versions import VersionError
+from store.coverage import ACTIVE_WITHIN_S, LEAST_ITEMS, LEAST_USERS, SAMPLE, unfit
+from store.scan import RATE, Pace
+from store.version_gc import census, collect, collectable
+from store.versions import VersionError
 from streams.cli import versions_page as page
 from streams.cli.desk import Desk, Duration, counted, open_desk, version_name
 from streams.producer import kafka_config

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from freshet.connect import Client
-from freshet.coverage import Coverage, Share, live_items, newest_write_ms
-from freshet.versions import Pinned, VersionNames, Versions
+from store.coverage import Coverage, Share, live_items, newest_write_ms
+from store.versions import Pinned, VersionNames, Versions
 
 STYLES = {"active": "green", "previous": "cyan", "shadow": "yellow", "old": "dim", "retiring": "red"}
 ABOUT = {"retiring": "being deleted"}

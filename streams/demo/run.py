@@ -20,8 +20,6 @@ from rich.live import Live
 
 from freshet import FeatureReader, ItemTier, UserTier
 from freshet.clock import wall_clock
-from freshet.due import DueUsers
-from freshet.histories import HistoryStore
 from freshet.settings import Settings
 from models import checkpoint
 from models.checkpoint import Checkpoint
@@ -29,6 +27,8 @@ from models.reasoner_training import TrainingConfig
 from models.weights import prepare_encoder
 from schemas.codec import Codec
 from schemas.records import ItemFeatures
+from store.histories import HistoryStore
+from store.refresh_queue import DueUsers
 from streams.demo.data import DemoData, load, recent, split
 from streams.demo.feed import Feed, shifted_to_now
 from streams.demo.steps import Steps

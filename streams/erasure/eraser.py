@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from freshet.connect import keys_for
-from freshet.erasures import Erasures, digest
-from freshet.histories import HistoryStore, VersionsChanged
-from freshet.refreshing import RefreshedVersions
-from freshet.scanning import headers
-from freshet.versions import Versions
-from freshet.writer import Deletion, FeatureWriter
 from processors.validate import check_deletion
+from store.erasure_watermarks import Erasures, digest
+from store.feature_writer import Deletion, FeatureWriter
+from store.histories import HistoryStore, VersionsChanged
+from store.refreshed_versions import RefreshedVersions
+from store.scan import headers
+from store.versions import Versions
 from streams.erasure.letters import sweep
 from streams.erasure.notices import ErasureNotices
 from streams.lanes.base import Context

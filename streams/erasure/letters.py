@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, cast
 
-from freshet.erasures import Erasures
-from freshet.versions import Versions
 from schemas.codec import Codec, DecodeError
 from schemas.records import DeadLetter, Record, UserEvent, UserFeatures
+from store.erasure_watermarks import Erasures
+from store.versions import Versions
 from streams.dlq.letters import Letter
 from streams.dlq.rewriting import drop
 from streams.lanes.base import Context

@@ -1,6 +1,6 @@
 """An erasure on the topics: deletions of features in all versions, and the log of erasures, written and read.
 
-Owns what Kafka is told. Must not forget histories: `freshet.histories` does.
+Owns what Kafka is told. Must not forget histories: `store.histories` does.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Future
 
-from freshet.erasures import digest
-from freshet.histories import DueVersions
 from schemas.codec import DecodeError
 from schemas.records import Erasure
+from store.erasure_watermarks import digest
+from store.histories import DueVersions
 from streams.lanes.base import Context
 from streams.producer import Delivery, kafka_config
 from streams.ranges import RangeReader

@@ -156,7 +156,7 @@ class Context:
 
         s, metrics, llm = self.settings, self.metrics, self.llm
         if s.llm_tokens_per_hour:
-            from freshet.token_budget import TokenBudget
+            from store.token_budget import TokenBudget
 
             # A call that takes longer than its time-out is a dead worker's.
             lease_s = s.llm_timeout_s + 60
@@ -187,8 +187,8 @@ class Context:
     @cached_property
     def thrifty(self) -> ThriftyDistiller:
         """Items to knowledge, by calls only where neither the cache nor a near-duplicate has it."""
-        from freshet.knowledge_cache import KnowledgeCache
         from processors.thrifty import ThriftyDistiller
+        from store.knowledge_cache import KnowledgeCache
 
         s = self.settings
         cache = KnowledgeCache(self.redis, s.key_prefix, ttl_s=s.knowledge_cache_ttl_s)

@@ -14,13 +14,13 @@ from pathlib import Path
 from redis import RedisError
 
 from freshet.settings import SettingError
-from freshet.versions import VersionConflict, Versions
 from models import checkpoint
 from models.aligner import load_aligner
 from models.checkpoint import ALIGNER, CONFIG, Checkpoint, CheckpointError
 from models.cooccurrence import CooccurrenceReasoner
 from models.reasoner import FALLBACK, REASONERS, BehaviorReasoner, ReasonerSources, make_reasoner
 from processors.refresh import UserRefresher
+from store.versions import VersionConflict, Versions
 from streams.components import worker_name
 from streams.lanes.base import Context
 from streams.lanes.text_sources import KnownTitles, acceptable

@@ -1,6 +1,6 @@
 """The sink: knowledge and features from their topics into Redis, newer wins.
 
-Owns which topic means what. Must not compute anything, nor compare ages (`freshet.writer` does, on the server).
+Owns which topic means what. Must not compute anything, nor compare ages (`store.feature_writer` does, on the server).
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from freshet.blob import BlobError
-from freshet.knowledge_cache import KnowledgeCache
-from freshet.versions import Versions
-from freshet.writer import Deletion, FeatureWriter, WriteResult
 from processors.validate import ContractViolation, check_deletion
 from schemas.codec import Codec, DecodeError
 from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
+from store.feature_writer import Deletion, FeatureWriter, WriteResult
+from store.knowledge_cache import KnowledgeCache
+from store.versions import Versions
 from streams.batch import Batch, Rejected
 from streams.errors import Reason, reason
 from streams.firehose import Firehose

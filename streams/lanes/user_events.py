@@ -3,7 +3,7 @@
 The lane belongs to no version: the workers of all share its consumer group, and histories are there once.
 
 Owns what a batch of events means. Must not consume or acknowledge (`streams.firehose`), nor lay out a history
-(`freshet.histories`).
+(`store.histories`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from freshet.due import RefreshPolicy
-from freshet.erasures import Erasures
-from freshet.histories import DueVersions, HistoryBatch, HistoryStore, VersionsChanged
-from freshet.refreshing import RefreshedVersions
 from processors.fold import Erased, EventRows, fold, suspicious
 from processors.validate import ContractViolation, check_deletion, check_event
 from schemas.columns import EventColumns
 from schemas.records import UserEvent
+from store.erasure_watermarks import Erasures
+from store.histories import DueVersions, HistoryBatch, HistoryStore, VersionsChanged
+from store.refresh_queue import RefreshPolicy
+from store.refreshed_versions import RefreshedVersions
 from streams.batch import Batch, Rejected
 from streams.erasure.notices import ErasureNotices
 from streams.errors import reason
@@ -40,7 +40,7 @@ class UserEventsLane(Firehose):
 
 
 class Histories(Protocol):
-    """Where histories go: `freshet.histories.HistoryStore`, or what a rebuild compares it with."""
+    """Where histories go: `store.histories.HistoryStore`, or what a rebuild compares it with."""
 
     def append(self, batch: HistoryBatch, versions: DueVersions = ...) -> int: ...
 

@@ -1,6 +1,6 @@
 """The lane user-refresh: every few moments, new features for the users who did something.
 
-Owns the timer and the order claim → load → infer → publish → complete. Must not decide who is due (`freshet.due`) nor
+Owns the timer and the order claim → load → infer → publish → complete. Must not decide who is due (`store.refresh_queue`) nor
 how a user is inferred (`processors.refresh`). A claim is completed only after its features are confirmed; a worker that
 dies, or takes longer than its lease, leaves its users to the next.
 """
@@ -16,13 +16,13 @@ from typing import TypeVar
 
 from redis import RedisError
 
-from freshet.due import Claim, DueUsers, RefreshPolicy
-from freshet.erasures import Erasures
-from freshet.histories import History, HistoryStore
 from freshet.reader import FeatureReader
-from freshet.refreshing import ANNOUNCE_S, RefreshedVersions
 from processors.refresh import UserRefresher
 from schemas.records import UserFeatures, UserTier
+from store.erasure_watermarks import Erasures
+from store.histories import History, HistoryStore
+from store.refresh_queue import Claim, DueUsers, RefreshPolicy
+from store.refreshed_versions import ANNOUNCE_S, RefreshedVersions
 from streams.backoff import Backoff
 from streams.lanes.base import Context, failure_of
 from streams.lanes.live_catalogue import LiveCatalogue

@@ -13,13 +13,13 @@ from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol
 
 from freshet.blob import BlobError, encode_deletion, encode_item, encode_knowledge, encode_user
-from freshet.erasures import digest
 from freshet.header import decode_header
-from freshet.histories import NO_VERSIONS, DueVersions, HistoryBatch
 from freshet.settings import Settings
 from processors.validate import ContractViolation, check_deletion
 from schemas.codec import Codec, DecodeError
 from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
+from store.erasure_watermarks import digest
+from store.histories import NO_VERSIONS, DueVersions, HistoryBatch
 from streams.batch import Message
 from streams.erasure.notices import read_erasures
 from streams.lanes.base import Context
@@ -157,7 +157,7 @@ class Histories:
         return self._touched
 
     def append(self, batch: HistoryBatch, _versions: DueVersions = NO_VERSIONS) -> int:
-        """As `freshet.histories.HistoryStore.append`."""
+        """As `store.histories.HistoryStore.append`."""
         for u, user_id in enumerate(batch.user_ids):
             mine = self.members.setdefault(user_id, {})
             bound = self._bounds.get(user_id) or self._kept_bounds.get(digest(user_id), 0)

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from freshet.connect import keys_for
-from freshet.due import DueUsers, RefreshPolicy
-from freshet.erasures import Erasures
-from freshet.histories import History, HistoryStore
 from freshet.layout import Keys
-from freshet.scanning import headers
-from freshet.versions import Versions
+from store.erasure_watermarks import Erasures
+from store.histories import History, HistoryStore
+from store.refresh_queue import DueUsers, RefreshPolicy
+from store.scan import headers
+from store.versions import Versions
 from streams.backoff import Backoff
 from streams.batch import Batch, Handler, Message
 from streams.components import worker_name

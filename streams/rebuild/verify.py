@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from freshet.connect import keys_for
-from freshet.scanning import Pace, nodes, scan
+from store.scan import Pace, nodes, scan
 from streams.lanes.base import Context
 from streams.rebuild.expected import ITEM, KNOWLEDGE, USER, Form, Histories, Newest, Standing, View
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from freshet.histories import HistoryStore
 from freshet.settings import Settings
-from freshet.versions import Versions
+from store.histories import HistoryStore
+from store.versions import Versions
 from streams.ranges import Range, RangeReader
 from streams.replay.request import Request
 from streams.topics import Topics

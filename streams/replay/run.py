@@ -17,9 +17,9 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from freshet.due import USERS_PER_CALL
-from freshet.histories import HistoryStore
 from freshet.settings import Settings
+from store.histories import HistoryStore
+from store.refresh_queue import USERS_PER_CALL
 from streams.ack import Place
 from streams.backoff import Backoff
 from streams.lanes.base import Context

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from freshet.due import DueUsers, RefreshPolicy
+from store.refresh_queue import DueUsers, RefreshPolicy
 from streams.backoff import Backoff
 from streams.intake import MakeWindow
 from streams.lanes.base import Context

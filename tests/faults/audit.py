@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 import redis
 
-from freshet.due import DueUsers
 from freshet.header import Header, decode_header
-from freshet.histories import HistoryStore
 from freshet.layout import Keys
 from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import DeadLetter, ItemTier
+from store.histories import HistoryStore
+from store.refresh_queue import DueUsers
 from streams.topics import Topics
 from tests.faults.load import Load, Record
 from tests.streams.lane_tools import read_all

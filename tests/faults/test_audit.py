@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from freshet.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from freshet.layout import Keys
-from freshet.writer import FeatureWriter
 from schemas.records import ItemFeatures, ItemTier
+from store.feature_writer import FeatureWriter
+from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from streams.embedded.kafka import KafkaServer
 from tests.faults.audit import audit
 from tests.faults.load import Load, Record, Sender

@@ -13,7 +13,7 @@ import pytest
 
 from freshet import FeatureReader
 from freshet.answers import FeatureRead
-from freshet.versions import Versions
+from store.versions import Versions
 from streams.embedded.kafka import KafkaServer
 from streams.producer import kafka_config
 from streams.topics import Topics

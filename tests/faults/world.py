@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import redis
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from freshet.due import DueUsers
 from freshet.settings import Settings
+from store.refresh_queue import DueUsers
 from streams.embedded.process import HOST, ChildProcess, log_tail
 from streams.lag import watermarks
 from streams.lanes import LANES, consumer_group, consumer_groups

@@ -12,16 +12,16 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from freshet import FeatureReader
-from freshet.collect import collect
 from freshet.connect import connect
-from freshet.due import DueUsers
-from freshet.erasures import Erasures
-from freshet.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
-from freshet.knowledge_cache import KnowledgeCache
-from freshet.refreshing import RefreshedVersions
-from freshet.versions import Versions
-from freshet.writer import Deletion, FeatureWriter
 from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
+from store.erasure_watermarks import Erasures
+from store.feature_writer import Deletion, FeatureWriter
+from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.knowledge_cache import KnowledgeCache
+from store.refresh_queue import DueUsers
+from store.refreshed_versions import RefreshedVersions
+from store.version_gc import collect
+from store.versions import Versions
 from tests import servers
 from tests.topologies import Cluster, Node
 

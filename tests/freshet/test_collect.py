@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from freshet import Deletion, FeatureWriter, Versions, WriteResult
-from freshet.collect import census, collect, collectable
 from freshet.connect import connect, keys_for
-from freshet.scanning import Pace
-from freshet.versions import VersionError, VersionInUse, VersionNames, VersionRetiring
+from store.scan import Pace
+from store.version_gc import census, collect, collectable
+from store.versions import VersionError, VersionInUse, VersionNames, VersionRetiring
 from tests.fakes import NOW_MS
 from tests.freshet.samples import item
 from tests.freshet.test_coverage import write_items, write_users
@@ -153,9 +153,9 @@ def test_late_writes_are_swept_up_until_the_settling_time_is_over(client: Any) -
 
 CHILD = """
 import sys
-from freshet.collect import collect
+from store.version_gc import collect
 from freshet.connect import connect
-from freshet.scanning import Pace
+from store.scan import Pace
 print("begun", flush=True)
 collect(connect(sys.argv[1]), "f", "v2", force=True, settle_s=0, pace=Pace(2_000))
 """

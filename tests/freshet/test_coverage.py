@@ -11,10 +11,10 @@ import redis
 
 from freshet import blob
 from freshet.connect import connect, keys_for
-from freshet.coverage import PINNED_BY, coverage, newest_write_ms, shape_of, unfit
-from freshet.scanning import Pace, nodes, scan
-from freshet.versions import Pinned
-from freshet.writer import FeatureWriter
+from store.coverage import PINNED_BY, coverage, newest_write_ms, shape_of, unfit
+from store.feature_writer import FeatureWriter
+from store.scan import Pace, nodes, scan
+from store.versions import Pinned
 from tests.freshet.samples import item, user
 
 DAY_MS = 86_400_000

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 import pytest
 import redis
 
-from freshet.due import Claim, DueState, DueUsers, RefreshPolicy
-from freshet.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from freshet.layout import Keys
+from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.refresh_queue import Claim, DueState, DueUsers, RefreshPolicy
 
 SHORT_LEASE_S, PAST_LEASE_S = 0.3, 0.35
 AT_ONCE = RefreshPolicy(interval_s=0)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from freshet.erasures import Erasures, digest
-from freshet.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from freshet.layout import Keys
+from store.erasure_watermarks import Erasures, digest
+from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 
 V1 = DueVersions(["v1"])
 NOW = 1_700_000_000_000

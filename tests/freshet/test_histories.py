@@ -6,10 +6,10 @@ import struct
 import pytest
 import redis
 
-from freshet import histories
-from freshet.due import DueUsers
-from freshet.histories import DueVersions, History, HistoryBatch, HistoryEvent, HistoryStore, pack, unpack_member
 from freshet.layout import Keys
+from store import histories
+from store.histories import DueVersions, History, HistoryBatch, HistoryEvent, HistoryStore, pack, unpack_member
+from store.refresh_queue import DueUsers
 
 V1 = DueVersions(["v1"])
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from freshet import Deletion, FeatureReader, FeatureWriter, LocalCache, Versions
 from freshet.connect import connect
-from freshet.versions import VersionError
+from store.versions import VersionError
 from tests.fakes import NOW_MS
 from tests.freshet.samples import DIMS, item, user
 from tests.freshet.worlds import Blocking

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import redis
 
-from freshet.knowledge_cache import KnowledgeCache
 from schemas.records import Claim, ItemKnowledge, Provenance
+from store.knowledge_cache import KnowledgeCache
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ import pytest
 import redis
 
 from freshet import Deletion, FeatureReader, FeatureWriter, Versions
-from freshet.collect import collect
 from freshet.connect import connect, is_cluster
-from freshet.due import DueUsers
-from freshet.histories import HistoryBatch, HistoryEvent, HistoryStore
-from freshet.knowledge_cache import KnowledgeCache
 from freshet.layout_page import RANKER, WORKER, page
-from freshet.token_budget import TokenBudget
 from schemas.records import ItemKnowledge
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore
+from store.knowledge_cache import KnowledgeCache
+from store.refresh_queue import DueUsers
+from store.token_budget import TokenBudget
+from store.version_gc import collect
 from tests.fakes import NOW_MS
 from tests.freshet.samples import item, user
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from freshet.token_budget import BudgetState, TokenBudget, budget_state
+from store.token_budget import BudgetState, TokenBudget, budget_state
 
 
 @pytest.fixture

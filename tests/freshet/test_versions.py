@@ -12,7 +12,7 @@ import redis
 
 from freshet import Versions
 from freshet.layout import Keys
-from freshet.versions import ActiveMoved, VersionConflict, VersionError, VersionInUse, VersionRetiring
+from store.versions import ActiveMoved, VersionConflict, VersionError, VersionInUse, VersionRetiring
 
 
 @pytest.fixture

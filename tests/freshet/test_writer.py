@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from freshet import Deletion, FeatureReader, FeatureWriter, Keys, ShapeMismatch, WriteResult, blob
 from freshet.connect import connect, keys_for
-from freshet.functions import library
-from freshet.versions import VersionRetiring
-from freshet.writer import BYTES_PER_CALL, KEYS_PER_CALL
 from schemas.records import ItemFeatures, ItemKnowledge
+from store.feature_writer import BYTES_PER_CALL, KEYS_PER_CALL
+from store.functions import library
+from store.versions import VersionRetiring
 from tests.fakes import NOW_MS
 from tests.freshet.samples import DIMS, item, user
 

@@ -10,9 +10,9 @@ import redis
 
 from freshet import FeatureWriter, Keys, ShapeMismatch, WriteResult
 from freshet.connect import connect
-from freshet.knowledge_cache import KnowledgeCache
-from freshet.token_budget import TokenBudget
 from schemas.records import ItemKnowledge
+from store.knowledge_cache import KnowledgeCache
+from store.token_budget import TokenBudget
 from tests.fakes import NOW_MS
 from tests.freshet.samples import item, user
 from tests.topologies import Cluster
@@ -66,7 +66,7 @@ def test_a_node_that_comes_back_empty_is_filled_again(client: Any, valkey_cluste
         writer.put_items([item(one.item_id, event_time=NOW_MS + 1) for one in MANY])
     node.restart()
     valkey_cluster.wait_up()
-    monkeypatch.setattr("freshet.writer.SHAPE_MEMORY_S", -1.0)
+    monkeypatch.setattr("store.feature_writer.SHAPE_MEMORY_S", -1.0)
     results = writer.put_items([item(one.item_id, event_time=NOW_MS + 1) for one in MANY])
     assert WriteResult.OLDER not in results
     assert stored(client) == len(MANY)

@@ -63,7 +63,7 @@ class Row:
 
 
 class FakeCache:
-    """`freshet.knowledge_cache.KnowledgeCache` in memory; `trouble` is raised by the next call."""
+    """`store.knowledge_cache.KnowledgeCache` in memory; `trouble` is raised by the next call."""
 
     def __init__(self) -> None:
         self.rows: dict[str, ItemKnowledge] = {}

@@ -13,8 +13,8 @@ import redis
 from click.testing import CliRunner, Result
 
 from freshet import Versions
-from freshet.coverage import PINNED_BY
 from freshet.settings import Settings
+from store.coverage import PINNED_BY
 from streams.cli import main
 from streams.topics import Topics, existing
 from streams.version_topics import delete, own_groups, own_topics

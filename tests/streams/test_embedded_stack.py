@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from freshet.settings import SettingError, Settings
-from freshet.token_budget import TokenBudget
+from store.token_budget import TokenBudget
 from streams.embedded.llm import http_ok
 from streams.embedded.process import HOST, ChildProcess, ServiceError, answers, free_port
 from streams.embedded.stack import Stack

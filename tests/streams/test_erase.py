@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 import redis
 
-from freshet.due import DueUsers
-from freshet.erasures import Erasures, digest
 from freshet.header import decode_header
-from freshet.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from freshet.layout import Keys
 from freshet.settings import Settings
-from freshet.versions import Versions
-from freshet.writer import FeatureWriter
 from schemas.codec import Codec
 from schemas.records import DeadLetter, ItemFeatures, ItemTier, UserEvent, UserFeatures, UserTier
+from store.erasure_watermarks import Erasures, digest
+from store.feature_writer import FeatureWriter
+from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.refresh_queue import DueUsers
+from store.versions import Versions
 from streams.dlq.letters import letter_ranges, read_letters
 from streams.erasure.letters import names_user, sweep_owed
 from streams.lanes.base import Context

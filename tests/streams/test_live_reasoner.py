@@ -12,11 +12,11 @@ import redis
 import torch
 
 from freshet.settings import Settings
-from freshet.versions import VersionConflict, VersionRetiring, Versions
 from models import reasoner as reasoners
 from models.aligner import LinearAligner
 from models.checkpoint import ALIGNER, load, save
 from processors.refresh import UserRefresher
+from store.versions import VersionConflict, VersionRetiring, Versions
 from streams.lanes.base import Context
 from streams.lanes.live_reasoner import LiveReasoner
 from tests.fakes_encoder import FakeEncoder

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import redis
 
-from freshet.due import DueUsers
 from freshet.header import decode_header
-from freshet.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from freshet.layout import Keys
 from freshet.settings import Settings
-from freshet.versions import Versions
-from freshet.writer import FeatureWriter
 from schemas.codec import Codec
 from schemas.records import Item, ItemFeatures, ItemTier, UserEvent
+from store.feature_writer import FeatureWriter
+from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.refresh_queue import DueUsers
+from store.versions import Versions
 from streams.topics import Topics
 from tests.fakes_llm import FakeLlmServer
 from tests.streams.lane_tools import make_topics, read_all, send_all, until

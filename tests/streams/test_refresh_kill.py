@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import redis
 
-from freshet.due import DueState, DueUsers
-from freshet.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from freshet.layout import Keys
 from freshet.settings import Settings
-from freshet.writer import FeatureWriter
 from schemas.codec import Codec
 from schemas.records import ItemFeatures, ItemTier, UserFeatures
+from store.feature_writer import FeatureWriter
+from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.refresh_queue import DueState, DueUsers
 from streams.embedded.process import ChildProcess, log_tail
 from tests.streams.lane_tools import make_topics, read_all, until
 

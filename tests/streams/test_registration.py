@@ -12,9 +12,9 @@ import pytest
 import redis
 
 from freshet.settings import Settings
-from freshet.versions import VersionConflict, VersionRetiring, Versions
 from models.aligner import LinearAligner
 from models.llm import LLMUnavailable
+from store.versions import VersionConflict, VersionRetiring, Versions
 from streams.components import components, worker_name
 from streams.lanes import LANES
 from streams.lanes.base import Context

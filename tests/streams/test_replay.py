@@ -16,12 +16,12 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from freshet.due import DueUsers
-from freshet.histories import HistoryBatch, HistoryEvent, HistoryStore
 from freshet.settings import Settings
-from freshet.versions import Versions
 from schemas.codec import Codec
 from schemas.records import Item, ItemFeatures, UserEvent
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore
+from store.refresh_queue import DueUsers
+from store.versions import Versions
 from streams.cli import main
 from streams.lanes.base import Context
 from streams.replay.jobs import Job, Jobs, new_job

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import redis
 
-from freshet.knowledge_cache import KnowledgeCache
 from freshet.settings import Settings
 from processors.listing import content_fingerprint
 from schemas.codec import Codec
 from schemas.records import Item, ItemKnowledge, Provenance
+from store.knowledge_cache import KnowledgeCache
 from streams.cli.replay_page import estimate_row, told_estimate
 from streams.ranges import RangeReader
 from streams.replay.estimate import Estimate, estimate

@@ -15,13 +15,13 @@ import pytest
 import redis
 from confluent_kafka import TopicPartition
 
-from freshet.functions import Library
 from freshet.header import decode_header
-from freshet.histories import HistoryStore
 from freshet.layout import Keys
 from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import DeadLetter, ItemFeatures, UserEvent
+from store.functions import Library
+from store.histories import HistoryStore
 from streams import firehose
 from streams.batch import Handler
 from streams.firehose import _Loop

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import redis
 
-from freshet.due import DueUsers
-from freshet.functions import Library
-from freshet.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from freshet.layout import Keys
 from freshet.settings import Settings
-from freshet.writer import FeatureWriter
 from schemas.codec import Codec
 from schemas.records import ItemFeatures, ItemTier, UserFeatures
+from store.feature_writer import FeatureWriter
+from store.functions import Library
+from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.refresh_queue import DueUsers
 from streams.errors import DeliveryFailed
 from streams.lanes.base import Context
 from streams.lanes.user_refresh import UserRefreshLane

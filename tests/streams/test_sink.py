@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import redis
 
-from freshet.knowledge_cache import KnowledgeCache
 from freshet.layout import Keys
 from freshet.reader import FeatureReader
 from freshet.settings import Settings
-from freshet.versions import Versions
-from freshet.writer import FeatureWriter, WriteResult
 from schemas.codec import Codec
 from schemas.records import Claim, DeadLetter, InferredBehavior, ItemFeatures, ItemKnowledge, UserFeatures
+from store.feature_writer import FeatureWriter, WriteResult
+from store.knowledge_cache import KnowledgeCache
+from store.versions import Versions
 from streams.lanes.base import Context
 from streams.lanes.sink import SinkLane
 from streams.producer import KafkaProducer

@@ -12,11 +12,11 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from freshet.histories import HistoryStore
 from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.history import kept_schemas, schema_json
 from schemas.records import DeadLetter, Item, UserEvent
+from store.histories import HistoryStore
 from streams.cli import main
 from streams.subjects import LEVEL, contracts
 from streams.topics import Topics

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import redis
 
-from freshet.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from freshet.settings import SettingError, Settings
-from freshet.writer import FeatureWriter
 from models.aligner import LinearAligner
 from models.reasoner import TitlesUnavailable
 from schemas.codec import Codec
 from schemas.records import Claim, ItemFeatures, ItemKnowledge, ItemTier, UserFeatures, UserTier
+from store.feature_writer import FeatureWriter
+from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from streams.lanes.base import Context
 from streams.lanes.live_reasoner import LiveReasoner
 from streams.lanes.text_sources import KnownTitles, acceptable

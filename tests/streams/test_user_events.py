@@ -6,12 +6,12 @@ from collections import Counter
 import pytest
 import redis
 
-from freshet.due import DueUsers
-from freshet.erasures import Erasures, digest
-from freshet.histories import HistoryStore
 from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import DeadLetter, Erasure, UserEvent
+from store.erasure_watermarks import Erasures, digest
+from store.histories import HistoryStore
+from store.refresh_queue import DueUsers
 from streams.embedded.valkey import ValkeyServer
 from streams.lanes.base import Context
 from streams.lanes.user_events import UserEventsLane

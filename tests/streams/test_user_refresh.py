@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import redis
 
-from freshet.due import RefreshPolicy
-from freshet.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from freshet.layout import Keys
 from freshet.settings import Settings
-from freshet.writer import Deletion, FeatureWriter
 from models.aligner import LinearAligner
 from models.checkpoint import ALIGNER, save
 from schemas.codec import Codec
 from schemas.records import ItemFeatures, ItemTier, UserFeatures, UserTier
+from store.feature_writer import Deletion, FeatureWriter
+from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.refresh_queue import RefreshPolicy
 from streams.errors import DeliveryFailed
 from streams.lanes.base import Context
 from streams.lanes.user_refresh import UserRefreshLane

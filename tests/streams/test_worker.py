@@ -16,9 +16,9 @@ import redis
 from click.testing import CliRunner, Result
 
 from freshet.settings import Settings
-from freshet.versions import Versions
 from schemas.codec import Codec
 from schemas.records import Item, ItemFeatures, ItemTier, UserEvent
+from store.versions import Versions
 from streams.cli import main
 from streams.embedded.process import ChildProcess
 from streams.topics import Topics

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from freshet.connect import Client, keys_for
-from freshet.functions import library
 from freshet.layout import check_version
+from store.functions import library
 
 LIVE_S = 60.0
 """A worker that was not heard of for so long is dead."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from freshet.connect import Client, keys_for
-from freshet.functions import library
+from store.functions import library
 
 
 @dataclass(frozen=True, slots=True)

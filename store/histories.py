@@ -22,10 +22,10 @@ import redis
 from numpy.typing import NDArray
 
 from freshet.connect import Client, keys_for
-from freshet.due import RefreshPolicy, due_keys
-from freshet.functions import Call, library
 from freshet.layout import check_version
-from freshet.scanning import Pace, nodes, scan
+from store.functions import Call, library
+from store.refresh_queue import RefreshPolicy, due_keys
+from store.scan import Pace, nodes, scan
 
 NOBODY: Mapping[str, int] = MappingProxyType({})
 OFFSET_IDENTITY, EVENT_IDENTITY = 0, 1
@@ -158,8 +158,8 @@ class HistoryStore:
 
         Idempotent, and free of order: what stands afterwards is the newest `length` of all records that ever came.
         An erased user loses history and marks first, and what it did up to that moment is refused ever after, in
-        whatever batch it comes (`freshet.erasures`). Raises `VersionsChanged` where a version is refreshed that is not
-        among `versions` (`freshet.refreshing` says which are).
+        whatever batch it comes (`store.erasure_watermarks`). Raises `VersionsChanged` where a version is refreshed that is not
+        among `versions` (`store.refreshed_versions` says which are).
         """
         try:
             return sum(map(int, library("histories").call(self._redis, "append", self._calls(batch, versions))))

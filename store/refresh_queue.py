@@ -1,7 +1,7 @@
 """Users whose features should be made anew: claimed under a lease, so that no two workers take the same one.
 
 Owns who is due, in which order, and the protocol around a version's due-set; `HistoryStore.append` marks users by it.
-Must not load histories or refresh anyone, nor know which versions are refreshed (`freshet.refreshing`). All times are
+Must not load histories or refresh anyone, nor know which versions are refreshed (`store.refreshed_versions`). All times are
 the server's, so workers need not agree on a clock.
 
 A user without events since its last refresh stands nowhere, and nothing ever looks at it. One with such events is due,
@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from freshet.connect import Client, keys_for
-from freshet.functions import library
 from freshet.layout import Keys, check_version
 from freshet.settings import Settings
+from store.functions import library
 
 USERS_PER_CALL = 500
 """A server-side call takes no more: it runs alone on the server, and Lua unpacks no more than a few thousand values."""

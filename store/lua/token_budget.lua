@@ -1,5 +1,5 @@
 -- One budget of LLM tokens an hour for all workers. Hours are the server's, so workers need not agree on a clock.
--- Called by freshet/token_budget.py; freshet/functions.py adds the library's header and digest.
+-- Called by store/token_budget.py; store/functions.py adds the library's header and digest.
 
 local HOUR_MS = 3600000
 

@@ -1,5 +1,5 @@
 -- Histories and who is due, changed together on the server. Times are the server's, in milliseconds.
--- Called by freshet/histories.py and freshet/due.py; freshet/functions.py adds the library's header and digest.
+-- Called by store/histories.py and store/refresh_queue.py; store/functions.py adds the library's header and digest.
 -- No call takes more than 500 users: each runs alone on the server.
 
 -- A user with events that its features do not know is in one of two sorted sets: in `due`, where it may be claimed, or

@@ -1,6 +1,6 @@
 """Which versions are refreshed: those whose users become due by new events, wherever the events are read.
 
-Owns that rule. Must not mark anybody (`freshet.histories`), nor claim (`freshet.due`).
+Owns that rule. Must not mark anybody (`store.histories`), nor claim (`store.refresh_queue`).
 
 The active version is one, as rankers read it; so is each that a user-refresh worker announced within `MEMORY_S`, if it
 is not being deleted. A version that nobody refreshes any more is left alone from then on, and so its due-set ends to
@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable
 
 from freshet.connect import Client, keys_for
-from freshet.functions import library
-from freshet.histories import DueVersions
 from freshet.layout import check_version
-from freshet.versions import Versions
+from store.functions import library
+from store.histories import DueVersions
+from store.versions import Versions
 
 MEMORY_S = 86_400
 """A worker that comes back within a day finds everybody who did something meanwhile."""

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from freshet.connect import Client, keys_for
-from freshet.coverage import newest_write_ms
-from freshet.scanning import Pace, nodes, scan
-from freshet.versions import LIVE_S, VersionInUse, VersionNames, Versions
+from store.coverage import newest_write_ms
+from store.scan import Pace, nodes, scan
+from store.versions import LIVE_S, VersionInUse, VersionNames, Versions
 
 SETTLE_S = 5.0
 """Writers learn within this time that a version is being deleted: one batch of the sink, at most."""

@@ -1,5 +1,5 @@
 -- Versions: the two pointers that rankers follow, what each version is made of, and who writes it.
--- Called by freshet/versions.py; freshet/functions.py adds the library's header and digest.
+-- Called by store/versions.py; store/functions.py adds the library's header and digest.
 -- KEYS: active, previous, versions, and where a version has them manifest and workers, in this order.
 -- A version's score in `versions` is the millisecond of its creation, negative once its deletion has begun: that is
 -- never taken back. First of every answer is a word that says what became of the call.

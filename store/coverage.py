@@ -14,8 +14,8 @@ from freshet.blob import Header
 from freshet.clock import Clock, wall_clock
 from freshet.connect import Client, keys_for
 from freshet.layout import Keys
-from freshet.scanning import STEP, Pace, headers, nodes, scan
-from freshet.versions import Pinned
+from store.scan import STEP, Pace, headers, nodes, scan
+from store.versions import Pinned
 
 LEAST_ITEMS, LEAST_USERS = 0.99, 0.95
 """Shares below which a version is not activated: users that return rarely are made anew when they do."""

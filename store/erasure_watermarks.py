@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from freshet.connect import Client, keys_for
-from freshet.functions import library
+from store.functions import library
 
 _TOGETHER = 1_000
 
