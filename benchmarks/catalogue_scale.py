@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.candidate_indexes import Cells, Faiss, Finder, SemanticIds
-from freshet.settings import Settings
 from models.block_denoiser import BlockDenoiser, Reading
 from models.block_diffusion import BlockDiffusionNetwork
 from models.catalogue import Vectors
@@ -36,7 +35,8 @@ from models.sampler import Plan, denoise
 from models.sequences import EventColumns, Ints, code, first_events
 from models.shortlist import NOTHING, CandidateIndex, Shortlist
 from schemas.files import read_events, read_items
-from streams.training import train_on
+from streams.jobs.train import train_on
+from streams.settings import Settings
 
 SIZES = (4_000, 20_000, 100_000, 300_000, 1_000_000)
 STEPS = (1, 2, 4)

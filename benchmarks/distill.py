@@ -32,7 +32,6 @@ from confluent_kafka import Consumer, TopicPartition
 
 from benchmarks.llm_load import Call, Counts, Recorder, VllmServer, throw
 from freshet.clock import wall_clock
-from freshet.settings import Settings
 from models.encoder import TextEncoder
 from models.llm import Endpoint, OpenAIClient, connect
 from models.weights import ensure_vllm_env, llm_dir, prepared
@@ -42,12 +41,13 @@ from streams.demo.data import complete_journey
 from streams.embedded.kafka import KafkaServer
 from streams.embedded.llm import LlmServer
 from streams.embedded.valkey import ValkeyServer
-from streams.lag import watermarks
+from streams.kafka.lag import watermarks
+from streams.kafka.producer import delivered
+from streams.kafka.record import SourceRecord
 from streams.lanes import build_lane
-from streams.lanes.base import Context
 from streams.lanes.item_distill import NAME
-from streams.producer import delivered
-from streams.source import SourceRecord
+from streams.resources import Context
+from streams.settings import Settings
 
 TIMEOUT_S = 900.0
 """Longer than any call takes on a busy machine: a bare client does not ask again, and a lane would twice."""

@@ -30,20 +30,20 @@ import redis
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.columns import EventColumns
 from schemas.records import UserEvent
 from store.histories import History, HistoryStore
+from streams.consumers.batch_consumer import LINGER_S, consumer_config
 from streams.demo.data import complete_journey
 from streams.embedded.kafka import KafkaServer
 from streams.embedded.valkey import ValkeyServer
-from streams.firehose import LINGER_S, consumer_config
+from streams.kafka.producer import producer_config
+from streams.kafka.topics import Topics
 from streams.lanes import consumer_group
-from streams.lanes.base import Context
 from streams.lanes.user_events import NAME, UserEventsLane
-from streams.producer import producer_config
-from streams.topics import Topics
+from streams.resources import Context
+from streams.settings import Settings
 
 KEEP_ALL = 10_000
 """Longer than any user's log: no event may fall off the end."""

@@ -27,13 +27,13 @@ from typing import Protocol
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from benchmarks.loopback_llm import LoopbackLlm
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import Item, ItemFeatures, ItemKnowledge, ItemTier
 from streams.embedded.kafka import KafkaServer
 from streams.embedded.llm import LlmServer
 from streams.embedded.valkey import ValkeyServer
-from streams.producer import kafka_config
+from streams.kafka.producer import kafka_config
+from streams.settings import Settings
 from tests.deployment import Deployment
 
 WARM_S = 15.0

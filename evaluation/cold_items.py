@@ -16,7 +16,6 @@ import numpy as np
 
 from evaluation.cold_data import ColdData, load
 from evaluation.intervals import interval
-from freshet.settings import Settings
 from models.aligner import LinearAligner, Vectors
 from models.aligner_training import AlignerConfig, train_aligner
 from models.cold import ColdConfig
@@ -24,6 +23,7 @@ from models.contrastive import HeadConfig, Texts
 from models.encoder import prepared_encoder
 from models.sequences import EventColumns
 from processors.embed_texts import encoded_texts
+from streams.settings import Settings
 
 Map = Callable[[Vectors], Vectors]
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from freshet.settings import Settings
 from models.aligner import Aligner, LinearAligner
 from models.encoder import TextEncoder, prepared_encoder
 from schemas.files import read_items
+from streams.settings import Settings
 
 THRESHOLDS = (0.4, 0.5, 0.55, 0.6, 0.7)
 ELSEWHERE = [

@@ -19,7 +19,6 @@ import numpy as np
 from evaluation.arms import Encoded, Scores, companions, complements, cosines, encoded, shuffled, together, vocabulary
 from evaluation.cold_data import ColdData, load
 from evaluation.intervals import interval
-from freshet.settings import Settings
 from models.aligner import LinearAligner
 from models.aligner_training import AlignerConfig, validation
 from models.cold import ColdConfig, ColdItems
@@ -27,6 +26,7 @@ from models.contrastive import HeadConfig, Texts, train_head
 from models.encoder import TextEncoder, Vectors, prepared_encoder
 from models.pairs import Pairs, co_engaged
 from models.sequences import Log
+from streams.settings import Settings
 
 GRID = (1.0, 0.25, 0.5, 2.0)
 """Weights tried for what is added to a score; the first where validation items have no knowledge to tune on."""

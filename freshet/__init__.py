@@ -19,10 +19,10 @@ from freshet.ranking import CandidateFeatures, RankingOptions, candidate_feature
 from freshet.ranking_reader import AsyncRankingReader, RankingReader
 from freshet.read_metrics import ReadMetrics
 from freshet.reader import FeatureReader
-from freshet.settings import SettingError, Settings
 from schemas.records import InferredBehavior, ItemFeatures, ItemTier, UserFeatures, UserTier
 from store.feature_writer import Deletion, FeatureWriter, ShapeMismatch, WriteResult
 from store.versions import VersionConflict, VersionError, Versions
+from streams.settings import SettingError, Settings
 
 __all__ = [
     "AsyncFeatureReader",

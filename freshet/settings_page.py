@@ -1,13 +1,13 @@
 """`docs/settings.md`: every setting as the table that people read.
 
-Owns the page. What a setting is, `freshet.settings` says.
+Owns the page. What a setting is, `streams.settings` says.
 """
 
 from __future__ import annotations
 
 from dataclasses import fields
 
-from freshet.settings import WANTED, Settings, range_of, variable
+from streams.settings import WANTED, Settings, range_of, variable
 
 
 def table() -> str:

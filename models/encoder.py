@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from freshet.settings import SettingError, Settings
+from streams.settings import SettingError, Settings
 
 Vectors = NDArray[np.float32]
 Tokens = Mapping[str, NDArray[np.int64]]

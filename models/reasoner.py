@@ -14,10 +14,10 @@ from models.catalogue import Catalogue, Vectors
 from schemas.records import InferredBehavior, UserTier
 
 if TYPE_CHECKING:
-    from freshet.settings import Settings
     from models.aligner import Aligner
     from models.checkpoint import Checkpoint
     from models.encoder import TextEncoder
+    from streams.settings import Settings
 
 
 class UserHistory(Protocol):

@@ -19,8 +19,8 @@ from typing import Any
 
 from freshet.connect import Client, keys_for
 from freshet.layout import Keys, check_version
-from freshet.settings import Settings
 from store.functions import library
+from streams.settings import Settings
 
 USERS_PER_CALL = 500
 """A server-side call takes no more: it runs alone on the server, and Lua unpacks no more than a few thousand values."""

@@ -13,7 +13,7 @@ from typing import Any
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 # Faust and aiokafka tell every step of every service at INFO; ours is the log people read.
-_CHATTY = ("faust", "mode", "aiokafka", "httpx", "httpcore", "streams.faust_lane", "kafka")
+_CHATTY = ("faust", "mode", "aiokafka", "httpx", "httpcore", "streams.consumers.faust_consumer", "kafka")
 
 
 class JsonFormatter(logging.Formatter):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from freshet.settings import Settings
 from models.weights import encoder_dir, prepared
+from streams.settings import Settings
 from tests import servers, topologies
 
 if TYPE_CHECKING:

@@ -9,15 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import Item, UserEvent
 from streams.demo.run import environment
 from streams.embedded.process import ChildProcess, log_tail
-from streams.lag import GroupLag
+from streams.kafka.lag import GroupLag
+from streams.kafka.producer import KafkaProducer, kafka_config
+from streams.kafka.topics import Topics
 from streams.lanes import consumer_groups
-from streams.producer import KafkaProducer, kafka_config
-from streams.topics import Topics
+from streams.settings import Settings
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """An in-memory broker: enough of Kafka for lane cores to run without one, with failures on demand.
 
-Owns `FakeBroker` (what was produced, per topic) and `FakeProducer` (the `streams.producer.Producer` protocol over it).
+Owns `FakeBroker` (what was produced, per topic) and `FakeProducer` (the `streams.kafka.producer.Producer` protocol over it).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections import defaultdict, deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from streams.producer import Delivery, Headers
-from streams.source import SourceRecord
+from streams.kafka.producer import Delivery, Headers
+from streams.kafka.record import SourceRecord
 
 
 @dataclass
@@ -48,7 +48,7 @@ class FakeProducer:
     def send(
         self, topic: str, key: bytes | None, value: bytes | None, *, headers: Headers = (), timestamp: int = 0
     ) -> Future[Delivery]:
-        """See `streams.producer.Producer.send`."""
+        """See `streams.kafka.producer.Producer.send`."""
         future: Future[Delivery] = Future()
         future.set_running_or_notify_cancel()
         failure = self.failures.popleft() if self.failures else None

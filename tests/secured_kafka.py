@@ -15,10 +15,10 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from freshet.settings import Settings
 from streams.embedded.kafka import KafkaServer
 from streams.embedded.process import HOST, ChildProcess, answers, log_tail
-from streams.producer import kafka_config
+from streams.kafka.producer import kafka_config
+from streams.settings import Settings
 from tests import topologies
 
 PASSWORD = "hidden-in-every-log"

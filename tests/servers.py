@@ -17,10 +17,10 @@ from typing import Any, Protocol, TypeVar
 import pytest
 import redis
 
-from freshet.settings import Settings
 from streams.embedded.kafka import KafkaServer, broker_answers
 from streams.embedded.process import ServiceError, free_port
 from streams.embedded.valkey import ValkeyServer
+from streams.settings import Settings
 
 KAFKA_IMAGE = "apache/kafka:4.1.1"
 VALKEY_IMAGE = "valkey/valkey:9.0-alpine"

@@ -22,13 +22,13 @@ import pytest
 import redis
 
 from freshet import FeatureReader, ItemTier, UserTier
-from freshet.settings import Settings
 from models.encoder import MiniLmEncoder
 from schemas.codec import Codec
 from schemas.records import DeadLetter, Item, UserEvent
 from store.histories import HistoryStore
 from store.refresh_queue import DueUsers
 from streams.demo.run import environment
+from streams.settings import Settings
 from tests.deployment import Deployment
 from tests.fakes_llm import FakeLlmServer
 from tests.streams.lane_tools import read_all

@@ -14,8 +14,8 @@ import click
 import pytest
 import yaml
 
-from freshet.settings import Settings, variable
 from streams.cli import main
+from streams.settings import Settings, variable
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

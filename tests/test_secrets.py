@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from freshet.settings import SettingError, Settings, fields
 from streams.embedded.process import ChildProcess, free_port
-from streams.producer import KafkaProducer
-from streams.topics import Topics
+from streams.kafka.producer import KafkaProducer
+from streams.kafka.topics import Topics
+from streams.settings import SettingError, Settings, fields
 from tests.streams.lane_tools import make_topics, read_all
 
 MARK = "mark-of-a-secret"

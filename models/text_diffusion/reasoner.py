@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from freshet.settings import SettingError
 from models.catalogue import Catalogue
 from models.reasoner import Inference, ReasonerSources, Titles, TitlesUnavailable, UserHistory
 from models.text_diffusion.grounding import Grounder
 from models.text_diffusion.prompt import MAX_TITLE, MOST_SHOWN, Log, Writer, Written, plain
 from models.text_diffusion.server import ServerWriter
 from schemas.records import UserTier
+from streams.settings import SettingError
 
 WRITING_SHARE = 0.75
 """Of the seconds until the deadline, what the writer may use: grounding 128 users' lines takes seconds on a CPU."""

@@ -10,7 +10,7 @@ from importlib import import_module
 
 import click
 
-from freshet.settings import SettingError
+from streams.settings import SettingError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("streams.cli.demo:demo", "Play a real log through the whole system and show what comes out."),

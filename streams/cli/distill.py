@@ -1,6 +1,6 @@
 """`freshet distill`: a file of items into a file of knowledge, to be stopped and gone on with at will.
 
-Owns the command's options, its progress bar and what it prints. The loop is `streams.offline`'s. Must not import a
+Owns the command's options, its progress bar and what it prints. The loop is `streams.jobs.distill_file.run`'s. Must not import a
 Kafka or Redis client: the command also runs in vLLM's own environment, which has neither.
 """
 
@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from freshet.clock import wall_clock
-from freshet.settings import SettingError, Settings
 from models.encoder import prepared_encoder
 from models.llm import BACKENDS, Endpoint, LanguageModel, LLMForbidden, OpenAIClient, connect
 from models.llm_limits import AdaptiveLimit, LimitedModel
@@ -33,10 +32,11 @@ from schemas.files import FileError, read_items
 from schemas.knowledge_file import KnowledgeFile
 from schemas.records import Item
 from streams.backoff import Backoff
+from streams.distillation import recipe_of
 from streams.embedded.state import resolve
+from streams.jobs.distill_file.run import LONGEST_PAUSE_S, NAME, OfflineRun, Tally, chosen, told
 from streams.metrics import Metrics
-from streams.offline import LONGEST_PAUSE_S, NAME, OfflineRun, Tally, chosen, told
-from streams.recipes import recipe_of
+from streams.settings import SettingError, Settings
 
 _in = click.Path(exists=True, dir_okay=False, path_type=Path)
 _out = click.Path(dir_okay=False, path_type=Path)
@@ -198,7 +198,7 @@ async def _ready(llm: LanguageModel, bar: _Bar) -> None:
 
 
 class _Bar:
-    """The progress of a run, as `streams.offline.Watcher`; without a terminal only the waits are told, in lines."""
+    """The progress of a run, as `streams.jobs.distill_file.run.Watcher`; without a terminal only the waits are told, in lines."""
 
     def __init__(self, total: int, *, quiet: bool) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,6 +1,6 @@
 """`freshet dlq`: look at dead letters, send their records again, remove them.
 
-Owns the options and the order of things. What a letter is and how it goes is `streams.dlq`'s; how it looks is
+Owns the options and the order of things. What a letter is and how it goes is `streams.jobs.dead_letters`'s; how it looks is
 `streams.cli.dlq_page`'s.
 """
 
@@ -17,13 +17,13 @@ from schemas.codec import Codec
 from store.scan import Pace
 from streams.cli import dlq_page as page
 from streams.cli.desk import Desk, Time, counted, open_desk
-from streams.dlq.letters import Filter, Letter, Position, letter_ranges, read_letters
-from streams.dlq.rewriting import Busy, drop
-from streams.dlq.sending import send_again
 from streams.errors import DeliveryFailed, RecordTooLarge
-from streams.producer import KafkaProducer
-from streams.ranges import NoTopic
-from streams.topics import Topics
+from streams.jobs.dead_letters.read import Filter, Letter, Position, letter_ranges, read_letters
+from streams.jobs.dead_letters.replay import send_again
+from streams.jobs.dead_letters.rewrite import Busy, drop
+from streams.kafka.producer import KafkaProducer
+from streams.kafka.ranges import NoTopic
+from streams.kafka.topics import Topics
 
 SUFFIX = Topics.dead_letters("")
 
@@ -157,7 +157,7 @@ def purge(
 def opened() -> Iterator[tuple[Desk, Codec]]:
     """The desk, and the codec of its settings."""
     with open_desk("kafka", refusals=(NoTopic, Busy, DeliveryFailed, RecordTooLarge)) as desk:
-        from streams.lanes.base import Context
+        from streams.resources import Context
 
         yield desk, Context(desk.settings).codec
 

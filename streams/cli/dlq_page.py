@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.codec import Codec, DecodeError
-from streams.dlq.letters import Letter
-from streams.subjects import contract_of
-from streams.topics import Topics
+from streams.jobs.dead_letters.read import Letter
+from streams.kafka.subjects import contract_of
+from streams.kafka.topics import Topics
 
 _SHOWN_BYTES = 2_048
 

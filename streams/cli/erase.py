@@ -1,6 +1,6 @@
 """`freshet erase`: forget users everywhere, with a receipt.
 
-Owns the options and what is shown. The work is `streams.erasure`'s.
+Owns the options and what is shown. The work is `streams.jobs.erasure`'s.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import click
 from processors.validate import ContractViolation
 from streams.cli.desk import open_desk
 from streams.cli.dlq_page import moment
-from streams.dlq.rewriting import Busy
 from streams.errors import DeliveryFailed
-from streams.ranges import NoTopic
+from streams.jobs.dead_letters.rewrite import Busy
+from streams.kafka.ranges import NoTopic
 
 
 @click.command()
@@ -38,8 +38,8 @@ def erase(users: tuple[str, ...], file: Path | None, receipt: Path | None, execu
     names = [name for name in wanted if name.strip()]
     if not names:
         raise click.UsageError("name users, or a --file of them")
-    from streams.erasure.eraser import Eraser, check_user
-    from streams.lanes.base import Context
+    from streams.jobs.erasure.eraser import Eraser, check_user
+    from streams.resources import Context
 
     try:
         for name in names:

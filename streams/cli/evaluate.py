@@ -20,7 +20,6 @@ from rich.table import Table
 from evaluation.knowledge import Extractor, Score, evaluate, measures, split, without_products
 from evaluation.naive import NaiveExtractor
 from freshet.clock import wall_clock
-from freshet.settings import Settings
 from models.encoder import prepared_encoder
 from models.llm import LLMForbidden, LLMUnavailable, OpenAIClient
 from processors.agents import ATTRIBUTE_ANALYST, UnknownTeam
@@ -30,8 +29,9 @@ from schemas.annotated import Annotated, read_annotated
 from schemas.files import FileError
 from schemas.records import ItemKnowledge
 from streams.cli.evaluate_reasoner import reasoner
+from streams.distillation import make_recipe, read_catalogue
 from streams.embedded.state import resolve
-from streams.recipes import make_recipe, read_catalogue
+from streams.settings import Settings
 
 TEAM, NAIVE, NO_EXAMPLES = "team", "naive", "no-examples"
 _in = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -14,8 +14,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from freshet.settings import Settings
 from schemas.files import FileError
+from streams.settings import Settings
 
 if TYPE_CHECKING:
     from evaluation.reasoner.run import Options

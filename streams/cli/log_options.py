@@ -18,13 +18,12 @@ from confluent_kafka import KafkaException
 from rich.progress import Progress
 
 from freshet.connect import connect
-from freshet.settings import Settings
 from schemas.files import FileError, read_events, read_items
 from schemas.records import Item
 from schemas.registry import RegistryRejected, RegistryUnavailable
 from store.histories import HistoryStore
 from streams.embedded.state import resolve
-from streams.event_log import (
+from streams.jobs.event_log import (
     EventLog,
     ItemLog,
     LogError,
@@ -33,7 +32,8 @@ from streams.event_log import (
     read_item_topic,
     told_skipped,
 )
-from streams.lanes.base import Context
+from streams.resources import Context
+from streams.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., None])
 

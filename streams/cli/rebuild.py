@@ -1,6 +1,6 @@
 """`freshet rebuild`: an empty Redis filled from the log, and compared with it.
 
-Owns the options and what is shown. The work is `streams.rebuild`'s.
+Owns the options and what is shown. The work is `streams.jobs.rebuild`'s.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from freshet.settings import Settings
 from streams.cli.desk import bars, open_desk, version_name
-from streams.ranges import NoTopic
+from streams.kafka.ranges import NoTopic
+from streams.settings import Settings
 
 Tell = Callable[[str, int, int], None]
 
@@ -54,8 +54,8 @@ def rebuild(version: str, compare: bool, rate: float, as_json: bool) -> None:
 
 
 def _rebuild(settings: Settings, rate: float, tell: Tell) -> dict[str, Any]:
-    from streams.lanes.base import Context
-    from streams.rebuild.run import Rebuild, Rebuilt
+    from streams.jobs.rebuild.run import Rebuild, Rebuilt
+    from streams.resources import Context
 
     async def work() -> Rebuilt:
         context = Context(settings)
@@ -79,8 +79,8 @@ def _rebuild(settings: Settings, rate: float, tell: Tell) -> dict[str, Any]:
 
 
 def _verify(settings: Settings, tell: Tell) -> dict[str, Any]:
-    from streams.lanes.base import Context
-    from streams.rebuild.verify import verify
+    from streams.jobs.rebuild.verify import verify
+    from streams.resources import Context
 
     context = Context(settings)
     try:

@@ -1,6 +1,6 @@
 """`freshet replay`: bring a version up to date with what was there before it.
 
-Owns the options and the checks. What a replay does is `streams.replay`'s; how an answer looks is
+Owns the options and the checks. What a replay does is `streams.jobs.replay`'s; how an answer looks is
 `streams.cli.replay_page`'s.
 """
 
@@ -18,24 +18,24 @@ from typing import TYPE_CHECKING
 import click
 
 from freshet.clock import wall_clock
-from freshet.settings import Settings
 from store.histories import HistoryStore
 from store.versions import Versions
 from streams.cli import replay_page as page
 from streams.cli.desk import Desk, Time, counted, open_desk, version_name
-from streams.components import worker_name
 from streams.embedded.state import resolve
 from streams.errors import FatalError
-from streams.producer import kafka_config
-from streams.ranges import NoTopic
-from streams.replay.estimate import Estimate, estimate
-from streams.replay.jobs import Job, JobError, Jobs, new_job
-from streams.replay.plan import Plan, make_plan, warnings
-from streams.replay.request import TOPICS, KeysChanged, Request, read_keys
-from streams.topics import Topics, existing
+from streams.jobs.replay.estimate import Estimate, estimate
+from streams.jobs.replay.jobs import Job, JobError, Jobs, new_job
+from streams.jobs.replay.plan import Plan, make_plan, warnings
+from streams.jobs.replay.request import TOPICS, KeysChanged, Request, read_keys
+from streams.kafka.producer import kafka_config
+from streams.kafka.ranges import NoTopic
+from streams.kafka.topics import Topics, existing
+from streams.settings import Settings
+from streams.worker.components import worker_name
 
 if TYPE_CHECKING:
-    from streams.replay.run import Progress as Tell
+    from streams.jobs.replay.run import Progress as Tell
 
 REFUSALS = (JobError, NoTopic, KeysChanged, FatalError, FileNotFoundError)
 
@@ -111,7 +111,7 @@ def _begin(desk: Desk, request: Request, execute: bool, force: bool, as_json: bo
 
 def _estimate(desk: Desk, settings: Settings, plan: Plan) -> Estimate | None:
     """What asking the model would cost, where the replay asks it."""
-    from streams.lanes.base import Context
+    from streams.resources import Context
 
     ranges = [one for stage in plan.stages if stage.name == "item-distill" for one in stage.ranges]
     if not ranges:
@@ -157,8 +157,8 @@ def _run(settings: Settings, job: Job, keys: frozenset[bytes], as_json: bool) ->
     os.environ["OMP_NUM_THREADS"] = str(settings.torch_threads)
     # Heavy from here on.
     from streams import logs
-    from streams.lanes.base import Context
-    from streams.replay.run import Run
+    from streams.jobs.replay.run import Run
+    from streams.resources import Context
 
     logs.configure(settings.log_level if as_json else "WARNING")
 

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from streams.cli.desk import bars
-from streams.replay.estimate import Estimate
-from streams.replay.jobs import Job
-from streams.replay.plan import Plan, Stage
+from streams.jobs.replay.estimate import Estimate
+from streams.jobs.replay.jobs import Job
+from streams.jobs.replay.plan import Plan, Stage
 
 
 def plan_row(plan: Plan) -> dict[str, Any]:

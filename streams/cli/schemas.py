@@ -1,6 +1,6 @@
 """`freshet schemas`: what a schema registry has of our contracts, and putting them there.
 
-Owns what is shown. The contracts are `schemas`', the comparison `streams.subjects`'.
+Owns what is shown. The contracts are `schemas`', the comparison `streams.kafka.subjects`'.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from freshet.settings import SettingError, Settings
 from schemas.registry import RegistryClient, RegistryRejected, RegistryUnavailable
-from streams.subjects import LEVEL, Subject
-from streams.subjects import check as check_subjects
-from streams.subjects import register as register_subjects
-from streams.topics import Topics
+from streams.kafka.subjects import LEVEL, Subject
+from streams.kafka.subjects import check as check_subjects
+from streams.kafka.subjects import register as register_subjects
+from streams.kafka.topics import Topics
+from streams.settings import SettingError, Settings
 
 
 @click.group()

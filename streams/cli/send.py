@@ -1,6 +1,6 @@
 """`freshet send`: items or events from a file to Kafka, as a platform would send them.
 
-Owns options, progress and the closing count. Files are `schemas.files`', sending is `streams.send`'s.
+Owns options, progress and the closing count. Files are `schemas.files`', sending is `streams.jobs.send`'s.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from freshet.clock import wall_clock
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.files import FileError, read_events, read_items
 from schemas.registry import RegistryClient
 from streams.embedded.state import resolve
-from streams.producer import kafka_config
-from streams.send import Keyed, Tally, keyed_events, keyed_items
-from streams.send import send as send_records
-from streams.topics import Topics, existing
+from streams.jobs.send import Keyed, Tally, keyed_events, keyed_items
+from streams.jobs.send import send as send_records
+from streams.kafka.producer import kafka_config
+from streams.kafka.topics import Topics, existing
+from streams.settings import Settings
 
 _file = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 _rate = click.option(

@@ -24,7 +24,6 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from freshet.settings import Settings
 from models.weights import WeightsError
 from streams.embedded.kafka import broker_answers
 from streams.embedded.llm import http_ok
@@ -32,6 +31,7 @@ from streams.embedded.process import ServiceError, log_tail
 from streams.embedded.stack import prepare
 from streams.embedded.state import ServiceState, StackLock, StackState, read_state, resolve, running
 from streams.embedded.supervise import data_folder
+from streams.settings import Settings
 
 POLL_S = 0.25
 DOWN_TIMEOUT_S = 60.0
@@ -227,9 +227,9 @@ def _budget(settings: Settings) -> dict[str, int | float] | None:
 
 def _lags(settings: Settings) -> dict[str, int]:
     """Records behind, for each lane of this deployment that reads Kafka."""
-    from streams.lag import GroupLag
+    from streams.kafka.lag import GroupLag
+    from streams.kafka.producer import kafka_config
     from streams.lanes import consumer_groups
-    from streams.producer import kafka_config
 
     settings = resolve(settings)
     try:

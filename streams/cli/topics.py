@@ -1,6 +1,6 @@
 """`freshet topics`: make the topics of a deployment, or look at them.
 
-Owns what is shown. Names and settings are `streams.topics`'.
+Owns what is shown. Names and settings are `streams.kafka.topics`'.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from confluent_kafka import KafkaException
 from rich.console import Console
 from rich.table import Table
 
-from freshet.settings import Settings
 from streams.embedded.state import resolve
-from streams.producer import kafka_config
-from streams.topics import Topics, existing
+from streams.kafka.producer import kafka_config
+from streams.kafka.topics import Topics, existing
+from streams.settings import Settings
 
 
 @click.group()

@@ -15,14 +15,14 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from freshet.settings import Settings
 from models import checkpoint
 from models.aligner import Aligner
 from models.reasoner_training import Progress as TrainingProgress
 from models.reasoner_training import TrainingConfig, TrainingError
 from streams.cli.log_options import LogSource, TrainingLog, log_options
 from streams.cli.train_aligner import aligner
-from streams.training import train_on, trained_aligner
+from streams.jobs.train import train_on, trained_aligner
+from streams.settings import Settings
 
 DEFAULTS = TrainingConfig()
 PATIENCE = f"End after so many validations, {DEFAULTS.validate_every} steps apart, without a better answer; 0: never."

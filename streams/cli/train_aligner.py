@@ -15,7 +15,6 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from freshet.settings import Settings
 from models.aligner_training import AlignerConfig
 from models.contrastive import HeadConfig
 from models.contrastive import Progress as HeadProgress
@@ -23,7 +22,8 @@ from models.pairs import NothingToLearn
 from schemas.files import FileError
 from schemas.knowledge_file import read_knowledge
 from streams.cli.log_options import LogSource, log_options
-from streams.training import ALIGNER_FILE, train_aligner_on
+from streams.jobs.train import ALIGNER_FILE, train_aligner_on
+from streams.settings import Settings
 
 DEFAULTS = AlignerConfig()
 _file = click.Path(path_type=Path)

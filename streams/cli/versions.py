@@ -20,9 +20,9 @@ from store.version_gc import census, collect, collectable
 from store.versions import VersionError
 from streams.cli import versions_page as page
 from streams.cli.desk import Desk, Duration, counted, open_desk, version_name
-from streams.producer import kafka_config
-from streams.topics import Topics
-from streams.version_topics import delete, existing_topics
+from streams.jobs.version_topics import delete, existing_topics
+from streams.kafka.producer import kafka_config
+from streams.kafka.topics import Topics
 
 P = ParamSpec("P")
 _json = click.option("--json", "as_json", is_flag=True, help="One line of JSON.")

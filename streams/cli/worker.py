@@ -1,6 +1,6 @@
 """`freshet worker`: run all lanes, or some, until told to stop.
 
-Owns the options. The life of the process is `streams.worker`'s.
+Owns the options. The life of the process is `streams.worker.worker`'s.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import sys
 
 import click
 
-from freshet.settings import Settings
 from streams.embedded.state import resolve
 from streams.lanes import LANES, UnknownLane, check_lanes
+from streams.settings import Settings
 
 
 @click.command()
@@ -39,8 +39,8 @@ def worker(lanes: str, metrics_port: int | None) -> None:
     os.environ["OMP_NUM_THREADS"] = str(settings.torch_threads)
     # Heavy from here on; a wrong option has been answered without it.
     from streams import logs
-    from streams.lanes.base import Context
-    from streams.worker import run
+    from streams.resources import Context
+    from streams.worker.worker import run
 
     logs.configure(settings.log_level)
     context = Context(settings)

@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from freshet.clock import wall_clock
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import UserEvent
 from streams.demo.data import DemoData, in_steps
-from streams.producer import Delivery, KafkaProducer
-from streams.topics import Topics
+from streams.kafka.producer import Delivery, KafkaProducer
+from streams.kafka.topics import Topics
+from streams.settings import Settings
 
 TICK_S = 0.05
 

@@ -20,7 +20,6 @@ from rich.live import Live
 
 from freshet import FeatureReader, ItemTier, UserTier
 from freshet.clock import wall_clock
-from freshet.settings import Settings
 from models import checkpoint
 from models.checkpoint import Checkpoint
 from models.reasoner_training import TrainingConfig
@@ -37,10 +36,11 @@ from streams.demo.view import render
 from streams.demo.watch import Watch
 from streams.embedded.process import HOST, ChildProcess, ServiceError, free_port, log_tail
 from streams.embedded.stack import Stack, prepare
-from streams.producer import kafka_config
-from streams.send import Tally, keyed_events, send
-from streams.topics import Topics
-from streams.training import train_on
+from streams.jobs.send import Tally, keyed_events, send
+from streams.jobs.train import train_on
+from streams.kafka.producer import kafka_config
+from streams.kafka.topics import Topics
+from streams.settings import Settings
 
 KNOWN_SHARE = 0.7
 LOOK_S = 1.0

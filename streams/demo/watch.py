@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from freshet import FeatureReader, ItemTier, UserTier
-from freshet.settings import Settings
 from streams.demo.data import DemoData
 from streams.demo.feed import Feed
 from streams.demo.view import Freshness, Snapshot
-from streams.lag import GroupLag
+from streams.kafka.lag import GroupLag
+from streams.kafka.producer import kafka_config
 from streams.lanes import LANES, consumer_group, consumer_groups
-from streams.producer import kafka_config
+from streams.settings import Settings
 
 FRESHNESS = "freshet_feature_freshness_seconds"
 DEAD_LETTERS = "freshet_dead_letters_total"

@@ -1,6 +1,6 @@
 """The real Apache Kafka, one KRaft node, as a child process on loopback ports.
 
-Owns its configuration, formatting and readiness. Must not create topics: `streams/topics.py` does.
+Owns its configuration, formatting and readiness. Must not create topics: `streams/kafka/topics.py` does.
 """
 
 from __future__ import annotations

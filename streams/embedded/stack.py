@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from freshet.settings import Settings
 from models.weights import ensure_vllm_env, prepare_llm
 from streams.embedded.emulator import KafkaEmulator, find_emulator
 from streams.embedded.java import Report, find_jars, no_report, prepare_jars
@@ -31,6 +30,7 @@ from streams.embedded.state import (
     write_state,
 )
 from streams.embedded.valkey import ValkeyServer
+from streams.settings import Settings
 
 POLL_S = 0.5
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0

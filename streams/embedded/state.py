@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from freshet.settings import SettingError, Settings
+from streams.settings import SettingError, Settings
 
 ServiceStatus = Literal["starting", "ready", "restarting", "failed", "stopped"]
 

@@ -10,10 +10,10 @@ import sys
 import threading
 from pathlib import Path
 
-from freshet.settings import Settings
 from models.weights import WeightsError
 from streams.embedded.process import ServiceError
 from streams.embedded.stack import Stack
+from streams.settings import Settings
 
 DATA = "stack"
 

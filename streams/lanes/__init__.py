@@ -6,9 +6,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import cast
 
-from freshet.settings import Settings
-from streams.lanes.base import Context, Lane
-from streams.topics import Topics
+from streams.kafka.topics import Topics
+from streams.resources import Context, Lane
+from streams.settings import Settings
 
 LANES: dict[str, str] = {
     "item-text": "streams.lanes.item_text:ItemTextLane",

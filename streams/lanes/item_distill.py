@@ -15,15 +15,15 @@ from models.llm import LLMUnavailable
 from processors.centroids import CategoryCentroids, flagged
 from schemas.records import Item, ItemFeatures, ItemKnowledge
 from streams.backoff import Backoff
+from streams.consumers.assignment import MakeWindow
+from streams.consumers.faust_consumer import FaustLane
+from streams.consumers.in_flight import Fail, Finish, SlidingWindow
+from streams.consumers.micro_batch import MicroBatcher
 from streams.errors import Family, family
-from streams.faust_lane import FaustLane
-from streams.intake import MakeWindow
-from streams.lanes.base import Context
+from streams.kafka.publish import Letter, Outgoing, Output, Publisher
+from streams.kafka.record import SourceRecord
 from streams.lanes.item_text import Deleted, read_item, tombstone
-from streams.micro_batch import MicroBatcher
-from streams.publish import Letter, Outgoing, Output, Publisher
-from streams.source import SourceRecord
-from streams.window import Fail, Finish, SlidingWindow
+from streams.resources import Context
 
 NAME = "item-distill"
 # Records under way for each LLM call: enough that calls never lack one while others wait for their key, for an answer

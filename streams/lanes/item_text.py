@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from processors.validate import check_deletion, check_item
 from schemas.records import Item
 from streams.backoff import Backoff
+from streams.consumers.assignment import MakeWindow
+from streams.consumers.faust_consumer import FaustLane
+from streams.consumers.in_flight import BatchWindow
 from streams.errors import Family, family
-from streams.faust_lane import FaustLane
-from streams.intake import MakeWindow
-from streams.lanes.base import Context
-from streams.publish import Letter, Outgoing, Output, Publisher
-from streams.source import SourceRecord
-from streams.window import BatchWindow
+from streams.kafka.publish import Letter, Outgoing, Output, Publisher
+from streams.kafka.record import SourceRecord
+from streams.resources import Context
 
 NAME = "item-text"
 # MiniLM on two cores encodes about 300 short texts a second; a batch takes a fraction of a second, and what piles up

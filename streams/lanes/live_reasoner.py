@@ -13,7 +13,6 @@ from pathlib import Path
 
 from redis import RedisError
 
-from freshet.settings import SettingError
 from models import checkpoint
 from models.aligner import load_aligner
 from models.checkpoint import ALIGNER, CONFIG, Checkpoint, CheckpointError
@@ -21,9 +20,10 @@ from models.cooccurrence import CooccurrenceReasoner
 from models.reasoner import FALLBACK, REASONERS, BehaviorReasoner, ReasonerSources, make_reasoner
 from processors.refresh import UserRefresher
 from store.versions import VersionConflict, Versions
-from streams.components import worker_name
-from streams.lanes.base import Context
 from streams.lanes.text_sources import KnownTitles, acceptable
+from streams.resources import Context
+from streams.settings import SettingError
+from streams.worker.components import worker_name
 
 UNKNOWN = "unknown"
 """What a text diffusion server's model is called before its first answer (`models/text_diffusion/server.py`)."""

@@ -16,10 +16,10 @@ from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
 from store.feature_writer import Deletion, FeatureWriter, WriteResult
 from store.knowledge_cache import KnowledgeCache
 from store.versions import Versions
-from streams.batch import Batch, Rejected
+from streams.consumers.batch_consumer import Firehose
 from streams.errors import Reason, reason
-from streams.firehose import Firehose
-from streams.lanes.base import Context
+from streams.kafka.batch import Batch, Rejected
+from streams.resources import Context
 
 NAME = "sink"
 R = TypeVar("R", ItemFeatures, ItemKnowledge, UserFeatures)
@@ -53,7 +53,7 @@ class SinkLane(Firehose):
 
 
 class SinkHandler:
-    """One batch: decode, refuse what is not this version's, write by kind; see `streams.batch.Handler`."""
+    """One batch: decode, refuse what is not this version's, write by kind; see `streams.kafka.batch.Handler`."""
 
     def __init__(self, context: Context) -> None:
         settings, topics = context.settings, context.topics

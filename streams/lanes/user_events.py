@@ -2,7 +2,7 @@
 
 The lane belongs to no version: the workers of all share its consumer group, and histories are there once.
 
-Owns what a batch of events means. Must not consume or acknowledge (`streams.firehose`), nor lay out a history
+Owns what a batch of events means. Must not consume or acknowledge (`streams.consumers.batch_consumer`), nor lay out a history
 (`store.histories`).
 """
 
@@ -23,11 +23,11 @@ from store.erasure_watermarks import Erasures
 from store.histories import DueVersions, HistoryBatch, HistoryStore, VersionsChanged
 from store.refresh_queue import RefreshPolicy
 from store.refreshed_versions import RefreshedVersions
-from streams.batch import Batch, Rejected
-from streams.erasure.notices import ErasureNotices
+from streams.consumers.batch_consumer import Firehose
 from streams.errors import reason
-from streams.firehose import Firehose
-from streams.lanes.base import Context
+from streams.kafka.batch import Batch, Rejected
+from streams.kafka.erasure_notices import ErasureNotices
+from streams.resources import Context
 
 NAME = "user-events"
 
@@ -46,7 +46,7 @@ class Histories(Protocol):
 
 
 class UserEventsHandler:
-    """One batch: decode by the column, refuse what breaks the contract, fold, write; see `streams.batch.Handler`.
+    """One batch: decode by the column, refuse what breaks the contract, fold, write; see `streams.kafka.batch.Handler`.
 
     `replaying`: histories alone, from a log whose consequences are known; nobody becomes due, nothing is told Kafka.
     `store` takes the place of Redis.

@@ -24,10 +24,10 @@ from store.histories import History, HistoryStore
 from store.refresh_queue import Claim, DueUsers, RefreshPolicy
 from store.refreshed_versions import ANNOUNCE_S, RefreshedVersions
 from streams.backoff import Backoff
-from streams.lanes.base import Context, failure_of
+from streams.kafka.producer import delivered
 from streams.lanes.live_catalogue import LiveCatalogue
 from streams.lanes.live_reasoner import LiveReasoner
-from streams.producer import delivered
+from streams.resources import Context, failure_of
 
 NAME = "user-refresh"
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ _DRAIN_S = 5.0
 
 
 class UserRefreshLane:
-    """See `streams.lanes.base.Lane`."""
+    """See `streams.resources.Lane`."""
 
     name = NAME
 

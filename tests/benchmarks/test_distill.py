@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.distill import Bench, draw, measure
 from benchmarks.llm_load import Counts, VllmServer
-from freshet.settings import Settings
 from schemas.records import Item
+from streams.settings import Settings
 from tests.fakes_encoder import FakeEncoder
 from tests.fakes_llm import MODEL, FakeLlmServer, Trouble
 

@@ -13,12 +13,12 @@ import redis
 
 from freshet.header import Header, decode_header
 from freshet.layout import Keys
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import DeadLetter, ItemTier
 from store.histories import HistoryStore
 from store.refresh_queue import DueUsers
-from streams.topics import Topics
+from streams.kafka.topics import Topics
+from streams.settings import Settings
 from tests.faults.load import Load, Record
 from tests.streams.lane_tools import read_all
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
 
-from freshet.settings import Settings
 from streams.embedded.kafka import KafkaServer, broker_answers
 from streams.embedded.process import HOST, ChildProcess, free_port
+from streams.settings import Settings
 
 BROKERS = 3
 _REPLICATED = """

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from freshet.settings import Settings
 from streams.embedded.kafka import KafkaServer
+from streams.settings import Settings
 from tests import servers
 from tests.faults.report import ROWS, keep, table
 from tests.faults.world import Addressed, World

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import Item, UserEvent
-from streams.producer import Delivery, KafkaProducer
-from streams.topics import Topics
+from streams.kafka.producer import Delivery, KafkaProducer
+from streams.kafka.topics import Topics
+from streams.settings import Settings
 
 CODEC = Codec()
 TYPES = ("view", "cart", "purchase")

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from streams.embedded.kafka import KafkaServer
-from streams.lanes.base import Context
-from streams.rebuild.run import Rebuild
-from streams.rebuild.verify import verify
+from streams.jobs.rebuild.run import Rebuild
+from streams.jobs.rebuild.verify import verify
+from streams.resources import Context
 from tests import servers
 from tests.faults.brokers import Cluster, kill
 from tests.faults.trial import Trial

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from freshet.settings import Settings
 from schemas.codec import Codec
-from streams.dlq.letters import Letter, letter_ranges, read_letters
-from streams.dlq.sending import send_again
 from streams.embedded.kafka import KafkaServer
 from streams.embedded.process import ServiceError
-from streams.producer import KafkaProducer
+from streams.jobs.dead_letters.read import Letter, letter_ranges, read_letters
+from streams.jobs.dead_letters.replay import send_again
+from streams.kafka.producer import KafkaProducer
+from streams.settings import Settings
 from tests import servers
 from tests.fakes_llm import FakeLlmServer
 from tests.faults.brokers import kill

@@ -15,7 +15,7 @@ from schemas.codec import Codec, DecodeError
 from schemas.records import DeadLetter, Item, ItemFeatures, ItemKnowledge, UserEvent, UserFeatures
 from streams.embedded.kafka import KafkaServer
 from streams.errors import reason
-from streams.producer import KafkaProducer
+from streams.kafka.producer import KafkaProducer
 from tests.faults.audit import Findings
 from tests.faults.report import ROWS, Row
 from tests.faults.world import World

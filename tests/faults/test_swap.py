@@ -15,8 +15,8 @@ from freshet import FeatureReader
 from freshet.answers import FeatureRead
 from store.versions import Versions
 from streams.embedded.kafka import KafkaServer
-from streams.producer import kafka_config
-from streams.topics import Topics
+from streams.kafka.producer import kafka_config
+from streams.kafka.topics import Topics
 from tests import command_line
 from tests.faults.audit import audit
 from tests.faults.load import Load, Sender

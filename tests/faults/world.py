@@ -17,13 +17,13 @@ from typing import Any, Protocol
 import redis
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from freshet.settings import Settings
 from store.refresh_queue import DueUsers
 from streams.embedded.process import HOST, ChildProcess, log_tail
-from streams.lag import watermarks
+from streams.kafka.lag import watermarks
+from streams.kafka.producer import kafka_config
+from streams.kafka.topics import Topics
 from streams.lanes import LANES, consumer_group, consumer_groups
-from streams.producer import kafka_config
-from streams.topics import Topics
+from streams.settings import Settings
 from tests.topologies import Node
 
 REPOSITORY = Path(__file__).parents[2]

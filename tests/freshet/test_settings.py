@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from freshet.settings import SettingError, Settings, UnknownSetting, without_password
 from freshet.settings_page import page
+from streams.settings import SettingError, Settings, UnknownSetting, without_password
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from freshet.settings import CHOICES, SettingError, Settings
 from models import block_reasoner
 from models.block_reasoner import BlockDiffusionReasoner
 from models.catalogue import Catalogue
@@ -14,6 +13,7 @@ from models.neighbours import Neighbours
 from models.reasoner import Inference, ReasonerSources, make_reasoner
 from models.sampler import Plan
 from models.schedules import SCHEDULES
+from streams.settings import CHOICES, SettingError, Settings
 from tests.models.reasoner_tools import (
     DIMS,
     Told,

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from freshet.settings import SettingError, Settings
 from models import encoder as encoders
 from models import encoder_openvino
 from models.encoder import LEAST_COSINE, PROBES, EncoderUnavailable, MiniLmEncoder, load_encoder, prepared_encoder
 from models.weights import encoder_dir
+from streams.settings import SettingError, Settings
 
 pytestmark = pytest.mark.encoder
 

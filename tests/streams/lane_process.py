@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tests.streams.shifted_clock  # noqa: F401 - before anybody binds time.time
-from freshet.settings import Settings
 from models.llm import Completion, Message
 from streams import logs
-from streams.lanes.base import Context
-from streams.worker import run
+from streams.resources import Context
+from streams.settings import Settings
+from streams.worker.worker import run
 from tests.fakes_encoder import FakeEncoder
 
 

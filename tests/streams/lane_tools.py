@@ -10,12 +10,12 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from freshet.settings import Settings
 from streams.errors import kafka_retriable
-from streams.lag import watermarks
-from streams.producer import KafkaProducer
-from streams.source import SourceRecord
-from streams.topics import Topics
+from streams.kafka.lag import watermarks
+from streams.kafka.producer import KafkaProducer
+from streams.kafka.record import SourceRecord
+from streams.kafka.topics import Topics
+from streams.settings import Settings
 
 
 def make_topics(settings: Settings) -> Topics:

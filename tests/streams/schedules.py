@@ -12,9 +12,9 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from streams.intake import Intake
-from streams.producer import Delivery, Headers
-from streams.source import SourceRecord
+from streams.consumers.assignment import Intake
+from streams.kafka.producer import Delivery, Headers
+from streams.kafka.record import SourceRecord
 from tests.fakes_broker import FakeBroker
 
 T = TypeVar("T")
@@ -108,7 +108,7 @@ class SlowProducer:
     def send(
         self, topic: str, key: bytes | None, value: bytes | None, *, headers: Headers = (), timestamp: int = 0
     ) -> Future[Delivery]:
-        """See `streams.producer.Producer.send`."""
+        """See `streams.kafka.producer.Producer.send`."""
         future: Future[Delivery] = Future()
         future.set_running_or_notify_cancel()
         try:

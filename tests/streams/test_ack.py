@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.ack import OffsetTracker
+from streams.kafka.offsets import OffsetTracker
 
 P = ("t", 0)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import Item
 from streams.embedded.kafka import KafkaServer
 from streams.lanes import build_lane
-from streams.lanes.base import Context
+from streams.resources import Context
+from streams.settings import Settings
 from tests.fakes_encoder import FakeEncoder
 from tests.streams.lane_tools import committed, make_topics, read_all, send_all, until
 

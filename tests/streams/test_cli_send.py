@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import Item, UserEvent
 from streams.cli import main
+from streams.settings import Settings
 from tests.streams.lane_tools import make_topics, read_all
 
 NOW = 1_700_000_000_000

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-import streams.training
+import streams.jobs.train
 from models import checkpoint
 from models.aligner import LinearAligner, load_aligner
 from streams.cli import main
@@ -19,7 +19,7 @@ from tests.fakes_encoder import FakeEncoder
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(streams.training, "prepared_encoder", lambda _: FakeEncoder(64))
+    monkeypatch.setattr(streams.jobs.train, "prepared_encoder", lambda _: FakeEncoder(64))
     items, events, _ = write(tmp_path)
     return ["--events", str(events), "--items", str(items)]
 

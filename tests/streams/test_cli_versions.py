@@ -13,11 +13,11 @@ import redis
 from click.testing import CliRunner, Result
 
 from freshet import Versions
-from freshet.settings import Settings
 from store.coverage import PINNED_BY
 from streams.cli import main
-from streams.topics import Topics, existing
-from streams.version_topics import delete, own_groups, own_topics
+from streams.jobs.version_topics import delete, own_groups, own_topics
+from streams.kafka.topics import Topics, existing
+from streams.settings import Settings
 from tests.freshet.test_coverage import now_ms, write_items, write_users
 from tests.streams.lane_tools import committed, make_topics, until
 

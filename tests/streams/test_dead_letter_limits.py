@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from streams.dead_letter_limits import DeadLetterLimits, LimitCounter
 from streams.errors import TooManyDeadLetters
+from streams.kafka.dead_letter_limits import DeadLetterLimits, LimitCounter
 
 PLACE = ("items", 3)
 

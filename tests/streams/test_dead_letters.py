@@ -10,11 +10,11 @@ from processors.distill import InvalidKnowledge
 from processors.validate import ContractViolation
 from schemas.codec import Codec, DecodeError
 from schemas.records import DeadLetter, Header
-from streams.dead_letter_limits import DeadLetterLimits
-from streams.dead_letters import ATTEMPT_HEADER, OUTPUT_BYTES, DeadLetterProducer
 from streams.errors import Reason, TooManyDeadLetters
+from streams.kafka.dead_letter_limits import DeadLetterLimits
+from streams.kafka.dead_letters import ATTEMPT_HEADER, OUTPUT_BYTES, DeadLetterProducer
+from streams.kafka.record import SourceRecord
 from streams.metrics import Metrics
-from streams.source import SourceRecord
 from tests.fakes import NOW_MS, FakeClock
 from tests.fakes_broker import FakeBroker, FakeProducer
 

@@ -14,15 +14,15 @@ from click.testing import CliRunner, Result
 
 from freshet.header import decode_header
 from freshet.layout import Keys
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import DeadLetter, Header, Item
 from streams.cli import main
 from streams.cli.dlq_page import harmless, span
-from streams.dlq import rewriting
-from streams.dlq.letters import Filter, Letter, Position, letter_ranges, read_letters
-from streams.dlq.rewriting import Busy, drop
-from streams.topics import Topics
+from streams.jobs.dead_letters import rewrite as rewriting
+from streams.jobs.dead_letters.read import Filter, Letter, Position, letter_ranges, read_letters
+from streams.jobs.dead_letters.rewrite import Busy, drop
+from streams.kafka.topics import Topics
+from streams.settings import Settings
 from tests.streams.lane_tools import make_topics, read_all, send_all, until
 from tests.streams.test_item_distill_outage import running
 

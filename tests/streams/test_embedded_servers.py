@@ -11,12 +11,12 @@ import redis
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from freshet.settings import Settings
 from streams.embedded import java
 from streams.embedded.kafka import KafkaServer
 from streams.embedded.process import ServiceError
 from streams.embedded.stack import Stack
 from streams.embedded.valkey import ValkeyServer
+from streams.settings import Settings
 from tests.streams.test_embedded_process import gone
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from freshet.settings import SettingError, Settings
 from store.token_budget import TokenBudget
 from streams.embedded.llm import http_ok
 from streams.embedded.process import HOST, ChildProcess, ServiceError, answers, free_port
 from streams.embedded.stack import Stack
 from streams.embedded.state import ServiceState, StackLock, StackState, read_state, resolve, running, state_file
+from streams.settings import SettingError, Settings
 from tests.streams.test_embedded_process import gone
 
 SERVE = "import http.server,sys; http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), None).serve_forever()"

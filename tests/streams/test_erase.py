@@ -19,7 +19,6 @@ import redis
 
 from freshet.header import decode_header
 from freshet.layout import Keys
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import DeadLetter, ItemFeatures, ItemTier, UserEvent, UserFeatures, UserTier
 from store.erasure_watermarks import Erasures, digest
@@ -27,11 +26,12 @@ from store.feature_writer import FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from store.refresh_queue import DueUsers
 from store.versions import Versions
-from streams.dlq.letters import letter_ranges, read_letters
-from streams.erasure.letters import names_user, sweep_owed
-from streams.lanes.base import Context
+from streams.jobs.dead_letters.read import letter_ranges, read_letters
+from streams.jobs.erasure.dead_letters import names_user, sweep_owed
+from streams.kafka.topics import Topics
 from streams.lanes.user_refresh import UserRefreshLane
-from streams.topics import Topics
+from streams.resources import Context
+from streams.settings import Settings
 from tests.streams.lane_tools import make_topics, read_all, send_all, until
 from tests.streams.test_item_distill_outage import running
 
@@ -244,8 +244,8 @@ async def test_a_refresh_under_way_publishes_nobody_who_was_erased_meanwhile(
 
 def test_letters_of_others_are_not_taken_for_a_short_id() -> None:
     """Catches a user called 7 whose erasure takes every letter with a 7 in it."""
-    from streams.dlq.letters import Letter
-    from streams.source import SourceRecord
+    from streams.jobs.dead_letters.read import Letter
+    from streams.kafka.record import SourceRecord
 
     def about(key: bytes | None, value: bytes | None, moment: int = NOW) -> Letter:
         one = DeadLetter("user-events", 0, 1, moment, key, value, (), "r", "s", 1, "", "", "", NOW)

@@ -12,15 +12,15 @@ from click.testing import CliRunner, Result
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
-import streams.training
-from freshet.settings import Settings
+import streams.jobs.train
 from schemas.codec import Codec
 from schemas.files import EVENT_SCHEMA
 from schemas.records import Item, UserEvent
 from store.histories import HistoryBatch, HistoryEvent, HistoryStore
 from streams.cli import main
-from streams.event_log import EventLog, ItemLog, LogError, read_event_topic, read_item_topic, read_topic
-from streams.topics import Topics
+from streams.jobs.event_log import EventLog, ItemLog, LogError, read_event_topic, read_item_topic, read_topic
+from streams.kafka.topics import Topics
+from streams.settings import Settings
 from tests.evaluation.cold_world import DAY_MS, write
 from tests.fakes_encoder import FakeEncoder
 from tests.streams.lane_tools import make_topics, send_all
@@ -78,7 +78,7 @@ def pairs(log: EventLog) -> list[tuple[str, str]]:
 
 def test_a_topic_is_read_to_its_end_in_an_order_of_its_own(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches records lost at a batch's or a partition's end, and a training that the same seed does not repeat."""
-    monkeypatch.setattr("streams.event_log.BATCH", 37)
+    monkeypatch.setattr("streams.jobs.event_log.BATCH", 37)
     sent = [(f"u{n % 41}", f"i{n}") for n in range(1_000)]
     shop.events(*(event(user, item, n) for n, (user, item) in enumerate(sent)))
     first, again = shop.log(), shop.log()
@@ -212,7 +212,7 @@ def test_both_models_train_from_the_topics(
     filled: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
     """Catches a source that only works on files, or that says nothing of what it left out."""
-    monkeypatch.setattr(streams.training, "prepared_encoder", lambda _: FakeEncoder(64))
+    monkeypatch.setattr(streams.jobs.train, "prepared_encoder", lambda _: FakeEncoder(64))
     result = command(filled, tmp_path, model, "--from-topic", "--steps", "4")
     told = answer(result)
     assert told["skipped"] == 1
@@ -227,7 +227,7 @@ def test_the_reasoner_trains_from_the_histories(
     filled: Shop, valkey: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a history without its times or types, and one read for an erased user."""
-    monkeypatch.setattr(streams.training, "prepared_encoder", lambda _: FakeEncoder(64))
+    monkeypatch.setattr(streams.jobs.train, "prepared_encoder", lambda _: FakeEncoder(64))
     log = filled.log().events.to_pylist()
     with redis.Redis.from_url(valkey) as client:
         store = HistoryStore(client)

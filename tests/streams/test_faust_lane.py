@@ -14,12 +14,12 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import CommitFailedError, GroupAuthorizationFailedError, IllegalStateError, UnknownError
 
-from freshet.settings import Settings
-from streams.faust_lane import FaustLane
-from streams.lanes.base import Context
-from streams.producer import KafkaProducer
-from streams.source import SourceRecord
-from streams.window import BatchWindow, SlidingWindow
+from streams.consumers.faust_consumer import FaustLane
+from streams.consumers.in_flight import BatchWindow, SlidingWindow
+from streams.kafka.producer import KafkaProducer
+from streams.kafka.record import SourceRecord
+from streams.resources import Context
+from streams.settings import Settings
 from tests.streams.lane_tools import committed, make_topic, read_all, send_all, until
 
 

@@ -16,9 +16,9 @@ from faust.transport.consumer import Consumer
 from faust.types import TP
 from intervaltree import IntervalTree
 
-from freshet.settings import Settings
-from streams.faust_lane import LaneConsumer
-from streams.source import SourceRecord
+from streams.consumers.faust_consumer import LaneConsumer
+from streams.kafka.record import SourceRecord
+from streams.settings import Settings
 from tests.streams.lane_tools import committed, make_topic, send_all, until
 from tests.streams.test_faust_lane import batch_lane, numbered, sliding_lane
 

@@ -8,14 +8,14 @@ from collections import Counter
 import pytest
 import redis
 
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import DeadLetter
-from streams import firehose
-from streams.batch import Batch, Rejected
+from streams.consumers import batch_consumer as firehose
+from streams.consumers.batch_consumer import Firehose
 from streams.errors import Reason, TooManyDeadLetters
-from streams.firehose import Firehose
-from streams.lanes.base import Context
+from streams.kafka.batch import Batch, Rejected
+from streams.resources import Context
+from streams.settings import Settings
 from tests.streams.lane_tools import committed, make_topic, read_all, send_all, until
 
 TOPIC = "in"

@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import UserEvent
 from streams.embedded.process import free_port
 from streams.health import EVENT_LOOP, Health, HealthServer
-from streams.lag import PartitionLag
-from streams.lanes.base import Context
+from streams.kafka.lag import PartitionLag
+from streams.kafka.topics import Topics
 from streams.metrics import Metrics
-from streams.topics import Topics
-from streams.watch import LagClock, StallDetector, Watch, beat, stacks
-from streams.worker import run
+from streams.resources import Context
+from streams.settings import Settings
+from streams.worker.stall_detector import LagClock, StallDetector, Watch, beat, stacks
+from streams.worker.worker import run
 from tests.fakes_encoder import FakeEncoder
 from tests.streams.lane_tools import make_topics, send_all, until
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from streams.intake import Intake
+from streams.consumers.assignment import Intake
+from streams.consumers.in_flight import SlidingWindow
+from streams.kafka.record import SourceRecord
 from streams.metrics import Metrics
-from streams.source import SourceRecord
-from streams.window import SlidingWindow
 
 P = ("t", 0)
 

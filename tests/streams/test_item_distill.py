@@ -9,18 +9,18 @@ from dataclasses import replace
 import pytest
 import redis
 
-from freshet.settings import Settings
 from models.llm import LLMForbidden, LLMRejected, LLMUnavailable
 from models.llm_limits import BudgetSpent
 from processors.distill import InvalidKnowledge
 from schemas.codec import Codec
 from schemas.records import DeadLetter, Item, ItemFeatures, ItemKnowledge, ItemTier, Provenance
+from streams.consumers.assignment import Intake
+from streams.consumers.in_flight import Fail, Finish, SlidingWindow
 from streams.errors import DeliveryFailed
-from streams.intake import Intake
-from streams.lanes.base import Context
+from streams.kafka.record import SourceRecord
 from streams.lanes.item_distill import ItemDistill
-from streams.source import SourceRecord
-from streams.window import Fail, Finish, SlidingWindow
+from streams.resources import Context
+from streams.settings import Settings
 from tests.fakes import NOW_MS, FakeClock
 from tests.fakes_broker import FakeBroker, FakeProducer
 from tests.fakes_encoder import FakeEncoder

@@ -12,12 +12,12 @@ import pytest
 import redis
 
 from benchmarks.loopback_llm import LoopbackLlm
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import Item, ItemFeatures, ItemKnowledge, ItemTier
+from streams.kafka.topics import Topics
 from streams.lanes import build_lane
-from streams.lanes.base import Context
-from streams.topics import Topics
+from streams.resources import Context
+from streams.settings import Settings
 from tests.fakes_encoder import FakeEncoder
 from tests.fakes_llm import FakeLlmServer
 from tests.streams.lane_tools import committed, make_topics, read_all, send_all, until

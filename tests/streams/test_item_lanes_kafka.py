@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import Item, ItemFeatures, ItemTier
 from streams.lanes import build_lane
-from streams.lanes.base import Context
+from streams.resources import Context
+from streams.settings import Settings
 from tests.fakes_encoder import FakeEncoder
 from tests.streams.lane_process import SchemaLlm
 from tests.streams.lane_tools import make_topics, read_all, send_all, until

@@ -7,13 +7,13 @@ import threading
 
 import pytest
 
-from freshet.settings import Settings
 from schemas.codec import Codec, RegistryUnavailable
 from schemas.records import DeadLetter, Item, ItemFeatures, ItemTier
 from streams.errors import DeliveryFailed, RecordTooLarge, TooManyDeadLetters
-from streams.lanes.base import Context
+from streams.kafka.record import SourceRecord
 from streams.lanes.item_text import ItemText
-from streams.source import SourceRecord
+from streams.resources import Context
+from streams.settings import Settings
 from tests.fakes import NOW_MS, FakeClock
 from tests.fakes_broker import FakeBroker, FakeProducer
 from tests.fakes_encoder import FakeEncoder

@@ -24,13 +24,13 @@ from confluent_kafka.admin import (
 )
 
 from freshet.header import decode_header
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import Item, UserEvent
 from streams.embedded.process import log_tail
-from streams.lag import watermarks
-from streams.producer import KafkaProducer, kafka_config
-from streams.topics import Topics
+from streams.kafka.lag import watermarks
+from streams.kafka.producer import KafkaProducer, kafka_config
+from streams.kafka.topics import Topics
+from streams.settings import Settings
 from tests import command_line, servers
 from tests.secured_kafka import REPOSITORY, SecuredKafka, running, scram, start
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import redis
 
-from freshet.settings import SettingError, Settings
 from schemas.codec import Codec
 from schemas.records import Item, UserEvent
 from streams.embedded.process import ChildProcess, log_tail
-from streams.producer import KafkaProducer, kafka_config
-from streams.topics import Topics
+from streams.kafka.producer import KafkaProducer, kafka_config
+from streams.kafka.topics import Topics
+from streams.settings import SettingError, Settings
 from tests import servers
 from tests.secured_kafka import PASSWORD, SecuredKafka, running, scram, start
 

@@ -11,14 +11,14 @@ import pytest
 import redis
 import torch
 
-from freshet.settings import Settings
 from models import reasoner as reasoners
 from models.aligner import LinearAligner
 from models.checkpoint import ALIGNER, load, save
 from processors.refresh import UserRefresher
 from store.versions import VersionConflict, VersionRetiring, Versions
-from streams.lanes.base import Context
 from streams.lanes.live_reasoner import LiveReasoner
+from streams.resources import Context
+from streams.settings import Settings
 from tests.fakes_encoder import FakeEncoder
 from tests.models.reasoner_tools import checkpoint
 

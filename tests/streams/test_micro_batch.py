@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from streams.micro_batch import MicroBatcher
+from streams.consumers.micro_batch import MicroBatcher
 
 
 class Doubler:

@@ -14,7 +14,7 @@ from processors.distill import InvalidKnowledge
 from processors.listing import digest, used_fields
 from schemas.knowledge_file import KnowledgeFile
 from schemas.records import Claim, Item, ItemKnowledge, Provenance
-from streams.offline import OfflineRun, Tally, chosen
+from streams.jobs.distill_file.run import OfflineRun, Tally, chosen
 from tests.fakes import NOW_MS, FakeClock
 
 ITEMS = [Item(f"i{n}", NOW_MS, f"Thing number{n} model{n}x") for n in range(6)]

@@ -8,10 +8,10 @@ import os
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from freshet.settings import Settings
 from streams.embedded.process import free_port
 from streams.errors import DeliveryFailed, Family, RecordTooLarge, family
-from streams.producer import KafkaProducer, _delivery_error, delivered
+from streams.kafka.producer import KafkaProducer, _delivery_error, delivered
+from streams.settings import Settings
 from tests.streams.lane_tools import make_topic, read_all
 
 

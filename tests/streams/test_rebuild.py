@@ -16,14 +16,14 @@ import redis
 
 from freshet.header import decode_header
 from freshet.layout import Keys
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import Item, ItemFeatures, ItemTier, UserEvent
 from store.feature_writer import FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from store.refresh_queue import DueUsers
 from store.versions import Versions
-from streams.topics import Topics
+from streams.kafka.topics import Topics
+from streams.settings import Settings
 from tests.fakes_llm import FakeLlmServer
 from tests.streams.lane_tools import make_topics, read_all, send_all, until
 from tests.streams.test_item_distill_outage import acknowledged, running

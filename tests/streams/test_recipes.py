@@ -10,9 +10,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from freshet.settings import SettingError, Settings
 from schemas.files import FileError
-from streams.recipes import read_catalogue, recipe_of
+from streams.distillation import read_catalogue, recipe_of
+from streams.settings import SettingError, Settings
 
 ROWS = [
     {"category": "Tea", "attribute": "Brand", "definition": 'Who makes it, "as\nprinted"', "rule": ""},

@@ -16,13 +16,13 @@ import pytest
 import redis
 
 from freshet.layout import Keys
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import ItemFeatures, ItemTier, UserFeatures
 from store.feature_writer import FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from store.refresh_queue import DueState, DueUsers
 from streams.embedded.process import ChildProcess, log_tail
+from streams.settings import Settings
 from tests.streams.lane_tools import make_topics, read_all, until
 
 NOW = 1_700_000_000_000

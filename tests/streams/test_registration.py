@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import redis
 
-from freshet.settings import Settings
 from models.aligner import LinearAligner
 from models.llm import LLMUnavailable
 from store.versions import VersionConflict, VersionRetiring, Versions
-from streams.components import components, worker_name
 from streams.lanes import LANES
-from streams.lanes.base import Context
-from streams.registration import Registration
+from streams.resources import Context
+from streams.settings import Settings
+from streams.worker.components import components, worker_name
+from streams.worker.membership import Registration
 from tests.fakes_encoder import FakeEncoder
 from tests.fakes_llm import FakeLlm
 

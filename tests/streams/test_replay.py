@@ -16,19 +16,19 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import Item, ItemFeatures, UserEvent
 from store.histories import HistoryBatch, HistoryEvent, HistoryStore
 from store.refresh_queue import DueUsers
 from store.versions import Versions
 from streams.cli import main
-from streams.lanes.base import Context
-from streams.replay.jobs import Job, Jobs, new_job
-from streams.replay.plan import make_plan
-from streams.replay.request import Request
-from streams.replay.run import Run
-from streams.topics import Topics
+from streams.jobs.replay.jobs import Job, Jobs, new_job
+from streams.jobs.replay.plan import make_plan
+from streams.jobs.replay.request import Request
+from streams.jobs.replay.run import Run
+from streams.kafka.topics import Topics
+from streams.resources import Context
+from streams.settings import Settings
 from tests.fakes_encoder import FakeEncoder
 from tests.streams.lane_tools import make_topics, read_all, send_all
 
@@ -162,10 +162,10 @@ def test_a_killed_replay_loses_nothing(world: World, tmp_path: Path) -> None:
     job = world.job(topic="items", rate=100.0)
     code = (
         "import asyncio, sys\n"
-        "from freshet.settings import Settings\n"
-        "from streams.lanes.base import Context\n"
-        "from streams.replay.jobs import Jobs\n"
-        "from streams.replay.run import Run\n"
+        "from streams.settings import Settings\n"
+        "from streams.resources import Context\n"
+        "from streams.jobs.replay.jobs import Jobs\n"
+        "from streams.jobs.replay.run import Run\n"
         "from tests.fakes_encoder import FakeEncoder\n"
         "async def work():\n"
         "    context = Context(Settings.load()); context.encoder = FakeEncoder()\n"

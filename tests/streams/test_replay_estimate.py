@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import redis
 
-from freshet.settings import Settings
 from processors.listing import content_fingerprint
 from schemas.codec import Codec
 from schemas.records import Item, ItemKnowledge, Provenance
 from store.knowledge_cache import KnowledgeCache
 from streams.cli.replay_page import estimate_row, told_estimate
-from streams.ranges import RangeReader
-from streams.replay.estimate import Estimate, estimate
-from streams.topics import Topics
+from streams.jobs.replay.estimate import Estimate, estimate
+from streams.kafka.ranges import RangeReader
+from streams.kafka.topics import Topics
+from streams.settings import Settings
 from tests.streams.lane_tools import make_topics, send_all
 
 CODEC = Codec()

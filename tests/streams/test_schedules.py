@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import DeadLetter, Item, ItemFeatures, ItemKnowledge
-from streams.ack import OffsetTracker, Place, Ticket
+from streams.consumers.assignment import Intake
+from streams.consumers.in_flight import BatchWindow, Fail, Finish, SlidingWindow, Window
 from streams.errors import DeliveryFailed
-from streams.intake import Intake
-from streams.lanes.base import Context
+from streams.kafka.offsets import OffsetTracker, Place, Ticket
+from streams.kafka.record import SourceRecord
 from streams.lanes.item_distill import ItemDistill
 from streams.lanes.item_text import ItemText
-from streams.source import SourceRecord
-from streams.window import BatchWindow, Fail, Finish, SlidingWindow, Window
+from streams.resources import Context
+from streams.settings import Settings
 from tests.fakes import NOW_MS, FakeClock
 from tests.fakes_broker import FakeBroker
 from tests.fakes_encoder import FakeEncoder

@@ -17,17 +17,17 @@ from confluent_kafka import TopicPartition
 
 from freshet.header import decode_header
 from freshet.layout import Keys
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import DeadLetter, ItemFeatures, UserEvent
 from store.functions import Library
 from store.histories import HistoryStore
-from streams import firehose
-from streams.batch import Handler
-from streams.firehose import _Loop
-from streams.lanes.base import Context
+from streams.consumers import batch_consumer as firehose
+from streams.consumers.batch_consumer import _Loop
+from streams.kafka.batch import Handler
 from streams.lanes.sink import SinkHandler
 from streams.lanes.user_events import UserEventsHandler
+from streams.resources import Context
+from streams.settings import Settings
 from tests.fakes_broker import FakeBroker, FakeProducer
 
 CODEC = Codec()

@@ -16,7 +16,6 @@ import pytest
 import redis
 
 from freshet.layout import Keys
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import ItemFeatures, ItemTier, UserFeatures
 from store.feature_writer import FeatureWriter
@@ -24,8 +23,9 @@ from store.functions import Library
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from store.refresh_queue import DueUsers
 from streams.errors import DeliveryFailed
-from streams.lanes.base import Context
 from streams.lanes.user_refresh import UserRefreshLane
+from streams.resources import Context
+from streams.settings import Settings
 from tests.fakes_broker import FakeBroker
 from tests.streams.schedules import Calls, SlowProducer, StepLoop, stepping
 

@@ -6,15 +6,15 @@ import redis
 
 from freshet.layout import Keys
 from freshet.reader import FeatureReader
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import Claim, DeadLetter, InferredBehavior, ItemFeatures, ItemKnowledge, UserFeatures
 from store.feature_writer import FeatureWriter, WriteResult
 from store.knowledge_cache import KnowledgeCache
 from store.versions import Versions
-from streams.lanes.base import Context
+from streams.kafka.producer import KafkaProducer
 from streams.lanes.sink import SinkLane
-from streams.producer import KafkaProducer
+from streams.resources import Context
+from streams.settings import Settings
 from tests.streams.lane_tools import committed, make_topics, read_all, until
 
 CODEC = Codec()

@@ -12,14 +12,14 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.history import kept_schemas, schema_json
 from schemas.records import DeadLetter, Item, UserEvent
 from store.histories import HistoryStore
 from streams.cli import main
-from streams.subjects import LEVEL, contracts
-from streams.topics import Topics
+from streams.kafka.subjects import LEVEL, contracts
+from streams.kafka.topics import Topics
+from streams.settings import Settings
 from tests.registry_stub import RegistryStub, registry_stub
 from tests.streams.lane_tools import make_topics, read_all, send_all, until
 from tests.streams.test_item_distill_outage import running

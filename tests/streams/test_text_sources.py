@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import redis
 
-from freshet.settings import SettingError, Settings
 from models.aligner import LinearAligner
 from models.reasoner import TitlesUnavailable
 from schemas.codec import Codec
 from schemas.records import Claim, ItemFeatures, ItemKnowledge, ItemTier, UserFeatures, UserTier
 from store.feature_writer import FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
-from streams.lanes.base import Context
 from streams.lanes.live_reasoner import LiveReasoner
 from streams.lanes.text_sources import KnownTitles, acceptable
 from streams.lanes.user_refresh import UserRefreshLane
+from streams.resources import Context
+from streams.settings import SettingError, Settings
 from tests.fakes import NOW_MS
 from tests.fakes_broker import FakeBroker, FakeProducer
 from tests.fakes_encoder import FakeEncoder

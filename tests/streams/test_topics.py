@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
-from freshet.settings import Settings
-from streams.topics import Topics, existing
+from streams.kafka.topics import Topics, existing
+from streams.settings import Settings
 
 
 def test_names_follow_prefix_and_version() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import Item
-from streams.lanes.base import Context
+from streams.kafka.record import SourceRecord
+from streams.kafka.tracing import HEADER, child, trace_id
 from streams.lanes.item_text import ItemText
-from streams.source import SourceRecord
-from streams.tracing import HEADER, child, trace_id
+from streams.resources import Context
+from streams.settings import Settings
 from tests.fakes import NOW_MS, FakeClock
 from tests.fakes_broker import FakeBroker, FakeProducer
 from tests.fakes_encoder import FakeEncoder

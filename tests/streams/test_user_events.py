@@ -6,15 +6,15 @@ from collections import Counter
 import pytest
 import redis
 
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import DeadLetter, Erasure, UserEvent
 from store.erasure_watermarks import Erasures, digest
 from store.histories import HistoryStore
 from store.refresh_queue import DueUsers
 from streams.embedded.valkey import ValkeyServer
-from streams.lanes.base import Context
 from streams.lanes.user_events import UserEventsLane
+from streams.resources import Context
+from streams.settings import Settings
 from tests.streams.lane_tools import committed, make_topics, read_all, send_all, until
 
 CODEC = Codec()
@@ -169,7 +169,7 @@ async def test_a_crash_between_write_and_commit_doubles_nothing(flow, monkeypatc
         return written
 
     monkeypatch.setattr(HistoryStore, "append", crash_after_the_third)
-    monkeypatch.setattr("streams.firehose.COMMIT_INTERVAL_S", 0.0)
+    monkeypatch.setattr("streams.consumers.batch_consumer.COMMIT_INTERVAL_S", 0.0)
     lane = await f.lane()
     assert str(await asyncio.wait_for(lane.wait_failed(), 20)) == "crash"
     await f.stop(lane)

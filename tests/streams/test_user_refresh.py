@@ -12,7 +12,6 @@ import pytest
 import redis
 
 from freshet.layout import Keys
-from freshet.settings import Settings
 from models.aligner import LinearAligner
 from models.checkpoint import ALIGNER, save
 from schemas.codec import Codec
@@ -21,8 +20,9 @@ from store.feature_writer import Deletion, FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from store.refresh_queue import RefreshPolicy
 from streams.errors import DeliveryFailed
-from streams.lanes.base import Context
 from streams.lanes.user_refresh import UserRefreshLane
+from streams.resources import Context
+from streams.settings import Settings
 from tests.fakes import NOW_MS
 from tests.fakes_broker import FakeBroker, FakeProducer
 from tests.fakes_encoder import FakeEncoder

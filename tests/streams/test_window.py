@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from streams.ack import OffsetTracker, Ticket
-from streams.source import SourceRecord
-from streams.window import BatchWindow, SlidingWindow
+from streams.consumers.in_flight import BatchWindow, SlidingWindow
+from streams.kafka.offsets import OffsetTracker, Ticket
+from streams.kafka.record import SourceRecord
 
 P = ("t", 0)
 

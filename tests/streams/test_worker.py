@@ -15,13 +15,13 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from freshet.settings import Settings
 from schemas.codec import Codec
 from schemas.records import Item, ItemFeatures, ItemTier, UserEvent
 from store.versions import Versions
 from streams.cli import main
 from streams.embedded.process import ChildProcess
-from streams.topics import Topics
+from streams.kafka.topics import Topics
+from streams.settings import Settings
 from tests.streams.lane_tools import make_topics, read_all, send_all, until
 
 NOW = 1_700_000_000_000

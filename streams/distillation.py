@@ -1,0 +1,80 @@
+"""From files and settings to the recipe that knowledge is made by.
+
+Owns how an attribute catalogue and worked examples are read. Must not know what agents make of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from models.encoder import TextEncoder
+from processors.agents import UnknownTeam
+from processors.attribute_catalogue import AttributeCatalogue, CatalogueError
+from processors.distill import Recipe
+from processors.examples import ExampleBank, annotated_examples, own_examples
+from schemas.annotated import Annotated, read_annotated
+from schemas.files import FileError, read_table
+from streams.settings import SettingError, Settings
+
+
+def read_catalogue(path: Path) -> AttributeCatalogue:
+    """An attribute catalogue from parquet, CSV, JSON lines, or a JSON list of rows; raises `FileError`."""
+    try:
+        return AttributeCatalogue.from_rows(_rows(path))
+    except CatalogueError as error:
+        raise FileError(f"{path}: {error}") from error
+
+
+def make_recipe(
+    encoder: TextEncoder | None,
+    *,
+    profile: str,
+    catalogue: AttributeCatalogue | None = None,
+    examples: Sequence[Annotated] = (),
+    shown: int = 3,
+) -> Recipe:
+    """The recipe of `profile`; `examples` are annotated items beside the bank of the package."""
+    bank = own_examples(encoder)
+    if catalogue is not None and examples:
+        items, products = [row.item for row in examples], [row.product for row in examples]
+        noted = annotated_examples(items, [row.gold for row in examples], catalogue, products=products)
+        by_item = dict(zip((item.item_id for item in items), products, strict=True))
+        bank = ExampleBank((*bank.examples, *noted.examples), encoder, products=by_item)
+    return Recipe(profile, catalogue, bank, shown, encoder)
+
+
+def recipe_of(settings: Settings, encoder: TextEncoder | None) -> Recipe:
+    """What the settings ask for; raises `SettingError` where a file or a name is wrong."""
+    try:
+        catalogue = read_catalogue(Path(settings.catalogue).expanduser()) if settings.catalogue else None
+    except FileError as error:
+        raise SettingError("catalogue", settings.catalogue, f"an attribute catalogue ({error})") from error
+    try:
+        annotated = read_annotated(Path(settings.examples).expanduser()) if settings.examples else []
+    except FileError as error:
+        raise SettingError("examples", settings.examples, f"items with annotated attributes ({error})") from error
+    try:
+        return make_recipe(
+            encoder,
+            profile=settings.profile,
+            catalogue=catalogue,
+            examples=annotated,
+            shown=settings.examples_shown,
+        )
+    except UnknownTeam as error:
+        raise SettingError("profile", settings.profile, f"a team or a list of agents ({error})") from error
+
+
+def _rows(path: Path) -> list[Mapping[str, Any]]:
+    if path.suffix == ".json":
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            rows = None  # JSON lines, perhaps
+        if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
+            return rows
+    rows = read_table(path).to_pylist()
+    return list(rows)

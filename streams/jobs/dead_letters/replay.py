@@ -1,0 +1,60 @@
+"""Sends dead letters' records back to where they came from, untouched, through the normal lanes.
+
+Owns what is sent: key, value and headers as they were, the Kafka timestamp too (a deletion is as old as it says, and
+what is older than what stands must not win), and two headers that say where the record comes from and how often it has
+been tried. Must not choose, nor remove the letters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+
+from streams.jobs.dead_letters.read import Letter
+from streams.kafka.dead_letters import ATTEMPT_HEADER
+from streams.kafka.producer import Delivery, Producer
+
+POSITION_HEADER = "freshet-dlq-position"
+_IN_FLIGHT = 500
+_TIMEOUT_S = 60.0
+
+
+def send_again(
+    producer: Producer, letters: Iterable[Letter], *, pace: Callable[[], None], sent: Callable[[Letter], None]
+) -> int:
+    """Send the record of each letter once, however many lanes refused it; answers how many.
+
+    `pace` is called before each and may wait; `sent` after it is confirmed. Raises `streams.errors.DeliveryFailed`,
+    `RecordTooLarge`, `KafkaException`: what was not told to `sent` may be sent again.
+    """
+    seen = set()
+    waits: list[tuple[Letter, Future[Delivery]]] = []
+    for letter in letters:
+        if letter.content is None or letter.position in seen:
+            continue
+        seen.add(letter.position)
+        pace()
+        one = letter.content
+        headers = [(name, value) for name, value in _headers(letter) if name not in (ATTEMPT_HEADER, POSITION_HEADER)]
+        headers += [
+            (ATTEMPT_HEADER, str(one.attempt).encode()),
+            (POSITION_HEADER, str(letter.position).encode()),
+        ]
+        timestamp = max(1, one.timestamp)
+        waits.append((letter, producer.send(one.topic, one.key, one.value, headers=headers, timestamp=timestamp)))
+        if len(waits) >= _IN_FLIGHT:
+            _confirm(waits, sent)
+    _confirm(waits, sent)
+    return len(seen)
+
+
+def _headers(letter: Letter) -> list[tuple[str, bytes | None]]:
+    assert letter.content is not None
+    return [(header.name, header.value) for header in letter.content.headers]
+
+
+def _confirm(waits: list[tuple[Letter, Future[Delivery]]], sent: Callable[[Letter], None]) -> None:
+    for letter, wait in waits:
+        wait.result(_TIMEOUT_S)
+        sent(letter)
+    waits.clear()

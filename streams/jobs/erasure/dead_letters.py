@@ -1,0 +1,87 @@
+"""The dead letters that name an erased user: finding them, and removing them.
+
+Owns which those are. Must not decide when they are swept: `streams.jobs.erasure.sweep` and `freshet erase` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, cast
+
+from schemas.codec import Codec, DecodeError
+from schemas.records import DeadLetter, Record, UserEvent, UserFeatures
+from store.erasure_watermarks import Erasures
+from store.versions import Versions
+from streams.jobs.dead_letters.read import Letter
+from streams.jobs.dead_letters.rewrite import drop
+from streams.kafka.producer import kafka_config
+from streams.kafka.subjects import contract_of
+from streams.kafka.topics import Topics, existing
+from streams.resources import Context
+
+FEWEST_BYTES = 8
+"""An id of at least so many bytes is looked for inside of values that do not decode; shorter ones are everywhere."""
+
+
+def names_user(codec: Codec, topics: Topics, moments: Mapping[str, int]) -> Callable[[Letter], bool]:
+    """Whether a dead letter is about one of these users, from before its erasure.
+
+    By its record's key; by the user in its value, where that decodes; else, for ids of `FEWEST_BYTES`, by the id's
+    bytes inside of what does not decode. What a user did after the erasure is not meant.
+    """
+    by_key = {user_id.encode(): moment for user_id, moment in moments.items()}
+    long = {key: moment for key, moment in by_key.items() if len(key) >= FEWEST_BYTES}
+
+    def named(letter: Letter) -> bool:
+        one = letter.content
+        if one is None:
+            return _inside(letter.record.value, letter.record.timestamp, long)
+        if one.key in by_key and one.timestamp <= by_key[one.key]:
+            return True
+        record = _record(codec, topics, one)
+        if record is None:
+            return _inside(one.value, one.timestamp, long)
+        user_id = str(getattr(record, "user_id", ""))
+        return bool(user_id) and one.timestamp <= by_key.get(user_id.encode(), -1)
+
+    return named
+
+
+def sweep(context: Context, moments: Mapping[str, int]) -> dict[str, int]:
+    """Remove the dead letters that name these users, of all versions; answers how many, by topic.
+
+    Raises as `streams.jobs.dead_letters.rewrite.drop` does.
+    """
+    settings, removed = context.settings, dict[str, int]()
+    versions = {settings.version, *Versions(context.redis, settings.key_prefix).names()}
+    wanted = {name for version in versions for name in Topics(settings, version).dead_letter_topics}
+    which = names_user(context.codec, context.topics, moments)
+    for topic in sorted(existing(kafka_config(settings), wanted)):
+        if gone := drop(settings, context.redis, context.codec, topic, which).dropped:
+            removed[topic] = gone
+    return removed
+
+
+def sweep_owed(context: Context) -> int:
+    """Remove the dead letters of everybody who was erased since the last sweep; answers of how many users."""
+    erasures = Erasures(context.redis, context.settings.key_prefix)
+    owed = erasures.owed()
+    if owed:
+        sweep(context, owed)
+        erasures.settle(owed)
+    return len(owed)
+
+
+def _record(codec: Codec, topics: Topics, letter: DeadLetter) -> Record | None:
+    """The letter's value as the record of its topic, or as one that names a user; None where it is none of them."""
+    kind = contract_of(topics, letter.topic)
+    for wanted in dict.fromkeys([kind, UserEvent, UserFeatures]):
+        if wanted is not None and letter.value is not None:
+            with suppress(DecodeError):
+                return cast(Record, codec.decode(cast(Any, wanted), letter.value))
+    return None
+
+
+def _inside(value: bytes | None, timestamp: int, ids: Mapping[bytes, int]) -> bool:
+    return value is not None and any(timestamp <= moment and key in value for key, moment in ids.items())

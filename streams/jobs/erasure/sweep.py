@@ -1,0 +1,52 @@
+"""Every hour, the dead letters of users who were erased since: a worker with `user-events` does it beside its lanes.
+
+Owns when. What goes is `streams.jobs.erasure`'s. Not at each erasure: to remove one letter the others of its partition have
+to be written again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from streams.backoff import Backoff
+from streams.jobs.dead_letters.rewrite import Busy
+from streams.jobs.erasure.dead_letters import sweep_owed
+from streams.resources import Context, failure_of
+
+NAME = "erasure-sweep"
+log = logging.getLogger(__name__)
+
+
+class ErasureSweep:
+    """See `streams.resources.Lane`."""
+
+    name = NAME
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._backoff = Backoff(NAME, context.metrics)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=NAME)
+
+    async def stop(self) -> None:
+        """A sweep under way in its thread is left to its next run: what is owed stays noted until it is done."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def wait_failed(self) -> BaseException:
+        assert self._task is not None
+        return await failure_of(self._task)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._context.settings.erasure_sweep_s)
+            try:
+                users = await self._backoff.persevere(lambda: asyncio.to_thread(sweep_owed, self._context))
+            except Busy:
+                continue  # another worker, or an operator, is at it
+            if users:
+                log.info("removed the dead letters of erased users", extra={"lane": NAME, "users": users})

@@ -1,0 +1,71 @@
+"""A batch of Kafka records, and what a lane says about it.
+
+Owns the value types between the firehose loop and its lanes. Must not consume, decode or write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from streams.errors import Reason
+from streams.kafka.offsets import Place
+
+Message = Any
+"""A `confluent_kafka.Message` without error; its stubs call every accessor optional, which is true of errors only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records in order of arrival, and of the log within a place; three columns of one length."""
+
+    messages: Sequence[Message]
+    places: Sequence[Place]
+    offsets: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+    @classmethod
+    def of(cls, messages: Sequence[Message]) -> Batch:
+        """The columns of `messages`."""
+        places = [(message.topic(), message.partition()) for message in messages]
+        return cls(messages, places, [message.offset() for message in messages])
+
+    def keep(self, wanted: Container[Place]) -> Batch:
+        """Only the records of places that are wanted."""
+        if all(place in wanted for place in set(self.places)):
+            return self
+        return Batch.of([message for message, place in zip(self.messages, self.places, strict=True) if place in wanted])
+
+    def spans(self) -> dict[Place, tuple[int, int]]:
+        """First and last offset of each place."""
+        last = dict(zip(self.places, self.offsets, strict=True))
+        first = dict(zip(reversed(self.places), reversed(self.offsets), strict=True))
+        return {place: (first[place], last[place]) for place in first}
+
+
+NOTHING = Batch((), (), ())
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that can never succeed; `row` is its place in the batch, `stage` the lane and the step."""
+
+    row: int
+    reason: Reason
+    stage: str
+    error: BaseException
+
+
+class Handler(Protocol):
+    """What a lane does with a batch."""
+
+    def write(self, batch: Batch) -> Sequence[Rejected]:
+        """Make every record's result durable, but for those returned.
+
+        Blocks. Raises transient errors as they come: the same records (or those of them whose partitions stayed) are
+        then offered again, so writing twice must be the same as writing once.
+        """
+        ...

@@ -1,0 +1,91 @@
+"""A worker's place in its version: made known, activated if it is the first, its components pinned, and every few
+seconds a sign of life.
+
+Owns when that happens. Must not know what the components are (`streams.worker.components`), nor what a version allows
+(`store.versions`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from redis import RedisError
+
+from models.llm import LLMUnavailable
+from store.versions import Versions
+from streams.backoff import Backoff
+from streams.resources import Context, failure_of
+from streams.worker.components import PinningModel, components, worker_name
+
+NAME = "version"
+BEAT_S = 10.0
+_ASK_LLM_S = 5.0
+log = logging.getLogger(__name__)
+
+
+class Registration:
+    """Started before the first lane, stopped after the last; see `streams.resources.Lane`.
+
+    It fails with `VersionConflict` where a component is not the version's, and with `VersionRetiring` when the version
+    is deleted under the worker.
+    """
+
+    name = NAME
+
+    def __init__(self, names: Sequence[str], context: Context, *, beat_s: float = BEAT_S) -> None:
+        self._lanes = list(names)
+        self._context = context
+        self._versions = Versions(context.redis, context.settings.key_prefix)
+        self._version = context.settings.version
+        self._worker = worker_name()
+        self._backoff = Backoff(NAME, context.metrics)
+        self._pinned: dict[str, str] = {}
+        self._beat_s = beat_s
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """1. pin what is known; 2. the language model, now if it answers, else before its first call; 3. live."""
+        self._pinned = await asyncio.to_thread(components, self._lanes, self._context)
+        await self._backoff.persevere(self._join)
+        if "item-distill" in self._lanes:
+            model = PinningModel(self._context.limited_llm, self._pin)
+            self._context.limited_llm = model
+            with suppress(LLMUnavailable, TimeoutError, RedisError):
+                await asyncio.wait_for(model.served_model(), _ASK_LLM_S)
+        await self._backoff.persevere(self._beat)
+        self._task = asyncio.create_task(self._live(), name=NAME)
+
+    async def stop(self) -> None:
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        with suppress(RedisError):  # without it, it counts as alive for another minute
+            await asyncio.to_thread(self._versions.leave, self._version, self._worker)
+
+    async def wait_failed(self) -> BaseException:
+        assert self._task is not None
+        return await failure_of(self._task)
+
+    async def _pin(self, found: Mapping[str, str]) -> None:
+        self._pinned |= found
+        await asyncio.to_thread(self._versions.pin, self._version, found, by=self._worker)
+
+    async def _join(self) -> None:
+        await self._pin(self._pinned)
+        if await asyncio.to_thread(self._versions.activate_if_none, self._version):
+            log.info("activated the first version", extra={"version": self._version})
+
+    async def _beat(self) -> None:
+        about = {"lanes": self._lanes}
+        while not await asyncio.to_thread(self._versions.beat, self._version, self._worker, about):
+            log.warning("Redis has lost its data: pinning anew", extra={"version": self._version})
+            await self._join()
+
+    async def _live(self) -> None:
+        while True:
+            await asyncio.sleep(self._beat_s)
+            await self._backoff.persevere(self._beat)
