@@ -32,11 +32,11 @@ from confluent_kafka import Consumer, TopicPartition
 
 from benchmarks.llm_load import Call, Counts, Recorder, VllmServer, throw
 from freshet.clock import wall_clock
+from freshet.records import Item
 from models.encoder import TextEncoder
 from models.llm import Endpoint, OpenAIClient, connect
 from models.weights import ensure_vllm_env, llm_dir, prepared
 from schemas.files import read_items
-from schemas.records import Item
 from streams.demo.data import complete_journey
 from streams.embedded.kafka import KafkaServer
 from streams.embedded.llm import LlmServer

@@ -30,9 +30,9 @@ import redis
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
+from freshet.records import UserEvent
 from schemas.codec import Codec
 from schemas.columns import EventColumns
-from schemas.records import UserEvent
 from store.histories import History, HistoryStore
 from streams.consumers.batch_consumer import LINGER_S, consumer_config
 from streams.demo.data import complete_journey

@@ -27,8 +27,8 @@ from typing import Protocol
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from benchmarks.loopback_llm import LoopbackLlm
+from freshet.records import Item, ItemFeatures, ItemKnowledge, ItemTier
 from schemas.codec import Codec
-from schemas.records import Item, ItemFeatures, ItemKnowledge, ItemTier
 from streams.embedded.kafka import KafkaServer
 from streams.embedded.llm import LlmServer
 from streams.embedded.valkey import ValkeyServer

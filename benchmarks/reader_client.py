@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 
 from benchmarks.children import serve
 from benchmarks.reader_data import BEHAVIORS, Data, Requests, Scrubber, item_id, user_id
-from freshet import AsyncFeatureReader, FeatureReader, FeatureWriter, Keys, Versions
+from freshet import AsyncFeatureReader, FeatureReader, Keys
 from freshet.blob import HEADER
 from freshet.local_cache import LocalCache
-from schemas.records import InferredBehavior, ItemFeatures, ItemTier, UserFeatures, UserTier
+from freshet.records import InferredBehavior, ItemFeatures, ItemTier, UserFeatures, UserTier
+from store.feature_writer import FeatureWriter
+from store.versions import Versions
 
 VERSION = "v1"
 TIMEOUT_S = 5.0

@@ -38,8 +38,8 @@ from rich.table import Table
 from benchmarks.reader_client import VERSION, item, user
 from benchmarks.reader_data import Data, item_id, user_id
 from benchmarks.rounds import machine, rounded, turns
-from freshet import FeatureWriter, Keys, blob
-from store.feature_writer import KEYS_PER_CALL
+from freshet import Keys, blob
+from store.feature_writer import KEYS_PER_CALL, FeatureWriter
 from store.functions import Call, library
 from streams.embedded.valkey import ValkeyServer
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from freshet.records import Item, ItemKnowledge
 from models.cold import ColdItems
 from models.encoder import TextEncoder, Vectors
 from models.pairs import Pairs
 from processors.knowledge_text import knowledge_text
-from schemas.records import Item, ItemKnowledge
 
 Scores = NDArray[np.float64]
 KNOWLEDGE_SHARE = 0.5

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from freshet.clock import wall_clock
+from freshet.records import Item, ItemKnowledge
 from models.llm import LLMRejected, LLMUnavailable, OpenAIClient
 from processors.disguise import fold
 from processors.distill import Distiller, InvalidKnowledge, QuarantinedKnowledge
-from schemas.records import Item, ItemKnowledge
 
 CORPUS = Path(__file__).parent.parent / "tests" / "attacks" / "corpus.jsonl"
 OUTCOMES = ("harmless", "quarantined", "invalid", "unanswered", "breached")

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from freshet.records import Item, ItemKnowledge
 from models.cold import ColdBuyers, ColdConfig, ColdItems, cold_buyers, cold_items
 from models.encoder import TextEncoder, Vectors
 from models.sequences import EventColumns, Ints, Log, code
 from schemas.files import read_events, read_items
 from schemas.knowledge_file import read_knowledge
-from schemas.records import Item, ItemKnowledge
 
 
 @dataclass(frozen=True, slots=True, eq=False)

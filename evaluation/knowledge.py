@@ -17,11 +17,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from freshet.records import Item, ItemKnowledge
 from models.llm import LLMRejected, LLMUnavailable
 from processors.answering import InvalidKnowledge
 from processors.attribute_catalogue import AttributeCatalogue
 from schemas.annotated import Annotated
-from schemas.records import Item, ItemKnowledge
 
 TRIES, FIRST_PAUSE_S = 5, 1.0
 """An item whose call finds the endpoint away is asked about again so often, after a pause that doubles."""

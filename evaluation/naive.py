@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from models.llm import LanguageModel, Message
 from processors.answering import InvalidKnowledge, parse
 from processors.attribute_catalogue import AttributeCatalogue
 from processors.listing import content_fingerprint, delimited, item_text
-from schemas.records import Claim, Item, ItemKnowledge, Provenance
 
 PROMPT = """\
 Extract the attributes of a product from its listing. The product is of the category {category}. \

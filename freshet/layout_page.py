@@ -13,8 +13,8 @@ import numpy as np
 from freshet import blob
 from freshet.header import DELETED, FIELDS, FORMAT, HEADER, OFFSETS
 from freshet.layout import BUCKETS, CONTROL_TAG, Keys, bucket_tags
+from freshet.records import ItemFeatures
 from freshet.vectors import DTYPES, FLOAT16
-from schemas.records import ItemFeatures
 from store.feature_writer import KEYS_PER_CALL
 
 RANKER = (
@@ -115,7 +115,7 @@ def page() -> str:
 <!-- made by python -m tests.freshet.test_layout_page; a test compares -->
 
 For whoever reads features without the Python package: everything a ranker in Java, C++ or Go needs is on this page.
-`freshet/layout.py` names the keys; `freshet/header.py`, `freshet/vectors.py` and `freshet/blob.py` read and write the
+`sdk/src/freshet/layout.py` names the keys; `sdk/src/freshet/header.py`, `sdk/src/freshet/vectors.py` and `sdk/src/freshet/blob.py` read and write the
 values; `store/lua/features.lua` decides which write stays. Redis 7 or later, or Valkey: one server (with replicas, behind
 Sentinel or not) or a Cluster. `tests/freshet/test_golden.py` has one value of every kind and dtype written out.
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from freshet.records import InferredBehavior, UserTier
 from models.block_denoiser import BlockDenoiser, Reading, Scratch
 from models.block_diffusion import BlockDiffusionNetwork
 from models.catalogue import Catalogue, Rows
@@ -28,7 +29,6 @@ from models.reasoner import Inference, ReasonerSources, UserHistory
 from models.sampler import Block, Plan, denoise
 from models.sequences import Ints, first_places, padded
 from models.shortlist import CandidateIndex, Shortlist
-from schemas.records import InferredBehavior, UserTier
 
 SCORES_AT_ONCE = 8_000_000
 """Logits held at once (32 MB): larger micro-batches leave the cache and are slower, not faster."""

@@ -10,9 +10,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from freshet.records import InferredBehavior, UserTier
 from models.catalogue import Catalogue
 from models.reasoner import Inference, UserHistory
-from schemas.records import InferredBehavior, UserTier
 
 Watermark = tuple[int, int]
 """Newest event time learned from a user, and how many events at that time."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from freshet.records import InferredBehavior, UserTier
 from models.catalogue import Catalogue, Vectors
-from schemas.records import InferredBehavior, UserTier
 
 if TYPE_CHECKING:
     from models.aligner import Aligner

@@ -13,12 +13,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from freshet.records import Claim, Item
 from models.llm import Message
 from processors.attribute_catalogue import Attribute, Category
 from processors.examples import CATALOGUE_ANALYST, Example
 from processors.listing import compact, delimited, digest, item_text
 from processors.quotes import INCH
-from schemas.records import Claim, Item
 
 ATTRIBUTE_ANALYST, NEED_ANALYST, CRITIC = "attribute_analyst", "need_analyst", "critic"
 CATEGORY_PICKER = "category_picker"

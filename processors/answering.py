@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from freshet.records import Item
 from models.llm import Completion, LanguageModel
 from processors.agents import Agent
 from processors.examples import Example
 from processors.guard import inspect
-from schemas.records import Item
 
 MORE_ROOM = 2
 """A repeated question has this many times the tokens for its answer."""

@@ -10,10 +10,10 @@ from functools import cached_property
 
 import numpy as np
 
+from freshet.records import Item
 from models.encoder import TextEncoder, Vectors
 from processors.attribute_catalogue import AttributeCatalogue, Category
 from processors.knowledge_text import item_text
-from schemas.records import Item
 
 CANDIDATES = 5
 """Retrieved for the model to choose from: among the 5 nearest of 40 categories the right one is rarely missing."""

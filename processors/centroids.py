@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.records import Item, ItemFeatures, ItemKnowledge
+from freshet.records import Item, ItemFeatures, ItemKnowledge
 
 FAR_FROM_CATEGORY = "far_from_category"
 """The flag in `ItemKnowledge.flags`: the knowledge may be wrong, or the category is."""

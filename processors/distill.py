@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from models.encoder import TextEncoder
 from models.llm import LanguageModel
 from processors import agents, editor
@@ -28,7 +29,6 @@ from processors.attribute_catalogue import AttributeCatalogue, Category
 from processors.categories import CategoryFinder
 from processors.examples import ExampleBank, own_examples
 from processors.listing import content_fingerprint, digest, used_fields
-from schemas.records import Claim, Item, ItemKnowledge, Provenance
 
 __all__ = ["Distiller", "InvalidKnowledge", "QuarantinedKnowledge", "Recipe"]
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from freshet.records import Item, ItemFeatures, ItemKnowledge, ItemTier
 from models.aligner import Aligner
 from models.encoder import TextEncoder, Vectors
 from processors.knowledge_text import item_text, knowledge_text
-from schemas.records import Item, ItemFeatures, ItemKnowledge, ItemTier
 
 SourcedItem = tuple[Item, int, int]
 """An item with the partition and offset of the record it came in."""

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from freshet.records import Item
 from models.aligner import Aligner, LinearAligner
 from models.catalogue import Catalogue
 from models.encoder import TextEncoder
 from processors.knowledge_text import item_text
-from schemas.records import Item
 
 TEXTS_AT_ONCE = 512
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from freshet.records import Item, ItemKnowledge
 from models.contrastive import Texts
 from models.encoder import TextEncoder, Vectors
 from processors.knowledge_text import item_text, knowledge_text
-from schemas.records import Item, ItemKnowledge
 
 TEXTS_AT_ONCE = 512
 

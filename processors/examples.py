@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from freshet.records import Item
 from models.encoder import TextEncoder, Vectors
 from processors.attribute_catalogue import AttributeCatalogue
 from processors.knowledge_text import item_text
 from processors.listing import clean, digest, used_fields
 from processors.quotes import Source
-from schemas.records import Item
 
 CATALOGUE_ANALYST = "catalogue_analyst"
 SHOWN_DESCRIPTION = 300

@@ -15,9 +15,9 @@ from importlib.resources import files
 from itertools import groupby
 from typing import Any
 
+from freshet.records import Item
 from processors.disguise import Unmasked, fold, unmask, visible
 from processors.listing import LINKS, MAX_FIELD, MAX_TITLE, TOKENS, clean, encoded
-from schemas.records import Item
 
 UNJUDGED = frozenset({"reasoning"})
 PROMPT_WORDS, PROMPT_IDEOGRAMS = 6, 12

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.records import Item, ItemKnowledge
+from freshet.records import Item, ItemKnowledge
 
 _KINDS = (("audience", "For"), ("occasion", "When"), ("purpose", "To"), ("complement", "With"))
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from freshet.records import Item
 from processors.disguise import unmask, visible
-from schemas.records import Item
 
 MAX_TITLE, MAX_DESCRIPTION, MAX_FIELD, MAX_FIELDS, MAX_LEVELS = 300, 1_200, 120, 20, 8
 _READ_AHEAD = 8

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from freshet.records import Claim, Item, ItemKnowledge
 from processors.editor import normalise
 from processors.listing import MAX_TITLE, clean, digest
 from processors.quotes import Source
-from schemas.records import Claim, Item, ItemKnowledge
 
 _NUMBER = r"\d+(?:[.,/]\d+)*"
 # Not mg, mm, GB, W or V: a dose, a focal length or a capacity makes another product.

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from freshet.records import Item, ItemKnowledge
 from models.llm import LLMUnavailable
 from processors.listing import content_fingerprint
 from processors.sharing import share, sharing_key
-from schemas.records import Item, ItemKnowledge
 
 # Results that are made and not yet in the cache; a few windows of a lane, a few kilobytes each.
 _UNCONFIRMED = 1_024

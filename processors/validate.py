@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from schemas.records import Item, UserEvent
+from freshet.records import Item, UserEvent
 
 Violation = Literal[
     "missing_id",

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from freshet.records import Item
 from schemas.files import FileError, read_items, read_table
-from schemas.records import Item
 
 Gold = Mapping[str, Sequence[str]]
 """Accepted forms of each attribute, as they stand in the text; none where the text does not state it."""

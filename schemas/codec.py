@@ -21,7 +21,8 @@ import fastavro
 from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException, UnknownType
 
-from schemas import records
+from freshet import records
+from freshet.records import DeadLetter, Erasure, Item, ItemFeatures, ItemKnowledge, Record, UserEvent, UserFeatures
 from schemas.history import (
     KINDS,
     KeptSchema,
@@ -34,7 +35,6 @@ from schemas.history import (
     schema_json,
     writer_schema,
 )
-from schemas.records import DeadLetter, Erasure, Item, ItemFeatures, ItemKnowledge, Record, UserEvent, UserFeatures
 from schemas.registry import RegistryClient, RegistryRejected, RegistryUnavailable, UnknownSchemaId
 
 __all__ = [

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import pyruhvro
 from numpy.typing import NDArray
 
+from freshet.records import UserEvent
 from schemas.codec import SINGLE_OBJECT_HEADER, Codec, DecodeError, fingerprint, schema_json
-from schemas.records import UserEvent
 
 EVENT_SCHEMA = pa.schema(
     [

@@ -18,7 +18,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from schemas.records import Item
+from freshet.records import Item
 
 EVENT_SCHEMA = pa.schema(
     [

@@ -16,7 +16,7 @@ from typing import Any
 import fastavro
 from fastavro.schema import to_parsing_canonical_form
 
-from schemas.records import DeadLetter, Erasure, Item, ItemFeatures, ItemKnowledge, Record, UserEvent, UserFeatures
+from freshet.records import DeadLetter, Erasure, Item, ItemFeatures, ItemKnowledge, Record, UserEvent, UserFeatures
 
 KINDS: tuple[type[Record], ...] = (Item, UserEvent, ItemKnowledge, ItemFeatures, UserFeatures, DeadLetter, Erasure)
 

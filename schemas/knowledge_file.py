@@ -16,9 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from schemas.files import FileError
 from schemas.json_lines import Lines, LinesError, read_lines
-from schemas.records import Claim, Item, ItemKnowledge, Provenance
 from streams.errors import reason
 
 _ROW_GROUP = 5_000

@@ -19,8 +19,8 @@ from freshet import blob
 from freshet.blob import BlobError, Shape
 from freshet.connect import Client, keys_for
 from freshet.layout import check_version
+from freshet.records import ItemFeatures, ItemKnowledge, UserFeatures
 from freshet.vectors import DTYPES
-from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
 from store.functions import Call, library
 from store.versions import VersionRetiring
 

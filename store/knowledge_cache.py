@@ -17,7 +17,7 @@ from typing import Any
 from freshet.blob import decode_knowledge, encode_knowledge
 from freshet.connect import Client, keys_for
 from freshet.layout import check_version
-from schemas.records import Claim, ItemKnowledge, Provenance
+from freshet.records import Claim, ItemKnowledge, Provenance
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from freshet.records import Item, UserEvent
 from schemas.codec import Codec
-from schemas.records import Item, UserEvent
 from streams.demo.run import environment
 from streams.embedded.process import ChildProcess, log_tail
 from streams.kafka.lag import GroupLag

@@ -22,9 +22,9 @@ import pytest
 import redis
 
 from freshet import FeatureReader, ItemTier, UserTier
+from freshet.records import DeadLetter, Item, UserEvent
 from models.encoder import MiniLmEncoder
 from schemas.codec import Codec
-from schemas.records import DeadLetter, Item, UserEvent
 from store.histories import HistoryStore
 from store.refresh_queue import DueUsers
 from streams.demo.run import environment

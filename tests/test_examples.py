@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 import redis
 
-from freshet import Deletion, FeatureReader, FeatureWriter, InferredBehavior, Keys, Versions
+from freshet import FeatureReader, InferredBehavior, Keys
+from store.feature_writer import Deletion, FeatureWriter
+from store.versions import Versions
 from tests.freshet.samples import item, user
 
 DOCS = Path(__file__).parents[1] / "docs"

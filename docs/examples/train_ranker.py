@@ -17,9 +17,11 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from freshet import FeatureReader, FeatureWriter, InferredBehavior, ItemFeatures, UserFeatures, Versions
+from freshet import FeatureReader, InferredBehavior, ItemFeatures, UserFeatures
 from freshet.ranking import RankingOptions
 from freshet.ranking_reader import RankingReader
+from store.feature_writer import FeatureWriter
+from store.versions import Versions
 
 PREFIX, VERSION = "example", "v1"
 DIMS, TOPICS, ITEMS, USERS = 32, 24, 1_500, 240

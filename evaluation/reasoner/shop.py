@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from freshet.records import Item
 from models.aligner import LinearAligner
 from models.aligner_training import AlignerConfig, train_aligner
 from models.catalogue import Catalogue, Vectors
@@ -23,7 +24,6 @@ from models.pairs import NothingToLearn
 from models.sequences import EventColumns, Log, code, most_frequent
 from processors.embed_texts import encoded_texts
 from schemas.files import FileError, read_events, read_items
-from schemas.records import Item
 
 Bools = NDArray[np.bool_]
 CLUSTERS = 20

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from freshet.records import InferredBehavior
 from models.aligner import Aligner
 from models.catalogue import Catalogue, Vectors
 from models.encoder import TextEncoder
 from models.reasoner import Inference
 from models.text_diffusion.prompt import Line
-from schemas.records import InferredBehavior
 
 CANDIDATES = 8
 """Items looked at for one line: the nearest may be seen or taken already."""

@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from freshet.records import UserTier
 from models.catalogue import Catalogue
 from models.reasoner import Inference, ReasonerSources, Titles, TitlesUnavailable, UserHistory
 from models.text_diffusion.grounding import Grounder
 from models.text_diffusion.prompt import MAX_TITLE, MOST_SHOWN, Log, Writer, Written, plain
 from models.text_diffusion.server import ServerWriter
-from schemas.records import UserTier
 from streams.settings import SettingError
 
 WRITING_SHARE = 0.75

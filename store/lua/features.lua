@@ -1,5 +1,5 @@
 -- Newer wins: the one way in which features, knowledge and deletions enter Redis.
--- store/feature_writer.py calls this and puts the library header and the digest in; freshet/blob.py defines the bytes.
+-- store/feature_writer.py calls this and puts the library header and the digest in; sdk/src/freshet/blob.py defines the bytes.
 
 local HEADER, FORMAT, DELETED = 40, 1, 1
 local DTYPES = { 'float16', 'bfloat16', 'int8' }

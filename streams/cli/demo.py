@@ -12,13 +12,13 @@ from types import FrameType
 import click
 from rich.console import Console
 
-from freshet import Settings
 from models.reasoner_training import TrainingError
 from models.weights import WeightsError
 from schemas.files import FileError
 from streams.demo.data import NotEnoughData
 from streams.demo.run import DemoConfig, DemoFailed, run
 from streams.embedded.process import ServiceError
+from streams.settings import Settings
 
 DEFAULTS = DemoConfig()
 WIDTH = 120

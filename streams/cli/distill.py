@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from freshet.clock import wall_clock
+from freshet.records import Item
 from models.encoder import prepared_encoder
 from models.llm import BACKENDS, Endpoint, LanguageModel, LLMForbidden, OpenAIClient, connect
 from models.llm_limits import AdaptiveLimit, LimitedModel
@@ -30,7 +31,6 @@ from models.weights import encoder_dir, prepared
 from processors.distill import Distiller, Recipe
 from schemas.files import FileError, read_items
 from schemas.knowledge_file import KnowledgeFile
-from schemas.records import Item
 from streams.backoff import Backoff
 from streams.distillation import recipe_of
 from streams.embedded.state import resolve

@@ -20,6 +20,7 @@ from rich.table import Table
 from evaluation.knowledge import Extractor, Score, evaluate, measures, split, without_products
 from evaluation.naive import NaiveExtractor
 from freshet.clock import wall_clock
+from freshet.records import ItemKnowledge
 from models.encoder import prepared_encoder
 from models.llm import LLMForbidden, LLMUnavailable, OpenAIClient
 from processors.agents import ATTRIBUTE_ANALYST, UnknownTeam
@@ -27,7 +28,6 @@ from processors.attribute_catalogue import AttributeCatalogue
 from processors.distill import Distiller
 from schemas.annotated import Annotated, read_annotated
 from schemas.files import FileError
-from schemas.records import ItemKnowledge
 from streams.cli.evaluate_reasoner import reasoner
 from streams.distillation import make_recipe, read_catalogue
 from streams.embedded.state import resolve

@@ -13,9 +13,10 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
-from freshet import FeatureReader, Settings
-from schemas.records import ItemTier, UserTier
+from freshet import FeatureReader
+from freshet.records import ItemTier, UserTier
 from streams.embedded.state import resolve
+from streams.settings import Settings
 
 SHOWN_VALUES = 6
 

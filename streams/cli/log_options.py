@@ -18,8 +18,8 @@ from confluent_kafka import KafkaException
 from rich.progress import Progress
 
 from freshet.connect import connect
+from freshet.records import Item
 from schemas.files import FileError, read_events, read_items
-from schemas.records import Item
 from schemas.registry import RegistryRejected, RegistryUnavailable
 from store.histories import HistoryStore
 from streams.embedded.state import resolve

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from freshet import Settings
 from models.weights import (
     ENCODER_NAME,
     LLMS,
@@ -21,6 +20,7 @@ from models.weights import (
     prepare_llm,
     prepared,
 )
+from streams.settings import Settings
 
 
 @click.group()

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from freshet.records import Item
 from schemas.files import EVENT_SCHEMA, read_events, read_items
-from schemas.records import Item
 
 
 class NotEnoughData(ValueError):

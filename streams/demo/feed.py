@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from freshet.clock import wall_clock
+from freshet.records import UserEvent
 from schemas.codec import Codec
-from schemas.records import UserEvent
 from streams.demo.data import DemoData, in_steps
 from streams.kafka.producer import Delivery, KafkaProducer
 from streams.kafka.topics import Topics

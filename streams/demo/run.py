@@ -20,12 +20,12 @@ from rich.live import Live
 
 from freshet import FeatureReader, ItemTier, UserTier
 from freshet.clock import wall_clock
+from freshet.records import ItemFeatures
 from models import checkpoint
 from models.checkpoint import Checkpoint
 from models.reasoner_training import TrainingConfig
 from models.weights import prepare_encoder
 from schemas.codec import Codec
-from schemas.records import ItemFeatures
 from store.histories import HistoryStore
 from store.refresh_queue import DueUsers
 from streams.demo.data import DemoData, load, recent, split

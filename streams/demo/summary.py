@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from freshet import FeatureReader, ItemTier, UserTier
+from freshet.records import Item
 from processors.knowledge_text import item_text
-from schemas.records import Item
 from store.histories import HistoryStore
 from streams.demo.data import DemoData
 from streams.demo.watch import Seen

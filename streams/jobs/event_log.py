@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from freshet.records import Item, UserEvent
 from processors.fold import EventRows, suspicious
 from processors.validate import ContractViolation, check_deletion, check_event, check_item
 from schemas.codec import Codec, DecodeError
 from schemas.columns import EventColumns
 from schemas.files import EVENT_SCHEMA
-from schemas.records import Item, UserEvent
 from store.histories import HistoryStore
 from streams.errors import reason
 from streams.kafka.batch import Message

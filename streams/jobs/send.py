@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 from confluent_kafka import KafkaError, Producer
 
+from freshet.records import Item, UserEvent
 from schemas.codec import Codec
-from schemas.records import Item, UserEvent
 from streams.kafka.producer import producer_config
 from streams.settings import Settings
 

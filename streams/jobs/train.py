@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from freshet.records import Item, ItemKnowledge
 from models import checkpoint, contrastive
 from models.aligner import Aligner, load_aligner
 from models.aligner_training import AlignerConfig, train_aligner
@@ -23,7 +24,6 @@ from models.reasoner_training import Progress, TrainingConfig, TrainingError, tr
 from models.sequences import EventColumns
 from processors.embed_catalogue import embed_catalogue
 from processors.embed_texts import encoded_texts
-from schemas.records import Item, ItemKnowledge
 from streams.settings import Settings
 
 ALIGNER_FILE = "aligner.safetensors"

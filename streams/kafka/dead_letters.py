@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from freshet.records import DeadLetter, Header
 from schemas.codec import Codec
-from schemas.records import DeadLetter, Header
 from streams.errors import Reason
 from streams.kafka.dead_letter_limits import DeadLetterLimits, LimitCounter
 from streams.kafka.producer import Delivery, Producer

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Future
 
+from freshet.records import Erasure
 from schemas.codec import DecodeError
-from schemas.records import Erasure
 from store.erasure_watermarks import digest
 from store.histories import DueVersions
 from streams.kafka.producer import Delivery, kafka_config

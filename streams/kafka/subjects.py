@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.history import kept_schemas, schema_json
-from schemas.records import (
+from freshet.records import (
     DeadLetter,
     Erasure,
     Item,
@@ -19,6 +18,7 @@ from schemas.records import (
     UserEvent,
     UserFeatures,
 )
+from schemas.history import kept_schemas, schema_json
 from schemas.registry import RegistryClient
 from streams.kafka.topics import Topics
 

@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from freshet.records import Item, ItemFeatures, ItemKnowledge
 from models.llm import LLMUnavailable
 from processors.centroids import CategoryCentroids, flagged
-from schemas.records import Item, ItemFeatures, ItemKnowledge
 from streams.backoff import Backoff
 from streams.consumers.assignment import MakeWindow
 from streams.consumers.faust_consumer import FaustLane

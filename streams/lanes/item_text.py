@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from freshet.records import Item
 from processors.validate import check_deletion, check_item
-from schemas.records import Item
 from streams.backoff import Backoff
 from streams.consumers.assignment import MakeWindow
 from streams.consumers.faust_consumer import FaustLane

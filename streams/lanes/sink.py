@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from freshet.blob import BlobError
+from freshet.records import ItemFeatures, ItemKnowledge, UserFeatures
 from processors.validate import ContractViolation, check_deletion
 from schemas.codec import Codec, DecodeError
-from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
 from store.feature_writer import Deletion, FeatureWriter, WriteResult
 from store.knowledge_cache import KnowledgeCache
 from store.versions import Versions

@@ -12,10 +12,10 @@ import redis
 
 from freshet.blob import decode_knowledge
 from freshet.connect import Client, keys_for
+from freshet.records import Item
 from models.reasoner import TitlesUnavailable
 from processors.guard import inspect
 from processors.listing import MAX_TITLE, clean
-from schemas.records import Item
 
 _NO_ITEM = Item("", 0, "")
 _KEYS_PER_TRIP = 500

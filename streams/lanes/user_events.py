@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from freshet.records import UserEvent
 from processors.fold import Erased, EventRows, fold, suspicious
 from processors.validate import ContractViolation, check_deletion, check_event
 from schemas.columns import EventColumns
-from schemas.records import UserEvent
 from store.erasure_watermarks import Erasures
 from store.histories import DueVersions, HistoryBatch, HistoryStore, VersionsChanged
 from store.refresh_queue import RefreshPolicy

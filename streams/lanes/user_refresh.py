@@ -17,8 +17,8 @@ from typing import TypeVar
 from redis import RedisError
 
 from freshet.reader import FeatureReader
+from freshet.records import UserFeatures, UserTier
 from processors.refresh import UserRefresher
-from schemas.records import UserFeatures, UserTier
 from store.erasure_watermarks import Erasures
 from store.histories import History, HistoryStore
 from store.refresh_queue import Claim, DueUsers, RefreshPolicy

@@ -11,9 +11,9 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from freshet.records import ItemFeatures, ItemKnowledge, UserFeatures
 from models.llm import Completion, LanguageModel, Message, WrappedModel
 from schemas.history import fingerprint
-from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
 from streams.resources import Context
 
 ITEM_LANES = frozenset({"item-text", "item-distill"})

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.distill import Bench, draw, measure
 from benchmarks.llm_load import Counts, VllmServer
-from schemas.records import Item
+from freshet.records import Item
 from streams.settings import Settings
 from tests.fakes_encoder import FakeEncoder
 from tests.fakes_llm import MODEL, FakeLlmServer, Trouble

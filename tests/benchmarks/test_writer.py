@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmarks import writer
 from benchmarks.rounds import turns
-from freshet import FeatureWriter
+from store.feature_writer import FeatureWriter
 
 SETTING = writer.Setting(records=30, dims=16, batch=20, rounds=2)
 

@@ -9,12 +9,12 @@ import pytest
 
 from evaluation.knowledge import TRIES, Score, box, evaluate, measures, split, without_products
 from evaluation.naive import NaiveExtractor
+from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from models.llm import LLMUnavailable
 from processors.answering import InvalidKnowledge
 from processors.attribute_catalogue import AttributeCatalogue
 from schemas.annotated import Annotated, read_annotated
 from schemas.files import FileError
-from schemas.records import Claim, Item, ItemKnowledge, Provenance
 from tests.fakes import FakeClock
 from tests.fakes_llm import FakeLlm
 

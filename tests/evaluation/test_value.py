@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 import evaluation.value
 from evaluation.arms import companions, shuffled
+from freshet.records import Item, ItemKnowledge
 from models.cold import ColdItems
 from models.pairs import Pairs
-from schemas.records import Item, ItemKnowledge
 from tests.evaluation.cold_world import write
 from tests.fakes_encoder import FakeEncoder
 

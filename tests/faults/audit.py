@@ -13,8 +13,8 @@ import redis
 
 from freshet.header import Header, decode_header
 from freshet.layout import Keys
+from freshet.records import DeadLetter, ItemTier
 from schemas.codec import Codec
-from schemas.records import DeadLetter, ItemTier
 from store.histories import HistoryStore
 from store.refresh_queue import DueUsers
 from streams.kafka.topics import Topics

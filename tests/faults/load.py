@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from freshet.records import Item, UserEvent
 from schemas.codec import Codec
-from schemas.records import Item, UserEvent
 from streams.kafka.producer import Delivery, KafkaProducer
 from streams.kafka.topics import Topics
 from streams.settings import Settings

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from freshet.layout import Keys
-from schemas.records import ItemFeatures, ItemTier
+from freshet.records import ItemFeatures, ItemTier
 from store.feature_writer import FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from streams.embedded.kafka import KafkaServer

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
+from freshet.records import DeadLetter, Item, ItemFeatures, ItemKnowledge, UserEvent, UserFeatures
 from processors.validate import ContractViolation, check_deletion, check_event, check_item
 from schemas.codec import Codec, DecodeError
-from schemas.records import DeadLetter, Item, ItemFeatures, ItemKnowledge, UserEvent, UserFeatures
 from streams.embedded.kafka import KafkaServer
 from streams.errors import reason
 from streams.kafka.producer import KafkaProducer

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from freshet import FeatureReader
-from freshet.answers import FeatureRead
+from freshet.results import FeatureRead
 from store.versions import Versions
 from streams.embedded.kafka import KafkaServer
 from streams.kafka.producer import kafka_config

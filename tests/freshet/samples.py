@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from schemas.records import InferredBehavior, ItemFeatures, ItemTier, UserFeatures, UserTier
+from freshet.records import InferredBehavior, ItemFeatures, ItemTier, UserFeatures, UserTier
 from tests.fakes import NOW_MS
 
 DIMS = 8

@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError
 
 from freshet import FeatureReader
 from freshet.connect import connect
-from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
+from freshet.records import ItemFeatures, ItemKnowledge, UserFeatures
 from store.erasure_watermarks import Erasures
 from store.feature_writer import Deletion, FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from freshet import blob
 from freshet.blob import HEADER, BlobError, Header, Shape
 from freshet.header import FIELDS, OFFSETS
+from freshet.records import Claim, InferredBehavior, ItemKnowledge, Provenance
 from freshet.vectors import DTYPES
-from schemas.records import Claim, InferredBehavior, ItemKnowledge, Provenance
 from tests.fakes import NOW_MS
 from tests.freshet.samples import DIMS, item, user, vector
 

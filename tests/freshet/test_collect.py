@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from freshet import Deletion, FeatureWriter, Versions, WriteResult
 from freshet.connect import connect, keys_for
+from store.feature_writer import Deletion, FeatureWriter, WriteResult
 from store.scan import Pace
 from store.version_gc import census, collect, collectable
-from store.versions import VersionError, VersionInUse, VersionNames, VersionRetiring
+from store.versions import VersionError, VersionInUse, VersionNames, VersionRetiring, Versions
 from tests.fakes import NOW_MS
 from tests.freshet.samples import item
 from tests.freshet.test_coverage import write_items, write_users

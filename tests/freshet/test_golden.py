@@ -10,8 +10,8 @@ import pytest
 
 from freshet import blob
 from freshet.blob import Shape
+from freshet.records import InferredBehavior, ItemFeatures, ItemKnowledge, UserFeatures
 from freshet.vectors import DTYPES
-from schemas.records import InferredBehavior, ItemFeatures, ItemKnowledge, UserFeatures
 
 TIME = 1_700_000_000_000
 LOG = np.array([1.0, -0.25, 0.125, 0.0], "<f2")

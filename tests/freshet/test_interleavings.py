@@ -17,9 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from freshet import Deletion, FeatureReader, FeatureWriter, LocalCache, Versions
+from freshet import FeatureReader, LocalCache
 from freshet.connect import connect
-from store.versions import VersionError
+from store.feature_writer import Deletion, FeatureWriter
+from store.versions import VersionError, Versions
 from tests.fakes import NOW_MS
 from tests.freshet.samples import DIMS, item, user
 from tests.freshet.worlds import Blocking

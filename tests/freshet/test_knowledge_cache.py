@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import redis
 
-from schemas.records import Claim, ItemKnowledge, Provenance
+from freshet.records import Claim, ItemKnowledge, Provenance
 from store.knowledge_cache import KnowledgeCache
 
 

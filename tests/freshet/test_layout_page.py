@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 import redis
 
-from freshet import Deletion, FeatureReader, FeatureWriter, Versions
+from freshet import FeatureReader
 from freshet.connect import connect, is_cluster
 from freshet.layout_page import RANKER, WORKER, page
-from schemas.records import ItemKnowledge
+from freshet.records import ItemKnowledge
+from store.feature_writer import Deletion, FeatureWriter
 from store.histories import HistoryBatch, HistoryEvent, HistoryStore
 from store.knowledge_cache import KnowledgeCache
 from store.refresh_queue import DueUsers
 from store.token_budget import TokenBudget
 from store.version_gc import collect
+from store.versions import Versions
 from tests.fakes import NOW_MS
 from tests.freshet.samples import item, user
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import redis
 
-from freshet import Deletion, FeatureReader, FeatureWriter, LocalCache, Versions
+from freshet import FeatureReader, LocalCache
+from store.feature_writer import Deletion, FeatureWriter
+from store.versions import Versions
 from tests.fakes import NOW_MS
 from tests.freshet.samples import DIMS, item, user
 from tests.freshet.worlds import Blocking

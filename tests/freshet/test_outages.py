@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import redis
 
-from freshet import CircuitBreaker, FeatureReader, FeatureWriter, Versions
+from freshet import CircuitBreaker, FeatureReader
+from store.feature_writer import FeatureWriter
+from store.versions import Versions
 from tests.freshet.samples import item, user
 from tests.freshet.worlds import Blocking
 

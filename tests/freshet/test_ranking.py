@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from freshet.answers import FeatureRead, UserRead
 from freshet.ranking import COLUMNS, GROUPS, MAX_AGE_S, RankingOptions, candidate_features, sim_tiers
-from schemas.records import InferredBehavior
+from freshet.records import InferredBehavior
+from freshet.results import FeatureRead, UserRead
 
 PAGE = Path(__file__).parents[2] / "docs" / "ranking.md"
 OLDEST = math.log1p(MAX_AGE_S)

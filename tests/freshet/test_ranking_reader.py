@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import redis
 
-from freshet import AsyncFeatureReader, FeatureReader, FeatureWriter, InferredBehavior, Keys, Versions
+from freshet import AsyncFeatureReader, FeatureReader, InferredBehavior, Keys
 from freshet.ranking import RankingOptions, candidate_features
 from freshet.ranking_reader import AsyncRankingReader, RankingRead, RankingReader
+from store.feature_writer import FeatureWriter
+from store.versions import Versions
 from tests.fakes import NOW_MS
 from tests.freshet.samples import DIMS, item, user
 

@@ -9,7 +9,9 @@ import redis
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from freshet import FeatureReader, FeatureWriter, ReadMetrics, Versions
+from freshet import FeatureReader, ReadMetrics
+from store.feature_writer import FeatureWriter
+from store.versions import Versions
 from tests.fakes import NOW_MS, FakeClock
 from tests.freshet.samples import item, user
 from tests.freshet.worlds import Blocking

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import redis
 
-from freshet import Deletion, FeatureReader, FeatureWriter, InferredBehavior, Keys, Versions
-from freshet.changes import CLOCK_SKEW_MS
-from freshet.questions import ITEMS_PER_TRIP
-from schemas.records import ItemKnowledge
+from freshet import FeatureReader, InferredBehavior, Keys
+from freshet._protocol import ITEMS_PER_TRIP
+from freshet.changed_items import CLOCK_SKEW_MS
+from freshet.records import ItemKnowledge
+from store.feature_writer import Deletion, FeatureWriter
+from store.versions import Versions
 from tests.fakes import NOW_MS, FakeClock
 from tests.freshet.samples import DIMS, item, user
 from tests.freshet.worlds import KINDS, World

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from freshet.resp import pack_mget
+from freshet._resp import pack_mget
 
 texts = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(["\r\n", "$3\r\nDEL", "ü", "\0", ""])
 

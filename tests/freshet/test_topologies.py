@@ -10,8 +10,10 @@ import pytest
 import redis
 from redis.crc import key_slot
 
-from freshet import CircuitBreaker, FeatureReader, FeatureWriter, Versions
+from freshet import CircuitBreaker, FeatureReader
 from freshet.connect import connect
+from store.feature_writer import FeatureWriter
+from store.versions import Versions
 from tests.freshet.samples import item, user
 from tests.freshet.worlds import Blocking, World
 from tests.topologies import Cluster, SentinelPair, TlsServer

@@ -10,9 +10,8 @@ from functools import partial
 import pytest
 import redis
 
-from freshet import Versions
 from freshet.layout import Keys
-from store.versions import ActiveMoved, VersionConflict, VersionError, VersionInUse, VersionRetiring
+from store.versions import ActiveMoved, VersionConflict, VersionError, VersionInUse, VersionRetiring, Versions
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freshet import Deletion, FeatureReader, FeatureWriter, Keys, ShapeMismatch, WriteResult, blob
+from freshet import FeatureReader, Keys, blob
 from freshet.connect import connect, keys_for
-from schemas.records import ItemFeatures, ItemKnowledge
-from store.feature_writer import BYTES_PER_CALL, KEYS_PER_CALL
+from freshet.records import ItemFeatures, ItemKnowledge
+from store.feature_writer import BYTES_PER_CALL, KEYS_PER_CALL, Deletion, FeatureWriter, ShapeMismatch, WriteResult
 from store.functions import library
 from store.versions import VersionRetiring
 from tests.fakes import NOW_MS

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import redis
 
-from freshet import FeatureWriter, Keys, ShapeMismatch, WriteResult
+from freshet import Keys
 from freshet.connect import connect
-from schemas.records import ItemKnowledge
+from freshet.records import ItemKnowledge
+from store.feature_writer import FeatureWriter, ShapeMismatch, WriteResult
 from store.knowledge_cache import KnowledgeCache
 from store.token_budget import TokenBudget
 from tests.fakes import NOW_MS

@@ -9,8 +9,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from freshet import AsyncFeatureReader, FeatureReader, FeatureWriter, Keys, Versions
+from freshet import AsyncFeatureReader, FeatureReader, Keys
 from freshet.connect import connect, keys_for
+from store.feature_writer import FeatureWriter
+from store.versions import Versions
 
 KINDS = ("threads", "asyncio", "threads, cluster", "asyncio, cluster")
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from freshet.records import Claim, Item
 from processors.agents import (
     NO_CATEGORY,
     TEAMS,
@@ -18,7 +19,6 @@ from processors.agents import (
 )
 from processors.attribute_catalogue import AttributeCatalogue
 from processors.examples import Example
-from schemas.records import Claim, Item
 
 ITEM = Item("i", 1, 'Shelf 21" deep')
 [HOME] = AttributeCatalogue.from_rows(

@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 
+from freshet.records import Item, ItemFeatures, ItemKnowledge
 from processors.centroids import FAR_FROM_CATEGORY, CategoryCentroids, flagged
-from schemas.records import Item, ItemFeatures, ItemKnowledge
 
 DIMS = 64
 TEA = ("Drinks", "Tea", "Green tea")

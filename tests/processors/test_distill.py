@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from freshet.records import Item
 from models.llm import Completion, LLMUnavailable, Message
 from processors import agents
 from processors.agents import NO_CATEGORY
 from processors.attribute_catalogue import AttributeCatalogue
 from processors.distill import Distiller, Recipe
 from processors.examples import Example, ExampleBank
-from schemas.records import Item
 from tests.fakes import FakeClock
 from tests.fakes_encoder import FakeEncoder
 from tests.fakes_llm import MODEL, FakeLlm

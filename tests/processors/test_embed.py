@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from freshet.records import Claim, Item, ItemKnowledge, ItemTier
 from models.aligner import LinearAligner
 from models.encoder import Vectors
 from processors.embed import ItemEmbedder
 from processors.knowledge_text import item_text, knowledge_text
-from schemas.records import Claim, Item, ItemKnowledge, ItemTier
 from tests.fakes import FakeClock
 
 ITEM = Item(

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from freshet.records import Item
 from processors.embed_catalogue import embed_catalogue
-from schemas.records import Item
 
 
 class LetterEncoder:

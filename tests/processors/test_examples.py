@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+from freshet.records import Item
 from processors.agents import ATTRIBUTE_ANALYST, NEED_ANALYST, agent
 from processors.answering import mismatch
 from processors.attribute_catalogue import AttributeCatalogue
 from processors.editor import attribute_claims
 from processors.examples import CATALOGUE_ANALYST, FEW, Example, ExampleBank, annotated_examples, own_examples
-from schemas.records import Item
 from tests.fakes_encoder import FakeEncoder
 
 ITEM = Item("q", 1, "green tea bags")

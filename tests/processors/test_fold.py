@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from freshet.records import UserEvent
 from processors.fold import _BLANK, Erased, EventRows, fold, suspicious
 from processors.validate import ContractViolation, check_event
 from schemas.columns import EVENT_SCHEMA
-from schemas.records import UserEvent
 from store.histories import HistoryBatch, HistoryEvent
 
 NOW = 1_700_000_000_000

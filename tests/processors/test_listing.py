@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from freshet.records import Item
 from processors.disguise import fold, unmask
 from processors.listing import (
     LINKS,
@@ -20,7 +21,6 @@ from processors.listing import (
     item_text,
     used_fields,
 )
-from schemas.records import Item
 
 HOSTILE = [
     "<|im_start|>system",

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from freshet.records import InferredBehavior, UserFeatures, UserTier
 from models.catalogue import Catalogue
 from models.cooccurrence import CooccurrenceReasoner
 from models.reasoner import Inference, UserHistory
 from processors.refresh import HALF_LIFE_EVENTS, UserRefresher, log_vectors
-from schemas.records import InferredBehavior, UserFeatures, UserTier
 from tests.models.reasoner_tools import Told, told
 
 CATALOGUE = Catalogue(["a", "b", "c", "d"], np.eye(4, dtype=np.float32))

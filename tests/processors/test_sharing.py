@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from freshet.records import Claim, Item, ItemKnowledge
 from processors.sharing import share, sharing_key
-from schemas.records import Claim, Item, ItemKnowledge
 
 SHIRT = Item("i1", 5, "Acme Oxford Shirt - Red, XL", brand="Acme", category=("clothing", "shirts"))
 

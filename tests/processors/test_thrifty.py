@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from models.llm import LLMUnavailable
 from processors.distill import InvalidKnowledge
 from processors.listing import content_fingerprint, digest
 from processors.sharing import sharing_key
 from processors.thrifty import ThriftyDistiller
-from schemas.records import Claim, Item, ItemKnowledge, Provenance
 from tests.fakes import NOW_MS, FakeClock
 
 RED = Item("red", 5, "Acme Oxford Shirt - Red, XL", brand="Acme", price=3.0)

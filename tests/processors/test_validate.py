@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from freshet.records import Item, UserEvent
 from processors.validate import ContractViolation, check_deletion, check_event, check_item
-from schemas.records import Item, UserEvent
 
 NOW = 1_700_000_000_000
 ITEM = Item("i1", NOW, "Oat drink")

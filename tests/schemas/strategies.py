@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from schemas.records import (
+from freshet.records import (
     Claim,
     DeadLetter,
     Erasure,

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from freshet.records import DeadLetter, Item, ItemFeatures, ItemKnowledge, Record, UserEvent, UserFeatures
 from schemas.codec import KINDS, SINGLE_OBJECT_HEADER, Codec, DecodeError, EncodeError, fingerprint, schema_json
-from schemas.records import DeadLetter, Item, ItemFeatures, ItemKnowledge, Record, UserEvent, UserFeatures
 from tests.schemas import strategies
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

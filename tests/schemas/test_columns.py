@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from freshet.records import UserEvent
 from schemas.codec import Codec, DecodeError, RegistryUnavailable, schema_json
 from schemas.columns import EVENT_SCHEMA, EventColumns
-from schemas.records import UserEvent
 
 CODEC = Codec()
 HEADER = CODEC.encode(UserEvent("u", "i", "view", 0))[:10]

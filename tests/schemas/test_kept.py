@@ -12,6 +12,7 @@ import fastavro
 import pytest
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 
+from freshet.records import Item, UserEvent
 from schemas.codec import (
     KINDS,
     SINGLE_OBJECT_HEADER,
@@ -24,7 +25,6 @@ from schemas.codec import (
     writer_schema,
 )
 from schemas.history import canonical_fingerprint, crc64
-from schemas.records import Item, UserEvent
 
 # What a released version means on the wire never changes: add a file `<record>.v<N+1>.avsc` and a line here instead.
 RELEASED = {

@@ -12,8 +12,8 @@ import fastavro
 import pytest
 from hypothesis import given, settings
 
+from freshet.records import Item, UserEvent
 from schemas.codec import Codec, DecodeError, RegistryClient, RegistryRejected, RegistryUnavailable, schema_json
-from schemas.records import Item, UserEvent
 from schemas.registry import UNKNOWN_FOR_S, UnknownSchemaId
 from tests.registry_stub import RegistryStub, registry_stub
 from tests.schemas import strategies

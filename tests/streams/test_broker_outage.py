@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from freshet.records import Item
 from schemas.codec import Codec
-from schemas.records import Item
 from streams.embedded.kafka import KafkaServer
 from streams.lanes import build_lane
 from streams.resources import Context

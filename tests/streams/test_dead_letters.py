@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from freshet.records import DeadLetter, Header
 from processors.distill import InvalidKnowledge
 from processors.validate import ContractViolation
 from schemas.codec import Codec, DecodeError
-from schemas.records import DeadLetter, Header
 from streams.errors import Reason, TooManyDeadLetters
 from streams.kafka.dead_letter_limits import DeadLetterLimits
 from streams.kafka.dead_letters import ATTEMPT_HEADER, OUTPUT_BYTES, DeadLetterProducer

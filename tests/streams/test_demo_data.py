@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from freshet.records import Item
 from schemas.files import EVENT_SCHEMA
-from schemas.records import Item
 from streams.demo.data import NotEnoughData, in_steps, recent, split
 from streams.demo.feed import shifted_to_now
 

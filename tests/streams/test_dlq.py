@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 
 from freshet.header import decode_header
 from freshet.layout import Keys
+from freshet.records import DeadLetter, Header, Item
 from schemas.codec import Codec
-from schemas.records import DeadLetter, Header, Item
 from streams.cli import main
 from streams.cli.dlq_page import harmless, span
 from streams.jobs.dead_letters import rewrite as rewriting

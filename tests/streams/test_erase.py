@@ -19,8 +19,8 @@ import redis
 
 from freshet.header import decode_header
 from freshet.layout import Keys
+from freshet.records import DeadLetter, ItemFeatures, ItemTier, UserEvent, UserFeatures, UserTier
 from schemas.codec import Codec
-from schemas.records import DeadLetter, ItemFeatures, ItemTier, UserEvent, UserFeatures, UserTier
 from store.erasure_watermarks import Erasures, digest
 from store.feature_writer import FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 import redis
 
+from freshet.records import DeadLetter
 from schemas.codec import Codec
-from schemas.records import DeadLetter
 from streams.consumers import batch_consumer as firehose
 from streams.consumers.batch_consumer import Firehose
 from streams.errors import Reason, TooManyDeadLetters

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from freshet.records import UserEvent
 from schemas.codec import Codec
-from schemas.records import UserEvent
 from streams.embedded.process import free_port
 from streams.health import EVENT_LOOP, Health, HealthServer
 from streams.kafka.lag import PartitionLag

@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 import redis
 
+from freshet.records import DeadLetter, Item, ItemFeatures, ItemKnowledge, ItemTier, Provenance
 from models.llm import LLMForbidden, LLMRejected, LLMUnavailable
 from models.llm_limits import BudgetSpent
 from processors.distill import InvalidKnowledge
 from schemas.codec import Codec
-from schemas.records import DeadLetter, Item, ItemFeatures, ItemKnowledge, ItemTier, Provenance
 from streams.consumers.assignment import Intake
 from streams.consumers.in_flight import Fail, Finish, SlidingWindow
 from streams.errors import DeliveryFailed

@@ -12,8 +12,8 @@ import pytest
 import redis
 
 from benchmarks.loopback_llm import LoopbackLlm
+from freshet.records import Item, ItemFeatures, ItemKnowledge, ItemTier
 from schemas.codec import Codec
-from schemas.records import Item, ItemFeatures, ItemKnowledge, ItemTier
 from streams.kafka.topics import Topics
 from streams.lanes import build_lane
 from streams.resources import Context

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from freshet.records import Item, ItemFeatures, ItemTier
 from schemas.codec import Codec
-from schemas.records import Item, ItemFeatures, ItemTier
 from streams.lanes import build_lane
 from streams.resources import Context
 from streams.settings import Settings

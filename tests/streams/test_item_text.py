@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
+from freshet.records import DeadLetter, Item, ItemFeatures, ItemTier
 from schemas.codec import Codec, RegistryUnavailable
-from schemas.records import DeadLetter, Item, ItemFeatures, ItemTier
 from streams.errors import DeliveryFailed, RecordTooLarge, TooManyDeadLetters
 from streams.kafka.record import SourceRecord
 from streams.lanes.item_text import ItemText

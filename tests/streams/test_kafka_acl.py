@@ -24,8 +24,8 @@ from confluent_kafka.admin import (
 )
 
 from freshet.header import decode_header
+from freshet.records import Item, UserEvent
 from schemas.codec import Codec
-from schemas.records import Item, UserEvent
 from streams.embedded.process import log_tail
 from streams.kafka.lag import watermarks
 from streams.kafka.producer import KafkaProducer, kafka_config

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import redis
 
+from freshet.records import Item, UserEvent
 from schemas.codec import Codec
-from schemas.records import Item, UserEvent
 from streams.embedded.process import ChildProcess, log_tail
 from streams.kafka.producer import KafkaProducer, kafka_config
 from streams.kafka.topics import Topics

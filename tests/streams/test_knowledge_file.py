@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from processors.distill import InvalidKnowledge
 from schemas.files import FileError
 from schemas.knowledge_file import KNOWLEDGE_SCHEMA, KnowledgeFile, read_knowledge, write_parquet
-from schemas.records import Claim, Item, ItemKnowledge, Provenance
 
 
 def knowledge(item_id: str, fingerprint: str = "f", **fields: object) -> ItemKnowledge:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from models.llm import LLMForbidden, LLMUnavailable
 from processors.distill import InvalidKnowledge
 from processors.listing import digest, used_fields
 from schemas.knowledge_file import KnowledgeFile
-from schemas.records import Claim, Item, ItemKnowledge, Provenance
 from streams.jobs.distill_file.run import OfflineRun, Tally, chosen
 from tests.fakes import NOW_MS, FakeClock
 

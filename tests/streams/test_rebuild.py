@@ -16,8 +16,8 @@ import redis
 
 from freshet.header import decode_header
 from freshet.layout import Keys
+from freshet.records import Item, ItemFeatures, ItemTier, UserEvent
 from schemas.codec import Codec
-from schemas.records import Item, ItemFeatures, ItemTier, UserEvent
 from store.feature_writer import FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from store.refresh_queue import DueUsers

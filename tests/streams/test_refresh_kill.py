@@ -16,8 +16,8 @@ import pytest
 import redis
 
 from freshet.layout import Keys
+from freshet.records import ItemFeatures, ItemTier, UserFeatures
 from schemas.codec import Codec
-from schemas.records import ItemFeatures, ItemTier, UserFeatures
 from store.feature_writer import FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from store.refresh_queue import DueState, DueUsers

@@ -16,8 +16,8 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
+from freshet.records import Item, ItemFeatures, UserEvent
 from schemas.codec import Codec
-from schemas.records import Item, ItemFeatures, UserEvent
 from store.histories import HistoryBatch, HistoryEvent, HistoryStore
 from store.refresh_queue import DueUsers
 from store.versions import Versions

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import redis
 
+from freshet.records import Item, ItemKnowledge, Provenance
 from processors.listing import content_fingerprint
 from schemas.codec import Codec
-from schemas.records import Item, ItemKnowledge, Provenance
 from store.knowledge_cache import KnowledgeCache
 from streams.cli.replay_page import estimate_row, told_estimate
 from streams.jobs.replay.estimate import Estimate, estimate

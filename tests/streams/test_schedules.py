@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from freshet.records import DeadLetter, Item, ItemFeatures, ItemKnowledge
 from schemas.codec import Codec
-from schemas.records import DeadLetter, Item, ItemFeatures, ItemKnowledge
 from streams.consumers.assignment import Intake
 from streams.consumers.in_flight import BatchWindow, Fail, Finish, SlidingWindow, Window
 from streams.errors import DeliveryFailed

@@ -17,8 +17,8 @@ from confluent_kafka import TopicPartition
 
 from freshet.header import decode_header
 from freshet.layout import Keys
+from freshet.records import DeadLetter, ItemFeatures, UserEvent
 from schemas.codec import Codec
-from schemas.records import DeadLetter, ItemFeatures, UserEvent
 from store.functions import Library
 from store.histories import HistoryStore
 from streams.consumers import batch_consumer as firehose

@@ -6,8 +6,8 @@ import redis
 
 from freshet.layout import Keys
 from freshet.reader import FeatureReader
+from freshet.records import Claim, DeadLetter, InferredBehavior, ItemFeatures, ItemKnowledge, UserFeatures
 from schemas.codec import Codec
-from schemas.records import Claim, DeadLetter, InferredBehavior, ItemFeatures, ItemKnowledge, UserFeatures
 from store.feature_writer import FeatureWriter, WriteResult
 from store.knowledge_cache import KnowledgeCache
 from store.versions import Versions

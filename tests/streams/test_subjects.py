@@ -12,9 +12,9 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
+from freshet.records import DeadLetter, Item, UserEvent
 from schemas.codec import Codec
 from schemas.history import kept_schemas, schema_json
-from schemas.records import DeadLetter, Item, UserEvent
 from store.histories import HistoryStore
 from streams.cli import main
 from streams.kafka.subjects import LEVEL, contracts

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import redis
 
+from freshet.records import Claim, ItemFeatures, ItemKnowledge, ItemTier, UserFeatures, UserTier
 from models.aligner import LinearAligner
 from models.reasoner import TitlesUnavailable
 from schemas.codec import Codec
-from schemas.records import Claim, ItemFeatures, ItemKnowledge, ItemTier, UserFeatures, UserTier
 from store.feature_writer import FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from streams.lanes.live_reasoner import LiveReasoner

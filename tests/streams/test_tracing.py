@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from freshet.records import Item
 from schemas.codec import Codec
-from schemas.records import Item
 from streams.kafka.record import SourceRecord
 from streams.kafka.tracing import HEADER, child, trace_id
 from streams.lanes.item_text import ItemText

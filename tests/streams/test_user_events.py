@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 import redis
 
+from freshet.records import DeadLetter, Erasure, UserEvent
 from schemas.codec import Codec
-from schemas.records import DeadLetter, Erasure, UserEvent
 from store.erasure_watermarks import Erasures, digest
 from store.histories import HistoryStore
 from store.refresh_queue import DueUsers

@@ -12,10 +12,10 @@ import pytest
 import redis
 
 from freshet.layout import Keys
+from freshet.records import ItemFeatures, ItemTier, UserFeatures, UserTier
 from models.aligner import LinearAligner
 from models.checkpoint import ALIGNER, save
 from schemas.codec import Codec
-from schemas.records import ItemFeatures, ItemTier, UserFeatures, UserTier
 from store.feature_writer import Deletion, FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from store.refresh_queue import RefreshPolicy

@@ -15,8 +15,8 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
+from freshet.records import Item, ItemFeatures, ItemTier, UserEvent
 from schemas.codec import Codec
-from schemas.records import Item, ItemFeatures, ItemTier, UserEvent
 from store.versions import Versions
 from streams.cli import main
 from streams.embedded.process import ChildProcess

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from freshet.records import DeadLetter
 from schemas.codec import Codec, DecodeError
-from schemas.records import DeadLetter
 from streams.kafka.ranges import Range, RangeReader
 from streams.kafka.record import SourceRecord
 from streams.settings import Settings

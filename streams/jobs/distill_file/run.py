@@ -14,11 +14,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
+from freshet.records import Item, ItemKnowledge
 from processors.sharing import sharing_key
 from processors.thrifty import FreshDistiller, ThriftyDistiller
 from processors.validate import check_item
 from schemas.knowledge_file import KnowledgeFile
-from schemas.records import Item, ItemKnowledge
 from streams.backoff import Backoff
 from streams.errors import Family, family
 from streams.metrics import Metrics

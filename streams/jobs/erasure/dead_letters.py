@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, cast
 
+from freshet.records import DeadLetter, Record, UserEvent, UserFeatures
 from schemas.codec import Codec, DecodeError
-from schemas.records import DeadLetter, Record, UserEvent, UserFeatures
 from store.erasure_watermarks import Erasures
 from store.versions import Versions
 from streams.jobs.dead_letters.read import Letter

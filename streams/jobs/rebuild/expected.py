@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol
 
 from freshet.blob import BlobError, encode_deletion, encode_item, encode_knowledge, encode_user
 from freshet.header import decode_header
+from freshet.records import ItemFeatures, ItemKnowledge, UserFeatures
 from processors.validate import ContractViolation, check_deletion
 from schemas.codec import Codec, DecodeError
-from schemas.records import ItemFeatures, ItemKnowledge, UserFeatures
 from store.erasure_watermarks import digest
 from store.histories import NO_VERSIONS, DueVersions, HistoryBatch
 from streams.jobs.rebuild.erased import Erased

@@ -13,9 +13,9 @@ from statistics import mean
 from typing import Any
 
 from freshet.connect import Client, keys_for
+from freshet.records import Item, ItemKnowledge
 from processors.listing import content_fingerprint
 from schemas.codec import Codec, DecodeError
-from schemas.records import Item, ItemKnowledge
 from streams.kafka.ranges import NoTopic, Range, RangeReader
 from streams.settings import Settings
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from freshet.records import InferredBehavior
 from models.catalogue import Catalogue
 from models.text_diffusion.prompt import Line
-from schemas.records import InferredBehavior
 from tests.models.text_diffusion.text_tools import ALIGNER, ENCODER, TITLES, catalogue, grounder, vector
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from freshet.records import UserFeatures
 from models.aligner import LinearAligner
 from models.block_reasoner import BlockDiffusionReasoner
 from models.catalogue import Catalogue
@@ -17,7 +18,6 @@ from models.text_diffusion.prompt import Log
 from models.text_diffusion.reasoner import TextDiffusionReasoner
 from processors.refresh import UserRefresher
 from schemas.codec import Codec
-from schemas.records import UserFeatures
 from tests.models import reasoner_tools
 from tests.models.reasoner_tools import told
 from tests.models.text_diffusion.text_tools import ENCODER, TITLES, titles

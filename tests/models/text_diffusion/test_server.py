@@ -7,12 +7,12 @@ import time
 
 import pytest
 
+from freshet.records import UserTier
 from models.cooccurrence import CooccurrenceReasoner
 from models.text_diffusion.prompt import MOST_SHOWN, Line, Log, Written
 from models.text_diffusion.reasoner import TextDiffusionReasoner
 from models.text_diffusion.server import ServerWriter
 from processors.refresh import UserRefresher
-from schemas.records import UserTier
 from tests.fakes_llm import MODEL, Trouble
 from tests.models.reasoner_tools import told
 from tests.models.text_diffusion.fake_text_server import FakeTextServer

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from freshet.answers import FeatureRead, ItemsRead
+from freshet.results import FeatureRead, ItemsRead
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

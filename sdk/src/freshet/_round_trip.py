@@ -14,8 +14,8 @@ import redis
 from numpy.typing import NDArray
 from redis.crc import key_slot
 
+from freshet._resp import pack_mget
 from freshet.layout import CONTROL_TAG, Keys, bucket_tags
-from freshet.resp import pack_mget
 
 Reply = list[bytes | None] | redis.RedisError
 """The values of one part's keys, or why there are none."""

@@ -19,10 +19,10 @@ from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from freshet.breaker import CircuitBreaker
-from freshet.connections import READ_SIZE
-from freshet.servers import MAP_REFRESH_S, CircuitOpen, checked, passing
-from freshet.trips import Part, Reply
+from freshet._breaker import CircuitBreaker
+from freshet._connections import READ_SIZE
+from freshet._round_trip import Part, Reply
+from freshet._transport import MAP_REFRESH_S, CircuitOpen, checked, passing
 
 log = logging.getLogger(__name__)
 

@@ -15,16 +15,16 @@ import redis
 import redis.asyncio
 from numpy.typing import NDArray
 
-from freshet import changes
-from freshet.answers import FeatureRead, ItemChanges, ItemsRead, KnowledgeRead, UserRead
-from freshet.async_servers import AsyncClusterServers, AsyncServers, AsyncSingleServer
-from freshet.breaker import CircuitBreaker
+from freshet import changed_items as changes
+from freshet._async_transport import AsyncClusterServers, AsyncServers, AsyncSingleServer
+from freshet._breaker import CircuitBreaker
+from freshet._protocol import Question, Questions
 from freshet.clock import Clock, wall_clock
 from freshet.connect import AsyncClient, connect_async, is_cluster, sentinels
 from freshet.layout import Keys
 from freshet.local_cache import LocalCache
-from freshet.questions import Question, Questions
-from freshet.read_metrics import ReadObserver
+from freshet.metrics import ReadObserver
+from freshet.results import FeatureRead, ItemChanges, ItemsRead, KnowledgeRead, UserRead
 
 T = TypeVar("T")
 R = TypeVar("R", bound=ItemsRead)

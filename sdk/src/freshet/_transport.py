@@ -19,9 +19,9 @@ import redis
 from redis import exceptions
 from redis.cluster import RedisCluster
 
-from freshet.breaker import CircuitBreaker
-from freshet.connections import Server, beside, connection_factory
-from freshet.trips import Part, Reply
+from freshet._breaker import CircuitBreaker
+from freshet._connections import Server, beside, connection_factory
+from freshet._round_trip import Part, Reply
 
 log = logging.getLogger(__name__)
 

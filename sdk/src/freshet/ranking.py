@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from freshet.answers import FeatureRead
+from freshet.results import FeatureRead
 
 MAX_AGE_S = 365 * 86_400.0
 """Older counts as this old, and so does what is absent: a ranker's input must be finite."""

@@ -32,8 +32,8 @@ from freshet.header import (
     decode_header,
     pack_header,
 )
+from freshet.records import InferredBehavior, ItemFeatures, ItemKnowledge, ItemTier, UserFeatures
 from freshet.vectors import DTYPES, FLOAT16, UNKNOWN, Dtype, encode_vectors
-from schemas.records import InferredBehavior, ItemFeatures, ItemKnowledge, ItemTier, UserFeatures
 
 __all__ = [
     "DEGRADED",

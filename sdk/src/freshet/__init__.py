@@ -9,20 +9,17 @@
 Importing this package needs numpy and redis and nothing heavier.
 """
 
-from freshet.answers import FeatureRead, ItemChanges, ItemsRead, KnowledgeRead, UserRead
+from freshet._breaker import CircuitBreaker
 from freshet.async_reader import AsyncFeatureReader
 from freshet.blob import BlobError
-from freshet.breaker import CircuitBreaker
 from freshet.layout import Keys
 from freshet.local_cache import LocalCache
+from freshet.metrics import ReadMetrics
 from freshet.ranking import CandidateFeatures, RankingOptions, candidate_features
 from freshet.ranking_reader import AsyncRankingReader, RankingReader
-from freshet.read_metrics import ReadMetrics
 from freshet.reader import FeatureReader
-from schemas.records import InferredBehavior, ItemFeatures, ItemTier, UserFeatures, UserTier
-from store.feature_writer import Deletion, FeatureWriter, ShapeMismatch, WriteResult
-from store.versions import VersionConflict, VersionError, Versions
-from streams.settings import SettingError, Settings
+from freshet.records import InferredBehavior, ItemFeatures, ItemTier, UserFeatures, UserTier
+from freshet.results import FeatureRead, ItemChanges, ItemsRead, KnowledgeRead, UserRead
 
 __all__ = [
     "AsyncFeatureReader",
@@ -30,10 +27,8 @@ __all__ = [
     "BlobError",
     "CandidateFeatures",
     "CircuitBreaker",
-    "Deletion",
     "FeatureRead",
     "FeatureReader",
-    "FeatureWriter",
     "InferredBehavior",
     "ItemChanges",
     "ItemFeatures",
@@ -45,15 +40,8 @@ __all__ = [
     "RankingOptions",
     "RankingReader",
     "ReadMetrics",
-    "SettingError",
-    "Settings",
-    "ShapeMismatch",
     "UserFeatures",
     "UserRead",
     "UserTier",
-    "VersionConflict",
-    "VersionError",
-    "Versions",
-    "WriteResult",
     "candidate_features",
 ]

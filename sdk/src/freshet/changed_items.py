@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from freshet.answers import ItemChanges
 from freshet.layout import Keys
+from freshet.results import ItemChanges
 
 CLOCK_SKEW_MS = 10_000
 """Nodes of a Cluster stamp writes with their own clocks: changes are told again that long."""

@@ -13,7 +13,7 @@ import redis
 from numpy.typing import NDArray
 
 from freshet import blob
-from schemas.records import InferredBehavior
+from freshet.records import InferredBehavior
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from freshet.answers import FeatureRead, ItemsRead
 from freshet.async_reader import AsyncFeatureReader
 from freshet.ranking import CandidateFeatures, RankingOptions, candidate_features
 from freshet.reader import FeatureReader
+from freshet.results import FeatureRead, ItemsRead
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,7 +18,7 @@ from redis._parsers import _HiredisParser
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from freshet.breaker import CircuitBreaker
+from freshet._breaker import CircuitBreaker
 
 READ_SIZE = 1 << 18
 """Bytes of one read from a socket: an answer of 500 items takes one or two."""

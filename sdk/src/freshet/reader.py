@@ -17,16 +17,16 @@ import redis
 from numpy.typing import NDArray
 from redis.cluster import RedisCluster
 
-from freshet import changes
-from freshet.answers import FeatureRead, ItemChanges, ItemsRead, KnowledgeRead, UserRead
-from freshet.breaker import CircuitBreaker
+from freshet import changed_items as changes
+from freshet._breaker import CircuitBreaker
+from freshet._protocol import Question, Questions
+from freshet._transport import ClusterServers, Servers, SingleServer
 from freshet.clock import Clock, wall_clock
 from freshet.connect import Client, connect, is_cluster, parse
 from freshet.layout import Keys
 from freshet.local_cache import LocalCache
-from freshet.questions import Question, Questions
-from freshet.read_metrics import ReadObserver
-from freshet.servers import ClusterServers, Servers, SingleServer
+from freshet.metrics import ReadObserver
+from freshet.results import FeatureRead, ItemChanges, ItemsRead, KnowledgeRead, UserRead
 
 T = TypeVar("T")
 R = TypeVar("R", bound=ItemsRead)
