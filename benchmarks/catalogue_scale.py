@@ -25,15 +25,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.candidate_indexes import Cells, Faiss, Finder, SemanticIds
-from models.block_denoiser import BlockDenoiser, Reading
-from models.block_diffusion import BlockDiffusionNetwork
-from models.catalogue import Vectors
-from models.checkpoint import Checkpoint, load
-from models.infill import layout
-from models.reasoner_training import TrainingConfig
-from models.sampler import Plan, denoise
-from models.sequences import EventColumns, Ints, code, first_events
-from models.shortlist import NOTHING, CandidateIndex, Shortlist
+from models.reasoner.catalogue import Vectors
+from models.reasoner.checkpoint import Checkpoint, load
+from models.reasoner.denoiser import BlockDenoiser, Reading
+from models.reasoner.infill import layout
+from models.reasoner.network import BlockDiffusionNetwork
+from models.reasoner.sampler import Plan, denoise
+from models.reasoner.sequences import EventColumns, Ints, code, first_events
+from models.reasoner.shortlist import NOTHING, CandidateIndex, Shortlist
+from models.reasoner.training.train import TrainingConfig
 from schemas.files import read_events, read_items
 from streams.jobs.train import train_on
 from streams.settings import Settings
@@ -46,7 +46,7 @@ DATA = Path("../shared/data/online_retail_2011")
 
 
 class Scan:
-    """What `models.shortlist` does."""
+    """What `models.reasoner.shortlist` does."""
 
     name = "scan"
 

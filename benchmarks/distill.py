@@ -33,9 +33,9 @@ from confluent_kafka import Consumer, TopicPartition
 from benchmarks.llm_load import Call, Counts, Recorder, VllmServer, throw
 from freshet.clock import wall_clock
 from freshet.records import Item
-from models.encoder import TextEncoder
-from models.llm import Endpoint, OpenAIClient, connect
-from models.weights import ensure_vllm_env, llm_dir, prepared
+from models.encoder.encoder import TextEncoder
+from models.encoder.weights import ensure_vllm_env, llm_dir, prepared
+from models.llm.client import Endpoint, OpenAIClient, connect
 from schemas.files import read_items
 from streams.demo.data import complete_journey
 from streams.embedded.kafka import KafkaServer

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from models.llm import Completion, LanguageModel, Message
+from models.llm.client import Completion, LanguageModel, Message
 
 _SETTLE_S = 0.5  # vLLM counts an answer just after it has given it
 
@@ -28,7 +28,7 @@ class Call:
 
 
 class Recorder:
-    """A language model that passes calls on and remembers them; see `models.llm.LanguageModel`."""
+    """A language model that passes calls on and remembers them; see `models.llm.client.LanguageModel`."""
 
     def __init__(self, llm: LanguageModel) -> None:
         self._llm = llm

@@ -57,7 +57,7 @@ class VllmEndpoint:
     """The embedded vLLM server without its supervisor, which would start it again at once."""
 
     def __init__(self, home: Path, folder: Path) -> None:
-        from models.weights import ensure_vllm_env, prepare_llm
+        from models.encoder.weights import ensure_vllm_env, prepare_llm
 
         self._server = LlmServer(ensure_vllm_env(home), prepare_llm(home), folder=folder)
 

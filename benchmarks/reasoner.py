@@ -21,14 +21,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from models.block_denoiser import BlockDenoiser, Reading, Scratch
-from models.block_diffusion import BlockDiffusionNetwork, NetworkConfig, Prefix, rotations
-from models.block_reasoner import BlockDiffusionReasoner, ItemTable
-from models.catalogue import Catalogue
-from models.checkpoint import Checkpoint
-from models.infill import layout
-from models.neighbours import NeighbourConfig, Neighbours
-from models.sampler import Plan, denoise
+from models.reasoner.block_diffusion import BlockDiffusionReasoner, ItemTable
+from models.reasoner.catalogue import Catalogue
+from models.reasoner.checkpoint import Checkpoint
+from models.reasoner.cooccurrence_table import NeighbourConfig, Neighbours
+from models.reasoner.denoiser import BlockDenoiser, Reading, Scratch
+from models.reasoner.infill import layout
+from models.reasoner.network import BlockDiffusionNetwork, NetworkConfig, Prefix, rotations
+from models.reasoner.sampler import Plan, denoise
 from store.histories import History
 
 DIMS = 128

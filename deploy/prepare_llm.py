@@ -1,6 +1,6 @@
 """Prepares the language model and its vLLM environment without the rest of Freshet, and serves it: for a container.
 
-Imports `models.weights` and `models.vllm_server` only, which need the standard library alone.
+Imports `models.encoder.weights` and `models.llm.vllm_server` only, which need the standard library alone.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from models.vllm_server import vllm_command
-from models.weights import ensure_vllm_env, prepare_llm
+from models.encoder.weights import ensure_vllm_env, prepare_llm
+from models.llm.vllm_server import vllm_command
 
 
 def say(stage: str, done: float, total: float) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from freshet.records import Item, ItemKnowledge
-from models.cold import ColdItems
-from models.encoder import TextEncoder, Vectors
-from models.pairs import Pairs
+from models.encoder.cold_items import ColdItems
+from models.encoder.encoder import TextEncoder, Vectors
+from models.encoder.pairs import Pairs
 from processors.knowledge_text import knowledge_text
 
 Scores = NDArray[np.float64]

@@ -21,7 +21,7 @@ from typing import Any
 
 from freshet.clock import wall_clock
 from freshet.records import Item, ItemKnowledge
-from models.llm import LLMRejected, LLMUnavailable, OpenAIClient
+from models.llm.client import LLMRejected, LLMUnavailable, OpenAIClient
 from processors.disguise import fold
 from processors.distill import Distiller, InvalidKnowledge, QuarantinedKnowledge
 

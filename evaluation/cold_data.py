@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from freshet.records import Item, ItemKnowledge
-from models.cold import ColdBuyers, ColdConfig, ColdItems, cold_buyers, cold_items
-from models.encoder import TextEncoder, Vectors
-from models.sequences import EventColumns, Ints, Log, code
+from models.encoder.cold_items import ColdBuyers, ColdConfig, ColdItems, cold_buyers, cold_items
+from models.encoder.encoder import TextEncoder, Vectors
+from models.reasoner.sequences import EventColumns, Ints, Log, code
 from schemas.files import read_events, read_items
 from schemas.knowledge_file import read_knowledge
 

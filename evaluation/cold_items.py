@@ -16,12 +16,12 @@ import numpy as np
 
 from evaluation.cold_data import ColdData, load
 from evaluation.intervals import interval
-from models.aligner import LinearAligner, Vectors
-from models.aligner_training import AlignerConfig, train_aligner
-from models.cold import ColdConfig
-from models.contrastive import HeadConfig, Texts
-from models.encoder import prepared_encoder
-from models.sequences import EventColumns
+from models.encoder.aligner import LinearAligner, Vectors
+from models.encoder.aligner_training import AlignerConfig, train_aligner
+from models.encoder.cold_items import ColdConfig
+from models.encoder.contrastive import HeadConfig, Texts
+from models.encoder.encoder import prepared_encoder
+from models.reasoner.sequences import EventColumns
 from processors.embed_texts import encoded_texts
 from streams.settings import Settings
 

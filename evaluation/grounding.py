@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from models.aligner import Aligner, LinearAligner
-from models.encoder import TextEncoder, prepared_encoder
+from models.encoder.aligner import Aligner, LinearAligner
+from models.encoder.encoder import TextEncoder, prepared_encoder
 from schemas.files import read_items
 from streams.settings import Settings
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from freshet.records import Item, ItemKnowledge
-from models.llm import LLMRejected, LLMUnavailable
+from models.llm.client import LLMRejected, LLMUnavailable
 from processors.answering import InvalidKnowledge
 from processors.attribute_catalogue import AttributeCatalogue
 from schemas.annotated import Annotated

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from freshet.records import Claim, Item, ItemKnowledge, Provenance
-from models.llm import LanguageModel, Message
+from models.llm.client import LanguageModel, Message
 from processors.answering import InvalidKnowledge, parse
 from processors.attribute_catalogue import AttributeCatalogue
 from processors.listing import content_fingerprint, delimited, item_text

@@ -19,13 +19,13 @@ import numpy as np
 from evaluation.arms import Encoded, Scores, companions, complements, cosines, encoded, shuffled, together, vocabulary
 from evaluation.cold_data import ColdData, load
 from evaluation.intervals import interval
-from models.aligner import LinearAligner
-from models.aligner_training import AlignerConfig, validation
-from models.cold import ColdConfig, ColdItems
-from models.contrastive import HeadConfig, Texts, train_head
-from models.encoder import TextEncoder, Vectors, prepared_encoder
-from models.pairs import Pairs, co_engaged
-from models.sequences import Log
+from models.encoder.aligner import LinearAligner
+from models.encoder.aligner_training import AlignerConfig, validation
+from models.encoder.cold_items import ColdConfig, ColdItems
+from models.encoder.contrastive import HeadConfig, Texts, train_head
+from models.encoder.encoder import TextEncoder, Vectors, prepared_encoder
+from models.encoder.pairs import Pairs, co_engaged
+from models.reasoner.sequences import Log
 from streams.settings import Settings
 
 GRID = (1.0, 0.25, 0.5, 2.0)

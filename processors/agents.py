@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from freshet.records import Claim, Item
-from models.llm import Message
+from models.llm.client import Message
 from processors.attribute_catalogue import Attribute, Category
 from processors.examples import CATALOGUE_ANALYST, Example
 from processors.listing import compact, delimited, digest, item_text

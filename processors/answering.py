@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from freshet.records import Item
-from models.llm import Completion, LanguageModel
+from models.llm.client import Completion, LanguageModel
 from processors.agents import Agent
 from processors.examples import Example
 from processors.guard import inspect

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from freshet.records import Item
-from models.encoder import TextEncoder, Vectors
+from models.encoder.encoder import TextEncoder, Vectors
 from processors.attribute_catalogue import AttributeCatalogue, Category
 from processors.knowledge_text import item_text
 

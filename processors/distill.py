@@ -1,7 +1,7 @@
 """Distil one item: ask the agents of a team, check their answers, edit them into knowledge.
 
 Owns the calls' order, the fingerprint and the provenance. Must not know Kafka or Redis; a cache and a token budget wrap
-`Distiller` and its model (`processors/thrifty.py`, `models/llm_limits.py`).
+`Distiller` and its model (`processors/thrifty.py`, `models/llm/limits.py`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from freshet.records import Claim, Item, ItemKnowledge, Provenance
-from models.encoder import TextEncoder
-from models.llm import LanguageModel
+from models.encoder.encoder import TextEncoder
+from models.llm.client import LanguageModel
 from processors import agents, editor
 from processors.agents import ATTRIBUTE_ANALYST, CATEGORY_PICKER, CRITIC, NEED_ANALYST, Agent
 from processors.answering import (

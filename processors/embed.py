@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from freshet.records import Item, ItemFeatures, ItemKnowledge, ItemTier
-from models.aligner import Aligner
-from models.encoder import TextEncoder, Vectors
+from models.encoder.aligner import Aligner
+from models.encoder.encoder import TextEncoder, Vectors
 from processors.knowledge_text import item_text, knowledge_text
 
 SourcedItem = tuple[Item, int, int]

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from freshet.records import Item
-from models.aligner import Aligner, LinearAligner
-from models.catalogue import Catalogue
-from models.encoder import TextEncoder
+from models.encoder.aligner import Aligner, LinearAligner
+from models.encoder.encoder import TextEncoder
+from models.reasoner.catalogue import Catalogue
 from processors.knowledge_text import item_text
 
 TEXTS_AT_ONCE = 512

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from freshet.records import Item, ItemKnowledge
-from models.contrastive import Texts
-from models.encoder import TextEncoder, Vectors
+from models.encoder.contrastive import Texts
+from models.encoder.encoder import TextEncoder, Vectors
 from processors.knowledge_text import item_text, knowledge_text
 
 TEXTS_AT_ONCE = 512

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from freshet.records import Item
-from models.encoder import TextEncoder, Vectors
+from models.encoder.encoder import TextEncoder, Vectors
 from processors.attribute_catalogue import AttributeCatalogue
 from processors.knowledge_text import item_text
 from processors.listing import clean, digest, used_fields

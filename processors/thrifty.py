@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from freshet.records import Item, ItemKnowledge
-from models.llm import LLMUnavailable
+from models.llm.client import LLMUnavailable
 from processors.listing import content_fingerprint
 from processors.sharing import share, sharing_key
 

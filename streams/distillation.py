@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.encoder import TextEncoder
+from models.encoder.encoder import TextEncoder
 from processors.agents import UnknownTeam
 from processors.attribute_catalogue import AttributeCatalogue, CatalogueError
 from processors.distill import Recipe

@@ -82,12 +82,12 @@ FAMILIES: dict[str, Family] = {
     "schemas.codec.DecodeError": Family.POISON,
     "processors.validate.ContractViolation": Family.POISON,
     "processors.answering.InvalidKnowledge": Family.POISON,
-    "models.llm.LLMRejected": Family.POISON,
+    "models.llm.client.LLMRejected": Family.POISON,
     "freshet.header.BlobError": Family.POISON,  # a vector whose bytes are not what its `dims` says
     "streams.errors.RecordTooLarge": Family.POISON,
     # Transient: a neighbour's fault, and neighbours come back.
     "schemas.registry.RegistryUnavailable": Family.TRANSIENT,
-    "models.llm.LLMUnavailable": Family.TRANSIENT,
+    "models.llm.client.LLMUnavailable": Family.TRANSIENT,
     "streams.errors.DeliveryFailed": Family.TRANSIENT,
     "redis.exceptions.ConnectionError": Family.TRANSIENT,
     "redis.exceptions.TimeoutError": Family.TRANSIENT,
@@ -107,15 +107,15 @@ FAMILIES: dict[str, Family] = {
     "redis.exceptions.MaxConnectionsError": Family.FATAL,  # the pool of this process, not the server
     "schemas.registry.RegistryRejected": Family.FATAL,
     "store.feature_writer.ShapeMismatch": Family.FATAL,
-    "models.llm.LLMForbidden": Family.FATAL,
-    "models.vllm_engine.EngineError": Family.FATAL,
+    "models.llm.client.LLMForbidden": Family.FATAL,
+    "models.llm.vllm_engine.EngineError": Family.FATAL,
     "streams.errors.FatalError": Family.FATAL,
 }
 
 _DEFAULT_REASONS: dict[str, Reason] = {
     "processors.answering.QuarantinedKnowledge": Reason.QUARANTINED_OUTPUT,
     "processors.answering.InvalidKnowledge": Reason.INVALID_KNOWLEDGE,
-    "models.llm.LLMRejected": Reason.LLM_REJECTED,
+    "models.llm.client.LLMRejected": Reason.LLM_REJECTED,
     "freshet.header.BlobError": Reason.BAD_PAYLOAD,
 }
 

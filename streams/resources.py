@@ -19,9 +19,9 @@ from streams.settings import SettingError, Settings
 
 if TYPE_CHECKING:
     from freshet.connect import Client
-    from models.aligner import Aligner
-    from models.encoder import TextEncoder
-    from models.llm import LanguageModel
+    from models.encoder.aligner import Aligner
+    from models.encoder.encoder import TextEncoder
+    from models.llm.client import LanguageModel
     from processors.distill import Distiller, Recipe
     from processors.embed import ItemEmbedder
     from processors.thrifty import ThriftyDistiller
@@ -109,14 +109,14 @@ class Context:
     @cached_property
     def encoder(self) -> TextEncoder:
         """The text encoder; its weights must have been prepared (`freshet models prepare`)."""
-        from models.encoder import prepared_encoder
+        from models.encoder.encoder import prepared_encoder
 
         return prepared_encoder(self.settings)
 
     @cached_property
     def aligner(self) -> Aligner:
         """From the encoder's space to the stored one: the checkpoint's, else the trained one, else random."""
-        from models.aligner import LinearAligner, load_aligner
+        from models.encoder.aligner import LinearAligner, load_aligner
 
         trained = self.trained_aligner
         if trained is None:
@@ -142,7 +142,7 @@ class Context:
     @cached_property
     def llm(self) -> LanguageModel:
         """The language model at the endpoint; raises `SettingError` for an unknown back end."""
-        from models.llm import BACKENDS, Endpoint, connect
+        from models.llm.client import BACKENDS, Endpoint, connect
 
         s = self.settings
         if s.llm_backend not in BACKENDS:
@@ -152,7 +152,7 @@ class Context:
     @cached_property
     def limited_llm(self) -> LanguageModel:
         """The language model with as many calls as its endpoint bears, and no more tokens an hour than told."""
-        from models.llm_limits import AdaptiveLimit, BudgetedModel, LimitedModel
+        from models.llm.limits import AdaptiveLimit, BudgetedModel, LimitedModel
 
         s, metrics, llm = self.settings, self.metrics, self.llm
         if s.llm_tokens_per_hour:

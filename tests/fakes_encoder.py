@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from models.encoder import Vectors
+from models.encoder.encoder import Vectors
 
 
 class FakeEncoder:
@@ -21,7 +21,7 @@ class FakeEncoder:
         self._before = before
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """See `models.encoder.TextEncoder.encode`."""
+        """See `models.encoder.encoder.TextEncoder.encode`."""
         if self._before is not None:
             self._before(texts)
         self.calls.append(list(texts))

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from models.llm import Completion, Message
+from models.llm.client import Completion, Message
 
 MODEL = "fake-llm"
 

@@ -23,7 +23,7 @@ import redis
 
 from freshet import FeatureReader, ItemTier, UserTier
 from freshet.records import DeadLetter, Item, UserEvent
-from models.encoder import MiniLmEncoder
+from models.encoder.encoder import MiniLmEncoder
 from schemas.codec import Codec
 from store.histories import HistoryStore
 from store.refresh_queue import DueUsers

@@ -1,7 +1,7 @@
 """What a reasoner has to beat: popularity, item kNN, windowed co-occurrence, text kNN.
 
 Owns their scores over a whole catalogue at once. Neighbour tables are dense (N, N): up to about 20 thousand items. The
-co-occurrence is the formula of `models.cooccurrence`, without its bound on neighbours. Must not see what is asked.
+co-occurrence is the formula of `models.reasoner.cooccurrence`, without its bound on neighbours. Must not see what is asked.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 from evaluation.reasoner.measures import Scorer, Scores
 from evaluation.reasoner.splits import Case
-from models.catalogue import Vectors
-from models.sequences import Ints, Log
+from models.reasoner.catalogue import Vectors
+from models.reasoner.sequences import Ints, Log
 
 DAY_MS = 86_400_000
 

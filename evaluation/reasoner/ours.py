@@ -16,14 +16,14 @@ from torch.nn import functional
 from evaluation.reasoner.measures import Inferred, Scorer, Scores
 from evaluation.reasoner.shop import Shop
 from evaluation.reasoner.splits import NEXT, Case
-from models.block_denoiser import BlockDenoiser, Reading
-from models.block_diffusion import MASK_ROW
-from models.block_reasoner import DEFAULT_PLAN, BlockDiffusionReasoner, ItemTable
-from models.checkpoint import Checkpoint, load
-from models.infill import Layout
-from models.reasoner_training import TrainingConfig, train_reasoner
-from models.sampler import Plan
-from models.sequences import Log, first_events
+from models.reasoner.block_diffusion import DEFAULT_PLAN, BlockDiffusionReasoner, ItemTable
+from models.reasoner.checkpoint import Checkpoint, load
+from models.reasoner.denoiser import BlockDenoiser, Reading
+from models.reasoner.infill import Layout
+from models.reasoner.network import MASK_ROW
+from models.reasoner.sampler import Plan
+from models.reasoner.sequences import Log, first_events
+from models.reasoner.training.train import TrainingConfig, train_reasoner
 from store.histories import History
 
 HISTORY = 200
@@ -102,7 +102,7 @@ def train_ours(
     between: int = 0,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Ours:
-    """Train on a part of the shop's log. Raises `models.reasoner_training.TrainingError`."""
+    """Train on a part of the shop's log. Raises `models.reasoner.training.train.TrainingError`."""
     with tempfile.TemporaryDirectory(prefix="freshet-evaluate-") as folder:
         made = train_reasoner(
             shop.columns(log), shop.catalogue, config, Path(folder) / "ours", progress=lambda at: progress(at.share)

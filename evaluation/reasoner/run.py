@@ -21,9 +21,9 @@ from evaluation.reasoner.sets import Lists, coverage, measure_enrichment, measur
 from evaluation.reasoner.shop import Shop, co_engaged_vectors
 from evaluation.reasoner.splits import NEXT, Case, HeldOut
 from evaluation.reasoner.tuning import Chosen
-from models.reasoner_training import TrainingConfig, TrainingError
-from models.sampler import Plan
-from models.sequences import Log
+from models.reasoner.sampler import Plan
+from models.reasoner.sequences import Log
+from models.reasoner.training.train import TrainingConfig, TrainingError
 
 Report = Callable[[str, float], None]
 """Told what is being done, and the share of it that is done."""

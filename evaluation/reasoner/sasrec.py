@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from evaluation.reasoner.measures import Scorer, Scores
 from evaluation.reasoner.splits import Case
-from models.catalogue import Vectors
-from models.sequences import Ints, Log, first_events, padded, sequences, windows
+from models.reasoner.catalogue import Vectors
+from models.reasoner.sequences import Ints, Log, first_events, padded, sequences, windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

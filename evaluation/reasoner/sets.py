@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from evaluation.reasoner.measures import Floats, Inferred, Tally, diversity, set_recall
 from evaluation.reasoner.shop import Shop
 from evaluation.reasoner.splits import Case
-from models.catalogue import Catalogue, Vectors
+from models.reasoner.catalogue import Catalogue, Vectors
 from processors.refresh import HALF_LIFE_EVENTS, log_vectors
 
 Lists = Mapping[str, Sequence[Inferred]]

@@ -15,13 +15,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from freshet.records import Item
-from models.aligner import LinearAligner
-from models.aligner_training import AlignerConfig, train_aligner
-from models.catalogue import Catalogue, Vectors
-from models.contrastive import Texts
-from models.encoder import TextEncoder
-from models.pairs import NothingToLearn
-from models.sequences import EventColumns, Log, code, most_frequent
+from models.encoder.aligner import LinearAligner
+from models.encoder.aligner_training import AlignerConfig, train_aligner
+from models.encoder.contrastive import Texts
+from models.encoder.encoder import TextEncoder
+from models.encoder.pairs import NothingToLearn
+from models.reasoner.catalogue import Catalogue, Vectors
+from models.reasoner.sequences import EventColumns, Log, code, most_frequent
 from processors.embed_texts import encoded_texts
 from schemas.files import FileError, read_events, read_items
 

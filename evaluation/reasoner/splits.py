@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.sequences import Ints, Log, first_places
+from models.reasoner.sequences import Ints, Log, first_places
 
 Bools = NDArray[np.bool_]
 LEAST_ITEMS = 5

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from freshet.records import InferredBehavior
-from models.aligner import Aligner
-from models.catalogue import Catalogue, Vectors
-from models.encoder import TextEncoder
-from models.reasoner import Inference
+from models.encoder.aligner import Aligner
+from models.encoder.encoder import TextEncoder
+from models.reasoner.catalogue import Catalogue, Vectors
+from models.reasoner.reasoner import Inference
 from models.text_diffusion.prompt import Line
 
 CANDIDATES = 8

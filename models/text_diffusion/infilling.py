@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from models import infill
+from models.reasoner import infill
 from models.text_diffusion.decoding import THRESHOLD, Filled, decode
 from models.text_diffusion.network import Block, MaskedNetwork
 from models.text_diffusion.prompt import Line, Log, Written, tidy

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from models.llm import Message
+from models.llm.client import Message
 
 MOST_SHOWN = 40
 """Behaviours of a user that a model is shown, the newest ones."""

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from models.llm import Completion, LLMBusy, LLMForbidden, LLMRejected, LLMTimeout, LLMUnavailable, OpenAIClient
+from models.llm.client import Completion, LLMBusy, LLMForbidden, LLMRejected, LLMTimeout, LLMUnavailable, OpenAIClient
 from models.text_diffusion.prompt import TOKENS_PER_SLOT, Line, Log, Written, messages, parse
 
 PAUSE_S = 10.0

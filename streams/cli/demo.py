@@ -12,8 +12,8 @@ from types import FrameType
 import click
 from rich.console import Console
 
-from models.reasoner_training import TrainingError
-from models.weights import WeightsError
+from models.encoder.weights import WeightsError
+from models.reasoner.training.train import TrainingError
 from schemas.files import FileError
 from streams.demo.data import NotEnoughData
 from streams.demo.run import DemoConfig, DemoFailed, run

@@ -23,11 +23,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from freshet.clock import wall_clock
 from freshet.records import Item
-from models.encoder import prepared_encoder
-from models.llm import BACKENDS, Endpoint, LanguageModel, LLMForbidden, OpenAIClient, connect
-from models.llm_limits import AdaptiveLimit, LimitedModel
-from models.vllm_engine import EngineError, VllmEngine
-from models.weights import encoder_dir, prepared
+from models.encoder.encoder import prepared_encoder
+from models.encoder.weights import encoder_dir, prepared
+from models.llm.client import BACKENDS, Endpoint, LanguageModel, LLMForbidden, OpenAIClient, connect
+from models.llm.limits import AdaptiveLimit, LimitedModel
+from models.llm.vllm_engine import EngineError, VllmEngine
 from processors.distill import Distiller, Recipe
 from schemas.files import FileError, read_items
 from schemas.knowledge_file import KnowledgeFile

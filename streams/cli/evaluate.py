@@ -21,8 +21,8 @@ from evaluation.knowledge import Extractor, Score, evaluate, measures, split, wi
 from evaluation.naive import NaiveExtractor
 from freshet.clock import wall_clock
 from freshet.records import ItemKnowledge
-from models.encoder import prepared_encoder
-from models.llm import LLMForbidden, LLMUnavailable, OpenAIClient
+from models.encoder.encoder import prepared_encoder
+from models.llm.client import LLMForbidden, LLMUnavailable, OpenAIClient
 from processors.agents import ATTRIBUTE_ANALYST, UnknownTeam
 from processors.attribute_catalogue import AttributeCatalogue
 from processors.distill import Distiller

@@ -19,8 +19,8 @@ from streams.settings import Settings
 
 if TYPE_CHECKING:
     from evaluation.reasoner.run import Options
-    from models.reasoner_training import TrainingConfig
-    from models.sampler import Plan
+    from models.reasoner.sampler import Plan
+    from models.reasoner.training.train import TrainingConfig
 
 Config = TypeVar("Config", "TrainingConfig", "Plan")
 _in = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -69,8 +69,8 @@ def reasoner(
     """Compare the block-diffusion reasoner with popularity, kNN, co-occurrence and SASRec on EVENTS over ITEMS."""
     from evaluation.reasoner import plots, report
     from evaluation.reasoner.run import WITHOUT_VALIDATION, Options
-    from models.reasoner_training import TrainingError
-    from models.sampler import Plan
+    from models.reasoner.sampler import Plan
+    from models.reasoner.training.train import TrainingError
 
     training = changed(WITHOUT_VALIDATION, changes)
     if train_steps is not None:
@@ -117,7 +117,7 @@ def _run(events: Path, items: Path, options: Options) -> dict[str, Any]:
     from evaluation.reasoner import report
     from evaluation.reasoner.run import Evaluation
     from evaluation.reasoner.shop import load
-    from models.encoder import prepared_encoder
+    from models.encoder.encoder import prepared_encoder
 
     settings = Settings.load()
     torch.set_num_threads(settings.torch_threads)

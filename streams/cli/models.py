@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from models.weights import (
+from models.encoder.weights import (
     ENCODER_NAME,
     LLMS,
     QWEN_05B,

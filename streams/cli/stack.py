@@ -24,7 +24,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from models.weights import WeightsError
+from models.encoder.weights import WeightsError
 from streams.embedded.kafka import broker_answers
 from streams.embedded.llm import http_ok
 from streams.embedded.process import ServiceError, log_tail

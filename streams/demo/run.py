@@ -21,10 +21,10 @@ from rich.live import Live
 from freshet import FeatureReader, ItemTier, UserTier
 from freshet.clock import wall_clock
 from freshet.records import ItemFeatures
-from models import checkpoint
-from models.checkpoint import Checkpoint
-from models.reasoner_training import TrainingConfig
-from models.weights import prepare_encoder
+from models.encoder.weights import prepare_encoder
+from models.reasoner import checkpoint
+from models.reasoner.checkpoint import Checkpoint
+from models.reasoner.training.train import TrainingConfig
 from schemas.codec import Codec
 from store.histories import HistoryStore
 from store.refresh_queue import DueUsers
@@ -74,7 +74,7 @@ class DemoConfig:
 def run(config: DemoConfig, settings: Settings, console: Console) -> Counts:
     """Play the whole demo on `console`; answers what Redis held at the end.
 
-    Raises `ServiceError` or `models.weights.WeightsError` where the stack cannot be had, `NotEnoughData` or
+    Raises `ServiceError` or `models.encoder.weights.WeightsError` where the stack cannot be had, `NotEnoughData` or
     `schemas.files.FileError` where the log is unfit, `DemoFailed` where a part fell short.
     """
     steps = Steps(console)

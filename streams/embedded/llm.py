@@ -1,6 +1,6 @@
 """A vLLM server on the CPU as a supervised child process.
 
-Owns its life: port, readiness, end. Its command line is `models/vllm_server.py`'s, its weights `models/weights.py`'s.
+Owns its life: port, readiness, end. Its command line is `models/llm/vllm_server.py`'s, its weights `models/encoder/weights.py`'s.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from models.vllm_server import vllm_command
+from models.llm.vllm_server import vllm_command
 from streams.embedded.process import HOST, ChildProcess, free_port
 
 # Cold: the imports alone read 1.5 GB from disk; two busy cores make it minutes.

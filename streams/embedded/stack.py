@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from models.weights import ensure_vllm_env, prepare_llm
+from models.encoder.weights import ensure_vllm_env, prepare_llm
 from streams.embedded.emulator import KafkaEmulator, find_emulator
 from streams.embedded.java import Report, find_jars, no_report, prepare_jars
 from streams.embedded.kafka import KafkaServer
@@ -92,7 +92,7 @@ def _services(settings: Settings, folder: Path, durable: bool, llm: bool, report
 
     services: list[Service] = []
     if llm and not settings.llm:
-        from models.weights import ensure_vllm_env, prepare_llm
+        from models.encoder.weights import ensure_vllm_env, prepare_llm
         from streams.embedded.llm import LlmServer
 
         python, weights = ensure_vllm_env(settings.home, report), prepare_llm(settings.home, report)

@@ -10,7 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
-from models.weights import WeightsError
+from models.encoder.weights import WeightsError
 from streams.embedded.process import ServiceError
 from streams.embedded.stack import Stack
 from streams.settings import Settings

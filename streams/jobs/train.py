@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from freshet.records import Item, ItemKnowledge
-from models import checkpoint, contrastive
-from models.aligner import Aligner, load_aligner
-from models.aligner_training import AlignerConfig, train_aligner
-from models.encoder import prepared_encoder
-from models.pairs import NothingToLearn
-from models.reasoner_training import Progress, TrainingConfig, TrainingError, train_reasoner
-from models.sequences import EventColumns
+from models.encoder import contrastive
+from models.encoder.aligner import Aligner, load_aligner
+from models.encoder.aligner_training import AlignerConfig, train_aligner
+from models.encoder.encoder import prepared_encoder
+from models.encoder.pairs import NothingToLearn
+from models.reasoner import checkpoint
+from models.reasoner.sequences import EventColumns
+from models.reasoner.training.train import Progress, TrainingConfig, TrainingError, train_reasoner
 from processors.embed_catalogue import embed_catalogue
 from processors.embed_texts import encoded_texts
 from streams.settings import Settings

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from freshet.records import Item, ItemFeatures, ItemKnowledge
-from models.llm import LLMUnavailable
+from models.llm.client import LLMUnavailable
 from processors.centroids import CategoryCentroids, flagged
 from streams.backoff import Backoff
 from streams.consumers.assignment import MakeWindow

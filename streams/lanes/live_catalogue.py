@@ -6,7 +6,7 @@ Owns which changes are still to be read. Must not write, and must not be asked b
 from __future__ import annotations
 
 from freshet.reader import FeatureReader
-from models.catalogue import Catalogue
+from models.reasoner.catalogue import Catalogue
 
 
 class LiveCatalogue:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from redis import RedisError
 
-from models import checkpoint
-from models.aligner import load_aligner
-from models.checkpoint import ALIGNER, CONFIG, Checkpoint, CheckpointError
-from models.cooccurrence import CooccurrenceReasoner
-from models.reasoner import FALLBACK, REASONERS, BehaviorReasoner, ReasonerSources, make_reasoner
+from models.encoder.aligner import load_aligner
+from models.reasoner import checkpoint
+from models.reasoner.checkpoint import ALIGNER, CONFIG, Checkpoint, CheckpointError
+from models.reasoner.cooccurrence import CooccurrenceReasoner
+from models.reasoner.reasoner import FALLBACK, REASONERS, BehaviorReasoner, ReasonerSources, make_reasoner
 from processors.refresh import UserRefresher
 from store.versions import VersionConflict, Versions
 from streams.lanes.text_sources import KnownTitles, acceptable

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from freshet.records import ItemFeatures, ItemKnowledge, UserFeatures
-from models.llm import Completion, LanguageModel, Message, WrappedModel
+from models.llm.client import Completion, LanguageModel, Message, WrappedModel
 from schemas.history import fingerprint
 from streams.resources import Context
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from redis import RedisError
 
-from models.llm import LLMUnavailable
+from models.llm.client import LLMUnavailable
 from store.versions import Versions
 from streams.backoff import Backoff
 from streams.resources import Context, failure_of

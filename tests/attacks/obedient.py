@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from models.llm import Completion, Message
+from models.llm.client import Completion, Message
 from tests.fakes_llm import FakeLlm, answer
 
 WHERE = ("everywhere", "quotes", "last")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 from evaluation.grounding import THRESHOLDS, measure, worn
-from models.aligner import LinearAligner
+from models.encoder.aligner import LinearAligner
 from tests.fakes_encoder import FakeEncoder
 
 TITLES = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("tea pot", "cake tin", "door mat")]

@@ -10,7 +10,7 @@ import pytest
 from evaluation.knowledge import TRIES, Score, box, evaluate, measures, split, without_products
 from evaluation.naive import NaiveExtractor
 from freshet.records import Claim, Item, ItemKnowledge, Provenance
-from models.llm import LLMUnavailable
+from models.llm.client import LLMUnavailable
 from processors.answering import InvalidKnowledge
 from processors.attribute_catalogue import AttributeCatalogue
 from schemas.annotated import Annotated, read_annotated

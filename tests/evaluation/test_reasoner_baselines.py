@@ -6,8 +6,8 @@ import numpy as np
 
 from evaluation.reasoner import baselines
 from evaluation.reasoner.baselines import Windowed
-from models.cooccurrence import CooccurrenceConfig, CooccurrenceReasoner
-from models.sequences import Log
+from models.reasoner.cooccurrence import CooccurrenceConfig, CooccurrenceReasoner
+from models.reasoner.sequences import Log
 from tests.evaluation.test_reasoner_measures import case
 from tests.evaluation.test_reasoner_splits import log
 from tests.models.reasoner_tools import Told

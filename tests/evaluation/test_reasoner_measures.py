@@ -10,8 +10,8 @@ import pytest
 from evaluation.reasoner.measures import Inferred, Tally, best, diversity, gains, hits, ranks, set_recall
 from evaluation.reasoner.sets import coverage, measure_enrichment, recall
 from evaluation.reasoner.splits import Case
-from models.ranking import ranking_metrics
-from models.sequences import Question
+from models.reasoner.ranking_metrics import ranking_metrics
+from models.reasoner.sequences import Question
 
 
 def case(user: int, history: list[int], *truth: int) -> Case:
@@ -19,7 +19,7 @@ def case(user: int, history: list[int], *truth: int) -> Case:
 
 
 def test_ranks_are_those_of_the_product() -> None:
-    """Catches a second definition of HR@10 and NDCG@10 that drifts from `models.ranking`."""
+    """Catches a second definition of HR@10 and NDCG@10 that drifts from `models.reasoner.ranking_metrics`."""
     rng = np.random.default_rng(0)
     table = rng.integers(0, 9, (300, 40)).astype(np.float32)  # many ties
     cases = [case(n, rng.permutation(20)[:5].tolist(), int(rng.integers(20, 40))) for n in range(300)]

@@ -6,7 +6,7 @@ import numpy as np
 
 from evaluation.reasoner import splits
 from evaluation.reasoner.splits import Case
-from models.sequences import Log
+from models.reasoner.sequences import Log
 
 
 def log(*users: list[tuple[int, int]]) -> Log:

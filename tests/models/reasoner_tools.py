@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.block_diffusion import BlockDiffusionNetwork, NetworkConfig
-from models.catalogue import Catalogue
-from models.checkpoint import Checkpoint
+from models.reasoner.catalogue import Catalogue
+from models.reasoner.checkpoint import Checkpoint
+from models.reasoner.network import BlockDiffusionNetwork, NetworkConfig
 
 DIMS = 8
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.aligner import LinearAligner
+from models.encoder.aligner import LinearAligner
 
 
 def unit(rng: np.random.Generator, rows: int, dims: int) -> np.ndarray:

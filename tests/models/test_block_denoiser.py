@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.block_denoiser import BlockDenoiser, Reading, Scratch
-from models.block_diffusion import MASK_ROW, rotations
-from models.infill import Layout, layout
-from models.shortlist import CandidateIndex, Shortlist
+from models.reasoner.denoiser import BlockDenoiser, Reading, Scratch
+from models.reasoner.infill import Layout, layout
+from models.reasoner.network import MASK_ROW, rotations
+from models.reasoner.shortlist import CandidateIndex, Shortlist
 from tests.models.reasoner_tools import network, unit_vectors
 
 ITEMS, SLOTS = 30, 4

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from models.block_diffusion import NetworkConfig
+from models.reasoner.network import NetworkConfig
 from tests.models.reasoner_tools import network
 
 WIDTH = 16

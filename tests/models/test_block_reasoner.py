@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from models import block_reasoner
-from models.block_reasoner import BlockDiffusionReasoner
-from models.catalogue import Catalogue
-from models.neighbours import Neighbours
-from models.reasoner import Inference, ReasonerSources, make_reasoner
-from models.sampler import Plan
-from models.schedules import SCHEDULES
+from models.reasoner import block_diffusion as block_reasoner
+from models.reasoner.block_diffusion import BlockDiffusionReasoner
+from models.reasoner.catalogue import Catalogue
+from models.reasoner.cooccurrence_table import Neighbours
+from models.reasoner.reasoner import Inference, ReasonerSources, make_reasoner
+from models.reasoner.sampler import Plan
+from models.reasoner.schedules import SCHEDULES
 from streams.settings import CHOICES, SettingError, Settings
 from tests.models.reasoner_tools import (
     DIMS,

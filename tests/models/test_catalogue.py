@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from models.catalogue import Catalogue
+from models.reasoner.catalogue import Catalogue
 
 
 def filled(value: float, count: int = 1) -> np.ndarray:

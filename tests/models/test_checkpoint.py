@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoint import CheckpointError, is_checkpoint, load, save
+from models.reasoner.checkpoint import CheckpointError, is_checkpoint, load, save
 from tests.models.reasoner_tools import checkpoint
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.cold import ColdConfig, ColdItems, cold_buyers, cold_items, held_out, recall_at
-from models.pairs import DAY_MS
-from models.sequences import Log
+from models.encoder.cold_items import ColdConfig, ColdItems, cold_buyers, cold_items, held_out, recall_at
+from models.encoder.pairs import DAY_MS
+from models.reasoner.sequences import Log
 
 SPLIT = 100 * DAY_MS
 CONFIG = ColdConfig(known=10, least_baskets=2, top=2, damping=1, least_together=2)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from models.aligner import LinearAligner, load_aligner
-from models.aligner_training import AlignerConfig, train_aligner
-from models.cold import ColdConfig
-from models.contrastive import HeadConfig, Texts, train_head
-from models.pairs import DAY_MS, NothingToLearn, Pairs, co_engaged
-from models.sequences import EventColumns, code
+from models.encoder.aligner import LinearAligner, load_aligner
+from models.encoder.aligner_training import AlignerConfig, train_aligner
+from models.encoder.cold_items import ColdConfig
+from models.encoder.contrastive import HeadConfig, Texts, train_head
+from models.encoder.pairs import DAY_MS, NothingToLearn, Pairs, co_engaged
+from models.reasoner.sequences import EventColumns, code
 
 ITEMS, GROUPS, DIMS = 200, 10, 48
 HEAD = HeadConfig(dims=16, steps=80, check_every=40, batch=64, learning_rate=6e-3, seed=1)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from models.cooccurrence import CooccurrenceConfig, CooccurrenceReasoner
-from models.reasoner import LearnsOnline
+from models.reasoner.cooccurrence import CooccurrenceConfig, CooccurrenceReasoner
+from models.reasoner.reasoner import LearnsOnline
 from tests.models.reasoner_tools import Told, catalogue, told
 
 PAIRS = [told("u", "i1", "i2"), told("v", "i1", "i2"), told("w", "i1", "i3"), told("x", "i7", "i8")]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.encoder import MiniLmEncoder
+from models.encoder.encoder import MiniLmEncoder
 
 pytestmark = pytest.mark.encoder
 

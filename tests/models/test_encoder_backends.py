@@ -8,10 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import encoder as encoders
-from models import encoder_openvino
-from models.encoder import LEAST_COSINE, PROBES, EncoderUnavailable, MiniLmEncoder, load_encoder, prepared_encoder
-from models.weights import encoder_dir
+from models.encoder import encoder as encoders
+from models.encoder import openvino as encoder_openvino
+from models.encoder.encoder import (
+    LEAST_COSINE,
+    PROBES,
+    EncoderUnavailable,
+    MiniLmEncoder,
+    load_encoder,
+    prepared_encoder,
+)
+from models.encoder.weights import encoder_dir
 from streams.settings import SettingError, Settings
 
 pytestmark = pytest.mark.encoder

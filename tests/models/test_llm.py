@@ -11,7 +11,7 @@ import anyio
 import httpx
 import pytest
 
-from models.llm import LLMForbidden, LLMRejected, LLMUnavailable, Message, OpenAIClient
+from models.llm.client import LLMForbidden, LLMRejected, LLMUnavailable, Message, OpenAIClient
 from tests.fakes_llm import MODEL, FakeLlmServer, Trouble
 
 SCHEMA = {"type": "object", "properties": {"summary": {"type": "string"}}, "required": ["summary"]}

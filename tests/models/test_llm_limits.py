@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from models.llm import Completion, LLMBusy, LLMTimeout, LLMUnavailable, Message
-from models.llm_limits import AdaptiveLimit, BudgetedModel, BudgetSpent, LimitedModel, estimated_tokens
+from models.llm.client import Completion, LLMBusy, LLMTimeout, LLMUnavailable, Message
+from models.llm.limits import AdaptiveLimit, BudgetedModel, BudgetSpent, LimitedModel, estimated_tokens
 from tests.fakes_llm import FakeLlm
 
 ASK = [Message("system", "Say what it is."), Message("user", '<item>{"title": "green tea"}</item>')]

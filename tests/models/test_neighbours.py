@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.neighbours import FLOOR, NeighbourConfig, Neighbours, Offset, count_pairs, neighbours
-from models.sequences import Log
+from models.reasoner.cooccurrence_table import FLOOR, NeighbourConfig, Neighbours, Offset, count_pairs, neighbours
+from models.reasoner.sequences import Log
 
 ITEMS = 12
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.pairs import DAY_MS, co_engaged
-from models.sequences import Log
+from models.encoder.pairs import DAY_MS, co_engaged
+from models.reasoner.sequences import Log
 
 
 def log(*events: tuple[int, int, int]) -> Log:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.ranking import popularity, ranking_metrics
-from models.sequences import Question
+from models.reasoner.ranking_metrics import popularity, ranking_metrics
+from models.reasoner.sequences import Question
 
 
 def question(history: list[int], target: int) -> Question:

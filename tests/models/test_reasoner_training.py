@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models import checkpoint
-from models.block_reasoner import BlockDiffusionReasoner
-from models.catalogue import Catalogue
-from models.reasoner_loss import sampled_cross_entropy
-from models.reasoner_training import Progress, TrainingConfig, TrainingError, train_reasoner
-from models.sequences import EventColumns
+from models.reasoner import checkpoint
+from models.reasoner.block_diffusion import BlockDiffusionReasoner
+from models.reasoner.catalogue import Catalogue
+from models.reasoner.sequences import EventColumns
+from models.reasoner.training.loss import sampled_cross_entropy
+from models.reasoner.training.train import Progress, TrainingConfig, TrainingError, train_reasoner
 from tests.models.reasoner_tools import DIMS, Told, names, told, unit_vectors
 
 ITEMS = 60

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.block_diffusion import MASK_ROW
-from models.sampler import Block, Plan, denoise, top
+from models.reasoner.network import MASK_ROW
+from models.reasoner.sampler import Block, Plan, denoise, top
 
 NOTHING = (torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
 

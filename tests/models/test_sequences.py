@@ -2,7 +2,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.sequences import EventColumns, code, most_frequent, padded, questions, sequences, split_time, windows
+from models.reasoner.sequences import (
+    EventColumns,
+    code,
+    most_frequent,
+    padded,
+    questions,
+    sequences,
+    split_time,
+    windows,
+)
 from tests.models.reasoner_tools import told
 
 

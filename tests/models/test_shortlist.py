@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models import shortlist
-from models.shortlist import CandidateIndex
+from models.reasoner import shortlist
+from models.reasoner.shortlist import CandidateIndex
 
 WIDTH = 6
 SHAPES = {

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from models.llm import Completion, Endpoint, LLMRejected, LLMTimeout, LLMUnavailable, Message, connect
-from models.vllm_engine import EngineError, VllmEngine
+from models.llm.client import Completion, Endpoint, LLMRejected, LLMTimeout, LLMUnavailable, Message, connect
+from models.llm.vllm_engine import EngineError, VllmEngine
 
 SCHEMA = {"type": "object", "properties": {"summary": {"type": "string"}}, "required": ["summary"]}
 ASK = [Message("system", "Say what it is."), Message("user", "<item>{}</item>")]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from models.vllm_server import vllm_command
+from models.llm.vllm_server import vllm_command
 
 
 def test_the_server_listens_on_loopback_under_the_folders_name() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from models import weights
-from models.weights import GgufModel, WeightsError, prepare_encoder, prepare_llm, prepared
+from models.encoder import weights
+from models.encoder.weights import GgufModel, WeightsError, prepare_encoder, prepare_llm, prepared
 
 PARTS = {n: bytes([n]) * 10 for n in range(1, 12)}
 MODEL = GgufModel(

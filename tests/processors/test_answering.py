@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from freshet.records import Item
-from models.llm import Completion, LLMUnavailable
+from models.llm.client import Completion, LLMUnavailable
 from processors.agents import NEED_ANALYST, agent, category_picker
 from processors.answering import MORE_ROOM, InvalidKnowledge, QuarantinedKnowledge, answer, mismatch, parse, simpler
 from tests.fakes_llm import FakeLlm

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from freshet.records import Item
-from models.llm import Completion, LLMUnavailable, Message
+from models.llm.client import Completion, LLMUnavailable, Message
 from processors import agents
 from processors.agents import NO_CATEGORY
 from processors.attribute_catalogue import AttributeCatalogue

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from freshet.records import Claim, Item, ItemKnowledge, ItemTier
-from models.aligner import LinearAligner
-from models.encoder import Vectors
+from models.encoder.aligner import LinearAligner
+from models.encoder.encoder import Vectors
 from processors.embed import ItemEmbedder
 from processors.knowledge_text import item_text, knowledge_text
 from tests.fakes import FakeClock

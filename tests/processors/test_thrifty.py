@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from freshet.records import Claim, Item, ItemKnowledge, Provenance
-from models.llm import LLMUnavailable
+from models.llm.client import LLMUnavailable
 from processors.distill import InvalidKnowledge
 from processors.listing import content_fingerprint, digest
 from processors.sharing import sharing_key

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tests.streams.shifted_clock  # noqa: F401 - before anybody binds time.time
-from models.llm import Completion, Message
+from models.llm.client import Completion, Message
 from streams import logs
 from streams.resources import Context
 from streams.settings import Settings
@@ -29,7 +29,7 @@ class SchemaLlm:
         self._delay_s = delay_s
 
     async def complete(self, messages: Sequence[Message], *, schema: Mapping[str, Any], **_: Any) -> Completion:
-        """See `models.llm.LanguageModel.complete`."""
+        """See `models.llm.client.LanguageModel.complete`."""
         await asyncio.sleep(self._delay_s)
         return Completion(_text(schema), 10, 5, self._delay_s, "schema", "stop")
 

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import streams.jobs.train
-from models import checkpoint
-from models.aligner import LinearAligner, load_aligner
+from models.encoder.aligner import LinearAligner, load_aligner
+from models.reasoner import checkpoint
 from streams.cli import main
 from tests.evaluation.cold_world import write
 from tests.fakes_encoder import FakeEncoder

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 import streams.jobs.train
-from models.aligner import LinearAligner, load_aligner
-from models.reasoner_training import TrainingError
+from models.encoder.aligner import LinearAligner, load_aligner
+from models.reasoner.training.train import TrainingError
 from streams.cli import main
 from streams.jobs.train import trained_aligner
 from streams.resources import Context

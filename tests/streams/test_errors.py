@@ -9,7 +9,7 @@ import redis
 from confluent_kafka import KafkaError, KafkaException
 
 from freshet.blob import BlobError
-from models.llm import LLMRejected, LLMUnavailable
+from models.llm.client import LLMRejected, LLMUnavailable
 from processors.distill import InvalidKnowledge
 from processors.validate import ContractViolation
 from schemas.codec import DecodeError

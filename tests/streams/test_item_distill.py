@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from freshet.records import DeadLetter, Item, ItemFeatures, ItemKnowledge, ItemTier, Provenance
-from models.llm import LLMForbidden, LLMRejected, LLMUnavailable
-from models.llm_limits import BudgetSpent
+from models.llm.client import LLMForbidden, LLMRejected, LLMUnavailable
+from models.llm.limits import BudgetSpent
 from processors.distill import InvalidKnowledge
 from schemas.codec import Codec
 from streams.consumers.assignment import Intake

@@ -11,9 +11,9 @@ import pytest
 import redis
 import torch
 
-from models import reasoner as reasoners
-from models.aligner import LinearAligner
-from models.checkpoint import ALIGNER, load, save
+from models.encoder.aligner import LinearAligner
+from models.reasoner import reasoner as reasoners
+from models.reasoner.checkpoint import ALIGNER, load, save
 from processors.refresh import UserRefresher
 from store.versions import VersionConflict, VersionRetiring, Versions
 from streams.lanes.live_reasoner import LiveReasoner

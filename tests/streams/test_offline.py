@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from freshet.records import Claim, Item, ItemKnowledge, Provenance
-from models.llm import LLMForbidden, LLMUnavailable
+from models.llm.client import LLMForbidden, LLMUnavailable
 from processors.distill import InvalidKnowledge
 from processors.listing import digest, used_fields
 from schemas.knowledge_file import KnowledgeFile

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import redis
 
-from models.aligner import LinearAligner
-from models.llm import LLMUnavailable
+from models.encoder.aligner import LinearAligner
+from models.llm.client import LLMUnavailable
 from store.versions import VersionConflict, VersionRetiring, Versions
 from streams.lanes import LANES
 from streams.resources import Context

@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from freshet.records import Claim, ItemFeatures, ItemKnowledge, ItemTier, UserFeatures, UserTier
-from models.aligner import LinearAligner
-from models.reasoner import TitlesUnavailable
+from models.encoder.aligner import LinearAligner
+from models.reasoner.reasoner import TitlesUnavailable
 from schemas.codec import Codec
 from store.feature_writer import FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore

@@ -13,8 +13,8 @@ import redis
 
 from freshet.layout import Keys
 from freshet.records import ItemFeatures, ItemTier, UserFeatures, UserTier
-from models.aligner import LinearAligner
-from models.checkpoint import ALIGNER, save
+from models.encoder.aligner import LinearAligner
+from models.reasoner.checkpoint import ALIGNER, save
 from schemas.codec import Codec
 from store.feature_writer import Deletion, FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore

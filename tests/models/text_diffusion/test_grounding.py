@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from freshet.records import InferredBehavior
-from models.catalogue import Catalogue
+from models.reasoner.catalogue import Catalogue
 from models.text_diffusion.prompt import Line
 from tests.models.text_diffusion.text_tools import ALIGNER, ENCODER, TITLES, catalogue, grounder, vector
 

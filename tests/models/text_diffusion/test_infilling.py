@@ -7,11 +7,11 @@ import numpy as np
 import torch
 
 from freshet.records import UserFeatures
-from models.aligner import LinearAligner
-from models.block_reasoner import BlockDiffusionReasoner
-from models.catalogue import Catalogue
-from models.checkpoint import Checkpoint
-from models.cooccurrence import CooccurrenceReasoner
+from models.encoder.aligner import LinearAligner
+from models.reasoner.block_diffusion import BlockDiffusionReasoner
+from models.reasoner.catalogue import Catalogue
+from models.reasoner.checkpoint import Checkpoint
+from models.reasoner.cooccurrence import CooccurrenceReasoner
 from models.text_diffusion.grounding import Grounder
 from models.text_diffusion.infilling import SLOT_TOKENS, SLOTS_PER_BLOCK, InfillingWriter
 from models.text_diffusion.prompt import Log

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from freshet.records import UserTier
-from models.cooccurrence import CooccurrenceReasoner
+from models.reasoner.cooccurrence import CooccurrenceReasoner
 from models.text_diffusion.prompt import MOST_SHOWN, Line, Log, Written
 from models.text_diffusion.reasoner import TextDiffusionReasoner
 from models.text_diffusion.server import ServerWriter

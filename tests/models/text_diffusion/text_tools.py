@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.aligner import LinearAligner
-from models.catalogue import Catalogue
+from models.encoder.aligner import LinearAligner
+from models.reasoner.catalogue import Catalogue
 from models.text_diffusion.grounding import Grounder
 from tests.fakes_encoder import FakeEncoder
 

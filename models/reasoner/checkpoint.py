@@ -20,9 +20,9 @@ import torch
 from safetensors import numpy as numpy_tensors
 from safetensors import torch as torch_tensors
 
-from models.block_diffusion import BlockDiffusionNetwork, NetworkConfig
-from models.catalogue import Catalogue, Vectors
-from models.neighbours import Neighbours
+from models.reasoner.catalogue import Catalogue, Vectors
+from models.reasoner.cooccurrence_table import Neighbours
+from models.reasoner.network import BlockDiffusionNetwork, NetworkConfig
 
 WEIGHTS = "reasoner.safetensors"
 CATALOGUE = "catalogue.safetensors"

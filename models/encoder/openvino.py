@@ -1,6 +1,6 @@
 """The sentence encoder on OpenVINO: on a CPU with bfloat16 a fifth faster than torch.
 
-Owns the conversion of the torch model, its cache and its compilation. Must not choose itself: `models.encoder` does,
+Owns the conversion of the torch model, its cache and its compilation. Must not choose itself: `models.encoder.encoder` does,
 after a check of the vectors. Weights stay float32 on disk and are computed in bfloat16; dynamic int8 is wrong.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from models.encoder import EncoderUnavailable, SentenceEncoder, Tokens, Vectors, fast_bfloat16, revision
+from models.encoder.encoder import EncoderUnavailable, SentenceEncoder, Tokens, Vectors, fast_bfloat16, revision
 
 MODEL = "encoder.xml"
 
@@ -26,7 +26,7 @@ def installed() -> bool:
 
 
 class OpenVinoEncoder(SentenceEncoder):
-    """See `models.encoder.TextEncoder`; `cache` is a folder that keeps the converted model for the next start.
+    """See `models.encoder.encoder.TextEncoder`; `cache` is a folder that keeps the converted model for the next start.
 
     Raises `EncoderUnavailable` where OpenVINO is not installed.
     """

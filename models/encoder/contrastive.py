@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from models.aligner import LinearAligner, Vectors
-from models.pairs import NothingToLearn, Pairs
-from models.sequences import Ints
+from models.encoder.aligner import LinearAligner, Vectors
+from models.encoder.pairs import NothingToLearn, Pairs
+from models.reasoner.sequences import Ints
 
 NEAREST = 50
 """Hard negatives are drawn from this many nearest texts that were never engaged with together."""

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models import ranking
-from models.block_diffusion import BlockDiffusionNetwork
-from models.neighbours import Neighbours
-from models.sequences import Ints, Log, Question, first_events, padded, questions
+from models.reasoner import ranking_metrics as ranking
+from models.reasoner.cooccurrence_table import Neighbours
+from models.reasoner.network import BlockDiffusionNetwork
+from models.reasoner.sequences import Ints, Log, Question, first_events, padded, questions
 
 
 @dataclass(frozen=True, slots=True)

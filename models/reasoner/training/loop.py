@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.block_diffusion import BlockDiffusionNetwork
-from models.reasoner_config import TrainingConfig, TrainingError
-from models.reasoner_loss import Corpus, losses
-from models.reasoner_validation import Validation, network_scorer
-from models.sequences import Ints, Log, sequences, windows
-from models.training_state import TrainingState, UnfinishedRun
+from models.reasoner.network import BlockDiffusionNetwork
+from models.reasoner.sequences import Ints, Log, sequences, windows
+from models.reasoner.training.config import TrainingConfig, TrainingError
+from models.reasoner.training.loss import Corpus, losses
+from models.reasoner.training.state import TrainingState, UnfinishedRun
+from models.reasoner.training.validation import Validation, network_scorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Progress:
 
 
 Batch = tuple[Ints, Ints]
-"""See `models.sequences.windows`."""
+"""See `models.reasoner.sequences.windows`."""
 
 
 class Fit:

@@ -1,7 +1,7 @@
 """From the encoder's space to the stored one: one map that items and users share.
 
 Owns the maps, their file and their revision. Encodes no text and trains nothing: PCA is fitted here, the contrastive
-head finds the same matrix by `models.contrastive`.
+head finds the same matrix by `models.encoder.contrastive`.
 """
 
 from __future__ import annotations

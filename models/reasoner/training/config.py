@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.reasoner_loss import LossConfig
+from models.reasoner.training.loss import LossConfig
 
 
 class TrainingError(ValueError):

@@ -320,7 +320,7 @@ def _openai(endpoint: Endpoint) -> LanguageModel:
 
 
 def _vllm(endpoint: Endpoint) -> LanguageModel:
-    from models.vllm_engine import VllmEngine
+    from models.llm.vllm_engine import VllmEngine
 
     return VllmEngine(endpoint.model, timeout_s=endpoint.timeout_s, max_num_seqs=endpoint.max_connections)
 

@@ -11,12 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from freshet.records import InferredBehavior, UserTier
-from models.catalogue import Catalogue, Vectors
+from models.reasoner.catalogue import Catalogue, Vectors
 
 if TYPE_CHECKING:
-    from models.aligner import Aligner
-    from models.checkpoint import Checkpoint
-    from models.encoder import TextEncoder
+    from models.encoder.aligner import Aligner
+    from models.encoder.encoder import TextEncoder
+    from models.reasoner.checkpoint import Checkpoint
     from streams.settings import Settings
 
 
@@ -125,7 +125,7 @@ class Kind:
 
 
 REASONERS: dict[str, Kind] = {
-    "block-diffusion": Kind("models.block_reasoner:from_sources", trained=True),
+    "block-diffusion": Kind("models.reasoner.block_diffusion:from_sources", trained=True),
     "text-diffusion": Kind("models.text_diffusion.reasoner:from_sources", trained=False),
 }
 """Reasoners beside the fallback, by the name `FRESHET_REASONER` takes.

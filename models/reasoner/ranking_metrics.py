@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.sequences import Question
+from models.reasoner.sequences import Question
 
 Scores = NDArray[np.float32]
 Scorer = Callable[[Sequence[Question]], Scores]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.block_diffusion import BlockDiffusionNetwork
+from models.reasoner.network import BlockDiffusionNetwork
 
 LEAST_MASKED = 0.1
 """Smallest share of masks in a block: 1/t is unbounded below, and one lonely mask says little."""

@@ -1,8 +1,8 @@
 """Train the block-diffusion reasoner on a platform's own events.
 
 Owns the way from events to a checkpoint and where it begins: at random, at an earlier one, or where it was cut off.
-`models.sequences` makes the batches, `models.reasoner_loss` the losses, `models.reasoner_fit` runs the steps,
-`models.reasoner_validation` judges, `models.reasoner_weighing` adds co-occurrence. Must not know where events are from.
+`models.reasoner.sequences` makes the batches, `models.reasoner.training.loss` the losses, `models.reasoner.training.loop` runs the steps,
+`models.reasoner.training.validation` judges, `models.reasoner.training.blend` adds co-occurrence. Must not know where events are from.
 Same events, catalogue, seed, step budget, device and thread count: same weights, interrupted and resumed or not. A time
 cap that strikes ends that promise, which `metrics["steps"]` shows.
 """
@@ -20,17 +20,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.block_diffusion import BlockDiffusionNetwork, NetworkConfig
-from models.catalogue import Catalogue
-from models.checkpoint import Checkpoint, save
-from models.reasoner import UserHistory
-from models.reasoner_config import TrainingConfig, TrainingError
-from models.reasoner_fit import Fit, Progress
-from models.reasoner_loss import Corpus
-from models.reasoner_validation import Validation
-from models.reasoner_weighing import weigh
-from models.sequences import EventColumns, Ints, Log, code, most_frequent, sequences, split_time, windows
-from models.training_state import UnfinishedRun
+from models.reasoner.catalogue import Catalogue
+from models.reasoner.checkpoint import Checkpoint, save
+from models.reasoner.network import BlockDiffusionNetwork, NetworkConfig
+from models.reasoner.reasoner import UserHistory
+from models.reasoner.sequences import EventColumns, Ints, Log, code, most_frequent, sequences, split_time, windows
+from models.reasoner.training.blend import weigh
+from models.reasoner.training.config import TrainingConfig, TrainingError
+from models.reasoner.training.loop import Fit, Progress
+from models.reasoner.training.loss import Corpus
+from models.reasoner.training.state import UnfinishedRun
+from models.reasoner.training.validation import Validation
 
 __all__ = ["Progress", "TrainingConfig", "TrainingError", "train_reasoner"]
 

@@ -1,6 +1,6 @@
 """Train the aligner on a log: choose what is validated on, fit the head, fall back to PCA where it does not win.
 
-Owns the validation and the choice; `models.contrastive` fits, `models.cold` judges. Must not read files nor encode.
+Owns the validation and the choice; `models.encoder.contrastive` fits, `models.encoder.cold_items` judges. Must not read files nor encode.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from models.aligner import LinearAligner, Vectors
-from models.cold import ColdConfig, ColdItems, cold_items, held_out
-from models.contrastive import HeadConfig, Progress, Texts, train_head
-from models.pairs import DAY_MS, NothingToLearn, Pairs, co_engaged
-from models.sequences import EventColumns, Log, code, split_time
+from models.encoder.aligner import LinearAligner, Vectors
+from models.encoder.cold_items import ColdConfig, ColdItems, cold_items, held_out
+from models.encoder.contrastive import HeadConfig, Progress, Texts, train_head
+from models.encoder.pairs import DAY_MS, NothingToLearn, Pairs, co_engaged
+from models.reasoner.sequences import EventColumns, Log, code, split_time
 
 LEAST_COLD = 30
 """With fewer new items than this, a validation on them is chance: random items are held out instead."""

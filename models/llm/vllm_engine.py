@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.llm import Completion, LLMRejected, LLMTimeout, LLMUnavailable, Message
+from models.llm.client import Completion, LLMRejected, LLMTimeout, LLMUnavailable, Message
 
 MAX_MODEL_LEN = 4_096
 """Tokens of prompt and answer together."""

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from freshet.records import InferredBehavior, UserTier
-from models.catalogue import Catalogue
-from models.reasoner import Inference, UserHistory
+from models.reasoner.catalogue import Catalogue
+from models.reasoner.reasoner import Inference, UserHistory
 
 Watermark = tuple[int, int]
 """Newest event time learned from a user, and how many events at that time."""

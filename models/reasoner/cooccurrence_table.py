@@ -2,7 +2,7 @@
 
 Owns the table of windowed co-occurrence, how it is counted, and the offset of a history. A small network learns rare
 pairs slowly, and counting knows them at once: the logits of both are added. Must not know the network. The score is
-that of `models.cooccurrence`, frozen at training.
+that of `models.reasoner.cooccurrence`, frozen at training.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.sequences import Ints, Log, sequences
+from models.reasoner.sequences import Ints, Log, sequences
 
 FLOOR = 1e-3
 """Share of a history's summed score that counts as none: log(1 + share / FLOOR) runs from 0 to about 7."""

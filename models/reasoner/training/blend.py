@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models import ranking
-from models.block_diffusion import BlockDiffusionNetwork
-from models.neighbours import NeighbourConfig, Neighbours, count_pairs, neighbours
-from models.reasoner_config import TrainingConfig
-from models.reasoner_validation import Validation, neighbour_scorer, network_scorer
-from models.sequences import Log
+from models.reasoner import ranking_metrics as ranking
+from models.reasoner.cooccurrence_table import NeighbourConfig, Neighbours, count_pairs, neighbours
+from models.reasoner.network import BlockDiffusionNetwork
+from models.reasoner.sequences import Log
+from models.reasoner.training.config import TrainingConfig
+from models.reasoner.training.validation import Validation, neighbour_scorer, network_scorer
 
 HALF_LIVES = (3.0, 6.0, 12.0, 30.0)
 DAMPINGS = (0.25, 0.5)

@@ -134,7 +134,7 @@ class MiniLmEncoder(SentenceEncoder):
 
 def prepared_encoder(settings: Settings) -> TextEncoder:
     """The encoder that settings name, by `load_encoder`; raises `SettingError` for an unknown back end."""
-    from models.weights import encoder_dir
+    from models.encoder.weights import encoder_dir
 
     if settings.encoder_backend not in BACKENDS:
         raise SettingError("encoder_backend", settings.encoder_backend, f"one of {', '.join(BACKENDS)}")
@@ -175,7 +175,7 @@ def load_encoder(
 def _candidates(
     folder: Path, backend: str, cache: Path | None, batch_size: int, max_tokens: int
 ) -> Iterator[tuple[str, Callable[[], TextEncoder]]]:
-    from models import encoder_openvino
+    from models.encoder import openvino as encoder_openvino
 
     if backend == "openvino" or (
         backend == "auto" and not _cuda() and fast_bfloat16() and encoder_openvino.installed()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.reasoner import UserHistory
+from models.reasoner.reasoner import UserHistory
 
 Ints = NDArray[np.int64]
 

@@ -19,16 +19,16 @@ import torch
 from torch import Tensor
 
 from freshet.records import InferredBehavior, UserTier
-from models.block_denoiser import BlockDenoiser, Reading, Scratch
-from models.block_diffusion import BlockDiffusionNetwork
-from models.catalogue import Catalogue, Rows
-from models.checkpoint import Checkpoint, load
-from models.infill import layout
-from models.neighbours import SPAN, Neighbours, Offset
-from models.reasoner import Inference, ReasonerSources, UserHistory
-from models.sampler import Block, Plan, denoise
-from models.sequences import Ints, first_places, padded
-from models.shortlist import CandidateIndex, Shortlist
+from models.reasoner.catalogue import Catalogue, Rows
+from models.reasoner.checkpoint import Checkpoint, load
+from models.reasoner.cooccurrence_table import SPAN, Neighbours, Offset
+from models.reasoner.denoiser import BlockDenoiser, Reading, Scratch
+from models.reasoner.infill import layout
+from models.reasoner.network import BlockDiffusionNetwork
+from models.reasoner.reasoner import Inference, ReasonerSources, UserHistory
+from models.reasoner.sampler import Block, Plan, denoise
+from models.reasoner.sequences import Ints, first_places, padded
+from models.reasoner.shortlist import CandidateIndex, Shortlist
 
 SCORES_AT_ONCE = 8_000_000
 """Logits held at once (32 MB): larger micro-batches leave the cache and are slower, not faster."""
@@ -81,7 +81,7 @@ class BlockDiffusionReasoner:
 
     @classmethod
     def load(cls, folder: Path, **options: Any) -> BlockDiffusionReasoner:
-        """A reasoner from a checkpoint folder; raises `models.checkpoint.CheckpointError`."""
+        """A reasoner from a checkpoint folder; raises `models.reasoner.checkpoint.CheckpointError`."""
         return cls(load(folder), **options)
 
     @torch.inference_mode()

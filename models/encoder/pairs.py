@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.sequences import Ints, Log
+from models.reasoner.sequences import Ints, Log
 
 DAY_MS = 86_400_000
 

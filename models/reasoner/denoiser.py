@@ -1,7 +1,7 @@
 """The block-diffusion network as a `Denoiser`: prefix cache, observed behaviours inside the block, item scores.
 
 Owns what the network reads and which items are scored: all of them, or each user's candidates. Must not choose items
-(`models.sampler` does), nor know catalogue or checkpoint.
+(`models.reasoner.sampler` does), nor know catalogue or checkpoint.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.block_diffusion import MASK_ROW, BlockDiffusionNetwork, Prefix
-from models.infill import Layout
-from models.neighbours import Offset
-from models.sequences import Ints, padded
-from models.shortlist import Shortlist
+from models.reasoner.cooccurrence_table import Offset
+from models.reasoner.infill import Layout
+from models.reasoner.network import MASK_ROW, BlockDiffusionNetwork, Prefix
+from models.reasoner.sequences import Ints, padded
+from models.reasoner.shortlist import Shortlist
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Scratch:
 
 
 class BlockDenoiser:
-    """See `models.sampler.Denoiser`. The prefix is encoded at the first call: an expired deadline costs nothing.
+    """See `models.reasoner.sampler.Denoiser`. The prefix is encoded at the first call: an expired deadline costs nothing.
 
     `embeddings` (N, width) and `bias` (N,) of all items; `offset` is added to the scores of some. With `shortlists`,
     the sampler sees K columns a user instead of N rows: places in the shortlist that is made at the first call;

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
-from models.llm import Completion, LanguageModel, LLMBusy, LLMTimeout, LLMUnavailable, Message, WrappedModel
+from models.llm.client import Completion, LanguageModel, LLMBusy, LLMTimeout, LLMUnavailable, Message, WrappedModel
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.pairs import DAY_MS
-from models.sequences import Ints, Log
+from models.encoder.pairs import DAY_MS
+from models.reasoner.sequences import Ints, Log
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]

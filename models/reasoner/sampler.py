@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.block_diffusion import MASK_ROW
-from models.schedules import SCHEDULES
+from models.reasoner.network import MASK_ROW
+from models.reasoner.schedules import SCHEDULES
 
 PROBABILITIES_AT_ONCE = 1_000_000
 """Fewer stay in the cache but leave a second thread without work."""
