@@ -16,7 +16,7 @@ from freshet.records import Item, ItemKnowledge
 from models.encoder.cold_items import ColdItems
 from models.encoder.encoder import TextEncoder, Vectors
 from models.encoder.pairs import Pairs
-from processors.knowledge_text import knowledge_text
+from processors.items.knowledge_text import knowledge_text
 
 Scores = NDArray[np.float64]
 KNOWLEDGE_SHARE = 0.5

@@ -22,8 +22,8 @@ from typing import Any
 from freshet.clock import wall_clock
 from freshet.records import Item, ItemKnowledge
 from models.llm.client import LLMRejected, LLMUnavailable, OpenAIClient
-from processors.disguise import fold
-from processors.distill import Distiller, InvalidKnowledge, QuarantinedKnowledge
+from processors.items.confusables import fold
+from processors.items.distiller import Distiller, InvalidKnowledge, QuarantinedKnowledge
 
 CORPUS = Path(__file__).parent.parent / "tests" / "attacks" / "corpus.jsonl"
 OUTCOMES = ("harmless", "quarantined", "invalid", "unanswered", "breached")

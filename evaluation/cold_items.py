@@ -22,7 +22,7 @@ from models.encoder.cold_items import ColdConfig
 from models.encoder.contrastive import HeadConfig, Texts
 from models.encoder.encoder import prepared_encoder
 from models.reasoner.sequences import EventColumns
-from processors.embed_texts import encoded_texts
+from processors.items.embed_texts import encoded_texts
 from streams.settings import Settings
 
 Map = Callable[[Vectors], Vectors]

@@ -19,8 +19,8 @@ from typing import Protocol
 
 from freshet.records import Item, ItemKnowledge
 from models.llm.client import LLMRejected, LLMUnavailable
-from processors.answering import InvalidKnowledge
-from processors.attribute_catalogue import AttributeCatalogue
+from processors.items.ask import InvalidKnowledge
+from processors.items.attribute_catalogue import AttributeCatalogue
 from schemas.annotated import Annotated
 
 TRIES, FIRST_PAUSE_S = 5, 1.0
@@ -28,7 +28,7 @@ TRIES, FIRST_PAUSE_S = 5, 1.0
 
 
 class Extractor(Protocol):
-    """Who is judged: `processors.distill.Distiller`, or a baseline."""
+    """Who is judged: `processors.items.distiller.Distiller`, or a baseline."""
 
     async def distill(self, item: Item) -> ItemKnowledge: ...
 

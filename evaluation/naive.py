@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from models.llm.client import LanguageModel, Message
-from processors.answering import InvalidKnowledge, parse
-from processors.attribute_catalogue import AttributeCatalogue
-from processors.listing import content_fingerprint, delimited, item_text
+from processors.items.ask import InvalidKnowledge, parse
+from processors.items.attribute_catalogue import AttributeCatalogue
+from processors.items.item_text import content_fingerprint, delimited, item_text
 
 PROMPT = """\
 Extract the attributes of a product from its listing. The product is of the category {category}. \

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from models.encoder.encoder import TextEncoder
-from processors.agents import UnknownTeam
-from processors.attribute_catalogue import AttributeCatalogue, CatalogueError
-from processors.distill import Recipe
-from processors.examples import ExampleBank, annotated_examples, own_examples
+from processors.items.agents import UnknownTeam
+from processors.items.attribute_catalogue import AttributeCatalogue, CatalogueError
+from processors.items.distiller import Recipe
+from processors.items.examples import ExampleBank, annotated_examples, own_examples
 from schemas.annotated import Annotated, read_annotated
 from schemas.files import FileError, read_table
 from streams.settings import SettingError, Settings

@@ -81,7 +81,7 @@ FAMILIES: dict[str, Family] = {
     # Poison: the record's own fault.
     "schemas.codec.DecodeError": Family.POISON,
     "processors.validate.ContractViolation": Family.POISON,
-    "processors.answering.InvalidKnowledge": Family.POISON,
+    "processors.items.ask.InvalidKnowledge": Family.POISON,
     "models.llm.client.LLMRejected": Family.POISON,
     "freshet.header.BlobError": Family.POISON,  # a vector whose bytes are not what its `dims` says
     "streams.errors.RecordTooLarge": Family.POISON,
@@ -113,8 +113,8 @@ FAMILIES: dict[str, Family] = {
 }
 
 _DEFAULT_REASONS: dict[str, Reason] = {
-    "processors.answering.QuarantinedKnowledge": Reason.QUARANTINED_OUTPUT,
-    "processors.answering.InvalidKnowledge": Reason.INVALID_KNOWLEDGE,
+    "processors.items.ask.QuarantinedKnowledge": Reason.QUARANTINED_OUTPUT,
+    "processors.items.ask.InvalidKnowledge": Reason.INVALID_KNOWLEDGE,
     "models.llm.client.LLMRejected": Reason.LLM_REJECTED,
     "freshet.header.BlobError": Reason.BAD_PAYLOAD,
 }

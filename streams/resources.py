@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from models.encoder.aligner import Aligner
     from models.encoder.encoder import TextEncoder
     from models.llm.client import LanguageModel
-    from processors.distill import Distiller, Recipe
-    from processors.embed import ItemEmbedder
-    from processors.thrifty import ThriftyDistiller
+    from processors.items.cached_distiller import ThriftyDistiller
+    from processors.items.distiller import Distiller, Recipe
+    from processors.items.embed import ItemEmbedder
     from schemas.codec import Codec
     from streams.kafka.dead_letters import DeadLetterProducer
     from streams.kafka.producer import Producer
@@ -135,7 +135,7 @@ class Context:
     @cached_property
     def embedder(self) -> ItemEmbedder:
         """Items to features of this version."""
-        from processors.embed import ItemEmbedder
+        from processors.items.embed import ItemEmbedder
 
         return ItemEmbedder(self.encoder, self.aligner, self.settings.version, self.clock)
 
@@ -179,7 +179,7 @@ class Context:
     @cached_property
     def distiller(self) -> Distiller:
         """Items to knowledge, each by calls of its own."""
-        from processors.distill import Distiller
+        from processors.items.distiller import Distiller
 
         version = self.settings.version
         return Distiller(self.limited_llm, clock=self.clock, recipe=self.recipe, version=version)
@@ -187,7 +187,7 @@ class Context:
     @cached_property
     def thrifty(self) -> ThriftyDistiller:
         """Items to knowledge, by calls only where neither the cache nor a near-duplicate has it."""
-        from processors.thrifty import ThriftyDistiller
+        from processors.items.cached_distiller import ThriftyDistiller
         from store.knowledge_cache import KnowledgeCache
 
         s = self.settings

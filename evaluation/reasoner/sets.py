@@ -14,7 +14,7 @@ from evaluation.reasoner.measures import Floats, Inferred, Tally, diversity, set
 from evaluation.reasoner.shop import Shop
 from evaluation.reasoner.splits import Case
 from models.reasoner.catalogue import Catalogue, Vectors
-from processors.refresh import HALF_LIFE_EVENTS, log_vectors
+from processors.users.refresh import HALF_LIFE_EVENTS, log_vectors
 
 Lists = Mapping[str, Sequence[Inferred]]
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -57,7 +57,7 @@ def measure_enrichment(tally: Tally, space: str, vectors: Vectors, cases: Sequen
 
 
 def history_vectors(cases: Sequence[Case], vectors: Vectors) -> Vectors:
-    """The log vector of each case (U, dims), as `processors.refresh` makes it."""
+    """The log vector of each case (U, dims), as `processors.users.refresh` makes it."""
     names = [str(row) for row in range(len(vectors))]
     space = Catalogue(names, vectors)
     return log_vectors([[names[row] for row in case.history] for case in cases], space, HALF_LIFE_EVENTS)

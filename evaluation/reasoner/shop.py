@@ -22,7 +22,7 @@ from models.encoder.encoder import TextEncoder
 from models.encoder.pairs import NothingToLearn
 from models.reasoner.catalogue import Catalogue, Vectors
 from models.reasoner.sequences import EventColumns, Log, code, most_frequent
-from processors.embed_texts import encoded_texts
+from processors.items.embed_texts import encoded_texts
 from schemas.files import FileError, read_events, read_items
 
 Bools = NDArray[np.bool_]

@@ -28,7 +28,7 @@ from models.encoder.weights import encoder_dir, prepared
 from models.llm.client import BACKENDS, Endpoint, LanguageModel, LLMForbidden, OpenAIClient, connect
 from models.llm.limits import AdaptiveLimit, LimitedModel
 from models.llm.vllm_engine import EngineError, VllmEngine
-from processors.distill import Distiller, Recipe
+from processors.items.distiller import Distiller, Recipe
 from schemas.files import FileError, read_items
 from schemas.knowledge_file import KnowledgeFile
 from streams.backoff import Backoff

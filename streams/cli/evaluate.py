@@ -23,9 +23,9 @@ from freshet.clock import wall_clock
 from freshet.records import ItemKnowledge
 from models.encoder.encoder import prepared_encoder
 from models.llm.client import LLMForbidden, LLMUnavailable, OpenAIClient
-from processors.agents import ATTRIBUTE_ANALYST, UnknownTeam
-from processors.attribute_catalogue import AttributeCatalogue
-from processors.distill import Distiller
+from processors.items.agents import ATTRIBUTE_ANALYST, UnknownTeam
+from processors.items.attribute_catalogue import AttributeCatalogue
+from processors.items.distiller import Distiller
 from schemas.annotated import Annotated, read_annotated
 from schemas.files import FileError
 from streams.cli.evaluate_reasoner import reasoner

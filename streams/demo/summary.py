@@ -18,7 +18,7 @@ from rich.text import Text
 
 from freshet import FeatureReader, ItemTier, UserTier
 from freshet.records import Item
-from processors.knowledge_text import item_text
+from processors.items.knowledge_text import item_text
 from store.histories import HistoryStore
 from streams.demo.data import DemoData
 from streams.demo.watch import Seen

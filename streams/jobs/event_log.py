@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from freshet.records import Item, UserEvent
-from processors.fold import EventRows, suspicious
+from processors.users.fold_events import EventRows, suspicious
 from processors.validate import ContractViolation, check_deletion, check_event, check_item
 from schemas.codec import Codec, DecodeError
 from schemas.columns import EventColumns

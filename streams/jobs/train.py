@@ -23,8 +23,8 @@ from models.encoder.pairs import NothingToLearn
 from models.reasoner import checkpoint
 from models.reasoner.sequences import EventColumns
 from models.reasoner.training.train import Progress, TrainingConfig, TrainingError, train_reasoner
-from processors.embed_catalogue import embed_catalogue
-from processors.embed_texts import encoded_texts
+from processors.items.embed_catalogue import embed_catalogue
+from processors.items.embed_texts import encoded_texts
 from streams.settings import Settings
 
 ALIGNER_FILE = "aligner.safetensors"

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from freshet.records import Item, ItemFeatures, ItemKnowledge
 from models.llm.client import LLMUnavailable
-from processors.centroids import CategoryCentroids, flagged
+from processors.items.centroids import CategoryCentroids, flagged
 from streams.backoff import Backoff
 from streams.consumers.assignment import MakeWindow
 from streams.consumers.faust_consumer import FaustLane
@@ -35,7 +35,7 @@ _ENCODED_TOGETHER = 32
 
 
 class ItemDistiller(Protocol):
-    """Who knows about items: `processors.thrifty.ThriftyDistiller`."""
+    """Who knows about items: `processors.items.cached_distiller.ThriftyDistiller`."""
 
     async def known(
         self, item: Item, *, source_partition: int = -1, source_offset: int = -1

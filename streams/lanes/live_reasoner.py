@@ -18,7 +18,7 @@ from models.reasoner import checkpoint
 from models.reasoner.checkpoint import ALIGNER, CONFIG, Checkpoint, CheckpointError
 from models.reasoner.cooccurrence import CooccurrenceReasoner
 from models.reasoner.reasoner import FALLBACK, REASONERS, BehaviorReasoner, ReasonerSources, make_reasoner
-from processors.refresh import UserRefresher
+from processors.users.refresh import UserRefresher
 from store.versions import VersionConflict, Versions
 from streams.lanes.text_sources import KnownTitles, acceptable
 from streams.resources import Context

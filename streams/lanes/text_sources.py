@@ -14,8 +14,8 @@ from freshet.blob import decode_knowledge
 from freshet.connect import Client, keys_for
 from freshet.records import Item
 from models.reasoner.reasoner import TitlesUnavailable
-from processors.guard import inspect
-from processors.listing import MAX_TITLE, clean
+from processors.items.injection_guard import inspect
+from processors.items.item_text import MAX_TITLE, clean
 
 _NO_ITEM = Item("", 0, "")
 _KEYS_PER_TRIP = 500

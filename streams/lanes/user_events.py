@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from freshet.records import UserEvent
-from processors.fold import Erased, EventRows, fold, suspicious
+from processors.users.fold_events import Erased, EventRows, fold, suspicious
 from processors.validate import ContractViolation, check_deletion, check_event
 from schemas.columns import EventColumns
 from store.erasure_watermarks import Erasures

@@ -1,7 +1,7 @@
 """The lane user-refresh: every few moments, new features for the users who did something.
 
 Owns the timer and the order claim → load → infer → publish → complete. Must not decide who is due (`store.refresh_queue`) nor
-how a user is inferred (`processors.refresh`). A claim is completed only after its features are confirmed; a worker that
+how a user is inferred (`processors.users.refresh`). A claim is completed only after its features are confirmed; a worker that
 dies, or takes longer than its lease, leaves its users to the next.
 """
 
@@ -18,7 +18,7 @@ from redis import RedisError
 
 from freshet.reader import FeatureReader
 from freshet.records import UserFeatures, UserTier
-from processors.refresh import UserRefresher
+from processors.users.refresh import UserRefresher
 from store.erasure_watermarks import Erasures
 from store.histories import History, HistoryStore
 from store.refresh_queue import Claim, DueUsers, RefreshPolicy

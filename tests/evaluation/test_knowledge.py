@@ -11,8 +11,8 @@ from evaluation.knowledge import TRIES, Score, box, evaluate, measures, split, w
 from evaluation.naive import NaiveExtractor
 from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from models.llm.client import LLMUnavailable
-from processors.answering import InvalidKnowledge
-from processors.attribute_catalogue import AttributeCatalogue
+from processors.items.ask import InvalidKnowledge
+from processors.items.attribute_catalogue import AttributeCatalogue
 from schemas.annotated import Annotated, read_annotated
 from schemas.files import FileError
 from tests.fakes import FakeClock

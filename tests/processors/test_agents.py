@@ -7,7 +7,7 @@ import json
 import pytest
 
 from freshet.records import Claim, Item
-from processors.agents import (
+from processors.items.agents import (
     NO_CATEGORY,
     TEAMS,
     UnknownTeam,
@@ -17,8 +17,8 @@ from processors.agents import (
     numbered,
     team,
 )
-from processors.attribute_catalogue import AttributeCatalogue
-from processors.examples import Example
+from processors.items.attribute_catalogue import AttributeCatalogue
+from processors.items.examples import Example
 
 ITEM = Item("i", 1, 'Shelf 21" deep')
 [HOME] = AttributeCatalogue.from_rows(

@@ -9,8 +9,8 @@ import pytest
 
 from freshet.records import Item
 from models.llm.client import Completion, LLMUnavailable
-from processors.agents import NEED_ANALYST, agent, category_picker
-from processors.answering import MORE_ROOM, InvalidKnowledge, QuarantinedKnowledge, answer, mismatch, parse, simpler
+from processors.items.agents import NEED_ANALYST, agent, category_picker
+from processors.items.ask import MORE_ROOM, InvalidKnowledge, QuarantinedKnowledge, answer, mismatch, parse, simpler
 from tests.fakes_llm import FakeLlm
 
 ITEM = Item("i", 1, "Oat drink")

@@ -8,11 +8,11 @@ from collections import Counter
 import pytest
 
 from evaluation.attacks import Attack, load
-from processors.attribute_catalogue import Attribute, AttributeCatalogue, Category
-from processors.disguise import fold
-from processors.distill import Distiller, InvalidKnowledge, Recipe
-from processors.guard import inspect
-from processors.listing import item_text
+from processors.items.attribute_catalogue import Attribute, AttributeCatalogue, Category
+from processors.items.confusables import fold
+from processors.items.distiller import Distiller, InvalidKnowledge, Recipe
+from processors.items.injection_guard import inspect
+from processors.items.item_text import item_text
 from tests.attacks.obedient import WHERE, ObedientLlm, ScriptedLlm
 from tests.fakes import FakeClock
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from processors.attribute_catalogue import MAX_ATTRIBUTES, AttributeCatalogue, CatalogueError
+from processors.items.attribute_catalogue import MAX_ATTRIBUTES, AttributeCatalogue, CatalogueError
 
 WDC = {
     "Category": "Home And Garden",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from freshet.records import Item, ItemFeatures, ItemKnowledge
-from processors.centroids import FAR_FROM_CATEGORY, CategoryCentroids, flagged
+from processors.items.centroids import FAR_FROM_CATEGORY, CategoryCentroids, flagged
 
 DIMS = 64
 TEA = ("Drinks", "Tea", "Green tea")

@@ -12,11 +12,11 @@ import pytest
 
 from freshet.records import Item
 from models.llm.client import Completion, LLMUnavailable, Message
-from processors import agents
-from processors.agents import NO_CATEGORY
-from processors.attribute_catalogue import AttributeCatalogue
-from processors.distill import Distiller, Recipe
-from processors.examples import Example, ExampleBank
+from processors.items import agents
+from processors.items.agents import NO_CATEGORY
+from processors.items.attribute_catalogue import AttributeCatalogue
+from processors.items.distiller import Distiller, Recipe
+from processors.items.examples import Example, ExampleBank
 from tests.fakes import FakeClock
 from tests.fakes_encoder import FakeEncoder
 from tests.fakes_llm import MODEL, FakeLlm

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from freshet.records import Claim, Item
-from processors.attribute_catalogue import AttributeCatalogue, Category
-from processors.editor import MAX_CLAIMS, attribute_claims, catalogue_claims, need_claims, summary, surviving
+from processors.items.attribute_catalogue import AttributeCatalogue, Category
+from processors.items.editor import MAX_CLAIMS, attribute_claims, catalogue_claims, need_claims, summary, surviving
 
 ITEM = Item("i", 1, "PASTA SCE  Meat", category=("GROCERY",), attributes={"size": "24 OZ"})
 SHELF = Item("s", 1, 'Acme wire shelf 21" x 42", epoxy', category=("Home",), description="4 tiers. Made in steel.")

@@ -9,8 +9,8 @@ import numpy as np
 from freshet.records import Claim, Item, ItemKnowledge, ItemTier
 from models.encoder.aligner import LinearAligner
 from models.encoder.encoder import Vectors
-from processors.embed import ItemEmbedder
-from processors.knowledge_text import item_text, knowledge_text
+from processors.items.embed import ItemEmbedder
+from processors.items.knowledge_text import item_text, knowledge_text
 from tests.fakes import FakeClock
 
 ITEM = Item(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from freshet.records import Item
-from processors.embed_catalogue import embed_catalogue
+from processors.items.embed_catalogue import embed_catalogue
 
 
 class LetterEncoder:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from freshet.records import Item
-from processors.agents import ATTRIBUTE_ANALYST, NEED_ANALYST, agent
-from processors.answering import mismatch
-from processors.attribute_catalogue import AttributeCatalogue
-from processors.editor import attribute_claims
-from processors.examples import CATALOGUE_ANALYST, FEW, Example, ExampleBank, annotated_examples, own_examples
+from processors.items.agents import ATTRIBUTE_ANALYST, NEED_ANALYST, agent
+from processors.items.ask import mismatch
+from processors.items.attribute_catalogue import AttributeCatalogue
+from processors.items.editor import attribute_claims
+from processors.items.examples import CATALOGUE_ANALYST, FEW, Example, ExampleBank, annotated_examples, own_examples
 from tests.fakes_encoder import FakeEncoder
 
 ITEM = Item("q", 1, "green tea bags")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freshet.records import UserEvent
-from processors.fold import _BLANK, Erased, EventRows, fold, suspicious
+from processors.users.fold_events import _BLANK, Erased, EventRows, fold, suspicious
 from processors.validate import ContractViolation, check_event
 from schemas.columns import EVENT_SCHEMA
 from store.histories import HistoryBatch, HistoryEvent

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freshet.records import Item
-from processors.agents import ATTRIBUTE_ANALYST, NEED_ANALYST, agent
-from processors.guard import inspect, phrases
+from processors.items.agents import ATTRIBUTE_ANALYST, NEED_ANALYST, agent
+from processors.items.injection_guard import inspect, phrases
 
 TEA = Item("i", 1, "Green Tea Bags", description="Fresh. 20% off today", brand="Acme", attributes={"count": "20 CT"})
 PROMPT = (

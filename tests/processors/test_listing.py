@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freshet.records import Item
-from processors.disguise import fold, unmask
-from processors.listing import (
+from processors.items.confusables import fold, unmask
+from processors.items.item_text import (
     LINKS,
     MAX_FIELD,
     MAX_FIELDS,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processors.quotes import Source
+from processors.items.quotes import Source
 
 
 @pytest.mark.parametrize(

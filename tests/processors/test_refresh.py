@@ -15,7 +15,7 @@ from freshet.records import InferredBehavior, UserFeatures, UserTier
 from models.reasoner.catalogue import Catalogue
 from models.reasoner.cooccurrence import CooccurrenceReasoner
 from models.reasoner.reasoner import Inference, UserHistory
-from processors.refresh import HALF_LIFE_EVENTS, UserRefresher, log_vectors
+from processors.users.refresh import HALF_LIFE_EVENTS, UserRefresher, log_vectors
 from tests.models.reasoner_tools import Told, told
 
 CATALOGUE = Catalogue(["a", "b", "c", "d"], np.eye(4, dtype=np.float32))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from freshet.records import Claim, Item, ItemKnowledge
-from processors.sharing import share, sharing_key
+from processors.items.near_duplicates import share, sharing_key
 
 SHIRT = Item("i1", 5, "Acme Oxford Shirt - Red, XL", brand="Acme", category=("clothing", "shirts"))
 

@@ -11,10 +11,10 @@ import pytest
 
 from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from models.llm.client import LLMUnavailable
-from processors.distill import InvalidKnowledge
-from processors.listing import content_fingerprint, digest
-from processors.sharing import sharing_key
-from processors.thrifty import ThriftyDistiller
+from processors.items.cached_distiller import ThriftyDistiller
+from processors.items.distiller import InvalidKnowledge
+from processors.items.item_text import content_fingerprint, digest
+from processors.items.near_duplicates import sharing_key
 from tests.fakes import NOW_MS, FakeClock
 
 RED = Item("red", 5, "Acme Oxford Shirt - Red, XL", brand="Acme", price=3.0)

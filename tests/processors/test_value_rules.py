@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processors.value_rules import allowed, normaliser
+from processors.items.value_rules import allowed, normaliser
 
 TO_CM = (
     "Convert and standardize the Width measurement to centimeters (cm). If no unit is specified, assume inches.\n"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from freshet.records import DeadLetter, Header
-from processors.distill import InvalidKnowledge
+from processors.items.distiller import InvalidKnowledge
 from processors.validate import ContractViolation
 from schemas.codec import Codec, DecodeError
 from streams.errors import Reason, TooManyDeadLetters

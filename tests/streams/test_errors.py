@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from freshet.blob import BlobError
 from models.llm.client import LLMRejected, LLMUnavailable
-from processors.distill import InvalidKnowledge
+from processors.items.distiller import InvalidKnowledge
 from processors.validate import ContractViolation
 from schemas.codec import DecodeError
 from streams import errors

@@ -12,7 +12,7 @@ import redis
 from freshet.records import DeadLetter, Item, ItemFeatures, ItemKnowledge, ItemTier, Provenance
 from models.llm.client import LLMForbidden, LLMRejected, LLMUnavailable
 from models.llm.limits import BudgetSpent
-from processors.distill import InvalidKnowledge
+from processors.items.distiller import InvalidKnowledge
 from schemas.codec import Codec
 from streams.consumers.assignment import Intake
 from streams.consumers.in_flight import Fail, Finish, SlidingWindow

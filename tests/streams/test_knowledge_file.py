@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from freshet.records import Claim, Item, ItemKnowledge, Provenance
-from processors.distill import InvalidKnowledge
+from processors.items.distiller import InvalidKnowledge
 from schemas.files import FileError
 from schemas.knowledge_file import KNOWLEDGE_SCHEMA, KnowledgeFile, read_knowledge, write_parquet
 

@@ -14,7 +14,7 @@ import torch
 from models.encoder.aligner import LinearAligner
 from models.reasoner import reasoner as reasoners
 from models.reasoner.checkpoint import ALIGNER, load, save
-from processors.refresh import UserRefresher
+from processors.users.refresh import UserRefresher
 from store.versions import VersionConflict, VersionRetiring, Versions
 from streams.lanes.live_reasoner import LiveReasoner
 from streams.resources import Context

@@ -11,8 +11,8 @@ import pytest
 
 from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from models.llm.client import LLMForbidden, LLMUnavailable
-from processors.distill import InvalidKnowledge
-from processors.listing import digest, used_fields
+from processors.items.distiller import InvalidKnowledge
+from processors.items.item_text import digest, used_fields
 from schemas.knowledge_file import KnowledgeFile
 from streams.jobs.distill_file.run import OfflineRun, Tally, chosen
 from tests.fakes import NOW_MS, FakeClock

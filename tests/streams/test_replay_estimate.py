@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from freshet.records import Item, ItemKnowledge, Provenance
-from processors.listing import content_fingerprint
+from processors.items.item_text import content_fingerprint
 from schemas.codec import Codec
 from store.knowledge_cache import KnowledgeCache
 from streams.cli.replay_page import estimate_row, told_estimate

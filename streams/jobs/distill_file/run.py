@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from freshet.records import Item, ItemKnowledge
-from processors.sharing import sharing_key
-from processors.thrifty import FreshDistiller, ThriftyDistiller
+from processors.items.cached_distiller import FreshDistiller, ThriftyDistiller
+from processors.items.near_duplicates import sharing_key
 from processors.validate import check_item
 from schemas.knowledge_file import KnowledgeFile
 from streams.backoff import Backoff
@@ -105,7 +105,7 @@ class Row:
 
 
 class MemoryCache:
-    """A `processors.thrifty.Cache` for one run: what the file holds of this recipe, found again without a call."""
+    """A `processors.items.cached_distiller.Cache` for one run: what the file holds of this recipe, found again without a call."""
 
     def __init__(self) -> None:
         self._rows: dict[str, ItemKnowledge] = {}

@@ -16,7 +16,7 @@ from models.text_diffusion.grounding import Grounder
 from models.text_diffusion.infilling import SLOT_TOKENS, SLOTS_PER_BLOCK, InfillingWriter
 from models.text_diffusion.prompt import Log
 from models.text_diffusion.reasoner import TextDiffusionReasoner
-from processors.refresh import UserRefresher
+from processors.users.refresh import UserRefresher
 from schemas.codec import Codec
 from tests.models import reasoner_tools
 from tests.models.reasoner_tools import told

@@ -12,7 +12,7 @@ from models.reasoner.cooccurrence import CooccurrenceReasoner
 from models.text_diffusion.prompt import MOST_SHOWN, Line, Log, Written
 from models.text_diffusion.reasoner import TextDiffusionReasoner
 from models.text_diffusion.server import ServerWriter
-from processors.refresh import UserRefresher
+from processors.users.refresh import UserRefresher
 from tests.fakes_llm import MODEL, Trouble
 from tests.models.reasoner_tools import told
 from tests.models.text_diffusion.fake_text_server import FakeTextServer

@@ -13,7 +13,7 @@ from freshet.records import Item
 from models.encoder.aligner import Aligner, LinearAligner
 from models.encoder.encoder import TextEncoder
 from models.reasoner.catalogue import Catalogue
-from processors.knowledge_text import item_text
+from processors.items.knowledge_text import item_text
 
 TEXTS_AT_ONCE = 512
 

@@ -17,10 +17,10 @@ import numpy as np
 
 from freshet.records import Item
 from models.encoder.encoder import TextEncoder, Vectors
-from processors.attribute_catalogue import AttributeCatalogue
-from processors.knowledge_text import item_text
-from processors.listing import clean, digest, used_fields
-from processors.quotes import Source
+from processors.items.attribute_catalogue import AttributeCatalogue
+from processors.items.item_text import clean, digest, used_fields
+from processors.items.knowledge_text import item_text
+from processors.items.quotes import Source
 
 CATALOGUE_ANALYST = "catalogue_analyst"
 SHOWN_DESCRIPTION = 300

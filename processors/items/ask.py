@@ -12,9 +12,9 @@ from typing import Any
 
 from freshet.records import Item
 from models.llm.client import Completion, LanguageModel
-from processors.agents import Agent
-from processors.examples import Example
-from processors.guard import inspect
+from processors.items.agents import Agent
+from processors.items.examples import Example
+from processors.items.injection_guard import inspect
 
 MORE_ROOM = 2
 """A repeated question has this many times the tokens for its answer."""

@@ -1,7 +1,7 @@
 """Distil one item: ask the agents of a team, check their answers, edit them into knowledge.
 
 Owns the calls' order, the fingerprint and the provenance. Must not know Kafka or Redis; a cache and a token budget wrap
-`Distiller` and its model (`processors/thrifty.py`, `models/llm/limits.py`).
+`Distiller` and its model (`processors/items/cached_distiller.py`, `models/llm/limits.py`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from models.encoder.encoder import TextEncoder
 from models.llm.client import LanguageModel
-from processors import agents, editor
-from processors.agents import ATTRIBUTE_ANALYST, CATEGORY_PICKER, CRITIC, NEED_ANALYST, Agent
-from processors.answering import (
+from processors.items import agents, editor
+from processors.items.agents import ATTRIBUTE_ANALYST, CATEGORY_PICKER, CRITIC, NEED_ANALYST, Agent
+from processors.items.ask import (
     MORE_ROOM,
     SEED,
     TEMPERATURE,
@@ -25,10 +25,10 @@ from processors.answering import (
     QuarantinedKnowledge,
     answer,
 )
-from processors.attribute_catalogue import AttributeCatalogue, Category
-from processors.categories import CategoryFinder
-from processors.examples import ExampleBank, own_examples
-from processors.listing import content_fingerprint, digest, used_fields
+from processors.items.attribute_catalogue import AttributeCatalogue, Category
+from processors.items.categories import CategoryFinder
+from processors.items.examples import ExampleBank, own_examples
+from processors.items.item_text import content_fingerprint, digest, used_fields
 
 __all__ = ["Distiller", "InvalidKnowledge", "QuarantinedKnowledge", "Recipe"]
 

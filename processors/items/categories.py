@@ -12,8 +12,8 @@ import numpy as np
 
 from freshet.records import Item
 from models.encoder.encoder import TextEncoder, Vectors
-from processors.attribute_catalogue import AttributeCatalogue, Category
-from processors.knowledge_text import item_text
+from processors.items.attribute_catalogue import AttributeCatalogue, Category
+from processors.items.knowledge_text import item_text
 
 CANDIDATES = 5
 """Retrieved for the model to choose from: among the 5 nearest of 40 categories the right one is rarely missing."""

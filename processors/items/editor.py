@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from freshet.records import Claim, Item
-from processors.attribute_catalogue import Attribute, Category
-from processors.listing import clean
-from processors.quotes import INCH, Source
-from processors.value_rules import NUMBER_WORDS, Chooser, normaliser
+from processors.items.attribute_catalogue import Attribute, Category
+from processors.items.item_text import clean
+from processors.items.quotes import INCH, Source
+from processors.items.value_rules import NUMBER_WORDS, Chooser, normaliser
 
 MAX_CLAIMS = 16
 NEED_KINDS = ("audience", "occasion", "purpose", "complement")

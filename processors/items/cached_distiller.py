@@ -1,7 +1,7 @@
 """Distil only what has not been distilled: cached knowledge, knowledge of a near-duplicate, and only then a model.
 
 Owns the order of the three, and that two items of one content ask once. Must not know where the cache is, nor what a
-near-duplicate is (`processors/sharing.py`).
+near-duplicate is (`processors/items/near_duplicates.py`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Protocol
 
 from freshet.records import Item, ItemKnowledge
 from models.llm.client import LLMUnavailable
-from processors.listing import content_fingerprint
-from processors.sharing import share, sharing_key
+from processors.items.item_text import content_fingerprint
+from processors.items.near_duplicates import share, sharing_key
 
 # Results that are made and not yet in the cache; a few windows of a lane, a few kilobytes each.
 _UNCONFIRMED = 1_024
@@ -44,7 +44,7 @@ class Cache(Protocol):
 
 
 class FreshDistiller(Protocol):
-    """Who asks the model: `processors.distill.Distiller`."""
+    """Who asks the model: `processors.items.distiller.Distiller`."""
 
     def fingerprint(self, item: Item) -> str: ...
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from freshet.records import Item
-from processors.disguise import unmask, visible
+from processors.items.confusables import unmask, visible
 
 MAX_TITLE, MAX_DESCRIPTION, MAX_FIELD, MAX_FIELDS, MAX_LEVELS = 300, 1_200, 120, 20, 8
 _READ_AHEAD = 8

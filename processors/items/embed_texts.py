@@ -12,7 +12,7 @@ import numpy as np
 from freshet.records import Item, ItemKnowledge
 from models.encoder.contrastive import Texts
 from models.encoder.encoder import TextEncoder, Vectors
-from processors.knowledge_text import item_text, knowledge_text
+from processors.items.knowledge_text import item_text, knowledge_text
 
 TEXTS_AT_ONCE = 512
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from freshet.records import Item, ItemFeatures, ItemKnowledge, ItemTier
 from models.encoder.aligner import Aligner
 from models.encoder.encoder import TextEncoder, Vectors
-from processors.knowledge_text import item_text, knowledge_text
+from processors.items.knowledge_text import item_text, knowledge_text
 
 SourcedItem = tuple[Item, int, int]
 """An item with the partition and offset of the record it came in."""

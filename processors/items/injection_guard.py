@@ -16,8 +16,8 @@ from itertools import groupby
 from typing import Any
 
 from freshet.records import Item
-from processors.disguise import Unmasked, fold, unmask, visible
-from processors.listing import LINKS, MAX_FIELD, MAX_TITLE, TOKENS, clean, encoded
+from processors.items.confusables import Unmasked, fold, unmask, visible
+from processors.items.item_text import LINKS, MAX_FIELD, MAX_TITLE, TOKENS, clean, encoded
 
 UNJUDGED = frozenset({"reasoning"})
 PROMPT_WORDS, PROMPT_IDEOGRAMS = 6, 12

@@ -15,10 +15,10 @@ from typing import Any
 
 from freshet.records import Claim, Item
 from models.llm.client import Message
-from processors.attribute_catalogue import Attribute, Category
-from processors.examples import CATALOGUE_ANALYST, Example
-from processors.listing import compact, delimited, digest, item_text
-from processors.quotes import INCH
+from processors.items.attribute_catalogue import Attribute, Category
+from processors.items.examples import CATALOGUE_ANALYST, Example
+from processors.items.item_text import compact, delimited, digest, item_text
+from processors.items.quotes import INCH
 
 ATTRIBUTE_ANALYST, NEED_ANALYST, CRITIC = "attribute_analyst", "need_analyst", "critic"
 CATEGORY_PICKER = "category_picker"

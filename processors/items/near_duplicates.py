@@ -10,9 +10,9 @@ import re
 from dataclasses import replace
 
 from freshet.records import Claim, Item, ItemKnowledge
-from processors.editor import normalise
-from processors.listing import MAX_TITLE, clean, digest
-from processors.quotes import Source
+from processors.items.editor import normalise
+from processors.items.item_text import MAX_TITLE, clean, digest
+from processors.items.quotes import Source
 
 _NUMBER = r"\d+(?:[.,/]\d+)*"
 # Not mg, mm, GB, W or V: a dose, a focal length or a capacity makes another product.
