@@ -33,14 +33,14 @@ from confluent_kafka import Consumer, TopicPartition
 from benchmarks.llm_load import Call, Counts, Recorder, VllmServer, throw
 from freshet.clock import wall_clock
 from freshet.records import Item
+from local.demo.data import complete_journey
+from local.stack.kafka import KafkaServer
+from local.stack.llm import LlmServer
+from local.stack.valkey import ValkeyServer
 from models.encoder.encoder import TextEncoder
 from models.encoder.weights import ensure_vllm_env, llm_dir, prepared
 from models.llm.client import Endpoint, OpenAIClient, connect
 from schemas.files import read_items
-from streams.demo.data import complete_journey
-from streams.embedded.kafka import KafkaServer
-from streams.embedded.llm import LlmServer
-from streams.embedded.valkey import ValkeyServer
 from streams.kafka.lag import watermarks
 from streams.kafka.producer import delivered
 from streams.kafka.record import SourceRecord

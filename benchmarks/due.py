@@ -14,9 +14,9 @@ from collections.abc import Callable
 import redis
 
 from freshet.layout import Keys
+from local.stack.valkey import ValkeyServer
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from store.refresh_queue import DueUsers
-from streams.embedded.valkey import ValkeyServer
 
 BATCH, CALLS = 128, 300
 

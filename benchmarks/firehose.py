@@ -31,13 +31,13 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
 from freshet.records import UserEvent
+from local.demo.data import complete_journey
+from local.stack.kafka import KafkaServer
+from local.stack.valkey import ValkeyServer
 from schemas.codec import Codec
 from schemas.columns import EventColumns
 from store.histories import History, HistoryStore
 from streams.consumers.batch_consumer import LINGER_S, consumer_config
-from streams.demo.data import complete_journey
-from streams.embedded.kafka import KafkaServer
-from streams.embedded.valkey import ValkeyServer
 from streams.kafka.producer import producer_config
 from streams.kafka.topics import Topics
 from streams.lanes import consumer_group

@@ -10,8 +10,8 @@ import sys
 import threading
 from pathlib import Path
 
-from streams.embedded.llm import http_ok
-from streams.embedded.process import HOST, ChildProcess, free_port
+from local.stack.llm import http_ok
+from local.stack.process import HOST, ChildProcess, free_port
 from tests.fakes_llm import FakeLlmServer, Trouble
 
 

@@ -28,10 +28,10 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from benchmarks.loopback_llm import LoopbackLlm
 from freshet.records import Item, ItemFeatures, ItemKnowledge, ItemTier
+from local.stack.kafka import KafkaServer
+from local.stack.llm import LlmServer
+from local.stack.valkey import ValkeyServer
 from schemas.codec import Codec
-from streams.embedded.kafka import KafkaServer
-from streams.embedded.llm import LlmServer
-from streams.embedded.valkey import ValkeyServer
 from streams.kafka.producer import kafka_config
 from streams.settings import Settings
 from tests.deployment import Deployment

@@ -37,7 +37,7 @@ from benchmarks.children import Child
 from benchmarks.reader_data import Data
 from benchmarks.reader_report import FEAST, report, show
 from benchmarks.rounds import Scene, Taken, machine, turns
-from streams.embedded.valkey import ValkeyServer
+from local.stack.valkey import ValkeyServer
 
 FEAST_SHARE = {"feast_packed_2": 5, "feast_to_dict": 20}
 """Feast gets so many times fewer requests a round, as each takes twenty or forty times longer."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import redis
 
-from streams.embedded.valkey import ValkeyServer
+from local.stack.valkey import ValkeyServer
 
 
 @dataclass

@@ -39,9 +39,9 @@ from benchmarks.reader_client import VERSION, item, user
 from benchmarks.reader_data import Data, item_id, user_id
 from benchmarks.rounds import machine, rounded, turns
 from freshet import Keys, blob
+from local.stack.valkey import ValkeyServer
 from store.feature_writer import KEYS_PER_CALL, FeatureWriter
 from store.functions import Call, library
-from streams.embedded.valkey import ValkeyServer
 
 TTL_S = 30 * 86_400
 RIVALS = ("set", "put", "writer")

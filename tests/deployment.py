@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from freshet.records import Item, UserEvent
+from local.demo.run import environment
+from local.stack.process import ChildProcess, log_tail
 from schemas.codec import Codec
-from streams.demo.run import environment
-from streams.embedded.process import ChildProcess, log_tail
 from streams.kafka.lag import GroupLag
 from streams.kafka.producer import KafkaProducer, kafka_config
 from streams.kafka.topics import Topics

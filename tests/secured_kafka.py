@@ -15,8 +15,8 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from streams.embedded.kafka import KafkaServer
-from streams.embedded.process import HOST, ChildProcess, answers, log_tail
+from local.stack.kafka import KafkaServer
+from local.stack.process import HOST, ChildProcess, answers, log_tail
 from streams.kafka.producer import kafka_config
 from streams.settings import Settings
 from tests import topologies

@@ -17,9 +17,9 @@ from typing import Any, Protocol, TypeVar
 import pytest
 import redis
 
-from streams.embedded.kafka import KafkaServer, broker_answers
-from streams.embedded.process import ServiceError, free_port
-from streams.embedded.valkey import ValkeyServer
+from local.stack.kafka import KafkaServer, broker_answers
+from local.stack.process import ServiceError, free_port
+from local.stack.valkey import ValkeyServer
 from streams.settings import Settings
 
 KAFKA_IMAGE = "apache/kafka:4.1.1"

@@ -23,11 +23,11 @@ import redis
 
 from freshet import FeatureReader, ItemTier, UserTier
 from freshet.records import DeadLetter, Item, UserEvent
+from local.demo.run import environment
 from models.encoder.encoder import MiniLmEncoder
 from schemas.codec import Codec
 from store.histories import HistoryStore
 from store.refresh_queue import DueUsers
-from streams.demo.run import environment
 from streams.settings import Settings
 from tests.deployment import Deployment
 from tests.fakes_llm import FakeLlmServer

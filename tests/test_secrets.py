@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.embedded.process import ChildProcess, free_port
+from local.stack.process import ChildProcess, free_port
 from streams.kafka.producer import KafkaProducer
 from streams.kafka.topics import Topics
 from streams.settings import SettingError, Settings, fields

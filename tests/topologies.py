@@ -15,9 +15,9 @@ from typing import Any
 import redis
 from redis.crc import key_slot
 
-from streams.embedded.process import HOST, ChildProcess, ServiceError, answers, free_port
-from streams.embedded.server import DataServer
-from streams.embedded.valkey import ValkeyServer, find_server
+from local.stack.process import HOST, ChildProcess, ServiceError, answers, free_port
+from local.stack.server import DataServer
+from local.stack.valkey import ValkeyServer, find_server
 from tests import tls_terminator
 
 SLOTS, PRIMARIES = 16_384, 3

@@ -1,4 +1,4 @@
-"""`freshet demo`: the main job on a real log, from nothing. Owns options and errors; `streams.demo` does the work."""
+"""`freshet demo`: the main job on a real log, from nothing. Owns options and errors; `local.demo` does the work."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from types import FrameType
 import click
 from rich.console import Console
 
+from local.demo.data import NotEnoughData
+from local.demo.run import DemoConfig, DemoFailed, run
+from local.stack.process import ServiceError
 from models.encoder.weights import WeightsError
 from models.reasoner.training.train import TrainingError
 from schemas.files import FileError
-from streams.demo.data import NotEnoughData
-from streams.demo.run import DemoConfig, DemoFailed, run
-from streams.embedded.process import ServiceError
 from streams.settings import Settings
 
 DEFAULTS = DemoConfig()

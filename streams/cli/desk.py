@@ -29,10 +29,10 @@ from rich.progress import (
 from freshet.clock import wall_clock
 from freshet.connect import Client, connect
 from freshet.layout import check_version
+from local.stack.state import resolve
 from schemas.registry import RegistryRejected, RegistryUnavailable
 from store.coverage import Coverage, coverage, shape_of
 from store.versions import VersionError, Versions
-from streams.embedded.state import resolve
 from streams.kafka.ranges import NothingCame
 from streams.settings import Settings
 from streams.times import parse_duration, parse_time

@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from freshet.clock import wall_clock
 from freshet.records import Item
+from local.stack.state import resolve
 from models.encoder.encoder import prepared_encoder
 from models.encoder.weights import encoder_dir, prepared
 from models.llm.client import BACKENDS, Endpoint, LanguageModel, LLMForbidden, OpenAIClient, connect
@@ -33,7 +34,6 @@ from schemas.files import FileError, read_items
 from schemas.knowledge_file import KnowledgeFile
 from streams.backoff import Backoff
 from streams.distillation import recipe_of
-from streams.embedded.state import resolve
 from streams.jobs.distill_file.run import LONGEST_PAUSE_S, NAME, OfflineRun, Tally, chosen, told
 from streams.metrics import Metrics
 from streams.settings import SettingError, Settings

@@ -21,6 +21,7 @@ from evaluation.knowledge import Extractor, Score, evaluate, measures, split, wi
 from evaluation.naive import NaiveExtractor
 from freshet.clock import wall_clock
 from freshet.records import ItemKnowledge
+from local.stack.state import resolve
 from models.encoder.encoder import prepared_encoder
 from models.llm.client import LLMForbidden, LLMUnavailable, OpenAIClient
 from processors.items.agents import ATTRIBUTE_ANALYST, UnknownTeam
@@ -30,7 +31,6 @@ from schemas.annotated import Annotated, read_annotated
 from schemas.files import FileError
 from streams.cli.evaluate_reasoner import reasoner
 from streams.distillation import make_recipe, read_catalogue
-from streams.embedded.state import resolve
 from streams.settings import Settings
 
 TEAM, NAIVE, NO_EXAMPLES = "team", "naive", "no-examples"

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from freshet import FeatureReader
 from freshet.records import ItemTier, UserTier
-from streams.embedded.state import resolve
+from local.stack.state import resolve
 from streams.settings import Settings
 
 SHOWN_VALUES = 6

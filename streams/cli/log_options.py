@@ -19,10 +19,10 @@ from rich.progress import Progress
 
 from freshet.connect import connect
 from freshet.records import Item
+from local.stack.state import resolve
 from schemas.files import FileError, read_events, read_items
 from schemas.registry import RegistryRejected, RegistryUnavailable
 from store.histories import HistoryStore
-from streams.embedded.state import resolve
 from streams.jobs.event_log import (
     EventLog,
     ItemLog,

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import click
 
 from freshet.clock import wall_clock
+from local.stack.state import resolve
 from store.histories import HistoryStore
 from store.versions import Versions
 from streams.cli import replay_page as page
 from streams.cli.desk import Desk, Time, counted, open_desk, version_name
-from streams.embedded.state import resolve
 from streams.errors import FatalError
 from streams.jobs.replay.estimate import Estimate, estimate
 from streams.jobs.replay.jobs import Job, JobError, Jobs, new_job

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from freshet.clock import wall_clock
+from local.stack.state import resolve
 from schemas.codec import Codec
 from schemas.files import FileError, read_events, read_items
 from schemas.registry import RegistryClient
-from streams.embedded.state import resolve
 from streams.jobs.send import Keyed, Tally, keyed_events, keyed_items
 from streams.jobs.send import send as send_records
 from streams.kafka.producer import kafka_config

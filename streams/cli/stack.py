@@ -24,13 +24,13 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from local.stack.kafka import broker_answers
+from local.stack.llm import http_ok
+from local.stack.process import ServiceError, log_tail
+from local.stack.stack import prepare
+from local.stack.state import ServiceState, StackLock, StackState, read_state, resolve, running
+from local.stack.supervise import data_folder
 from models.encoder.weights import WeightsError
-from streams.embedded.kafka import broker_answers
-from streams.embedded.llm import http_ok
-from streams.embedded.process import ServiceError, log_tail
-from streams.embedded.stack import prepare
-from streams.embedded.state import ServiceState, StackLock, StackState, read_state, resolve, running
-from streams.embedded.supervise import data_folder
 from streams.settings import Settings
 
 POLL_S = 0.25
@@ -85,7 +85,7 @@ def _launch(console: Console, settings: Settings, no_llm: bool) -> StackState:
     log = folder / "supervisor.log"
     with log.open("w") as out:
         supervisor = subprocess.Popen(
-            [sys.executable, "-m", "streams.embedded.supervise", *(["--no-llm"] if no_llm else [])],
+            [sys.executable, "-m", "local.stack.supervise", *(["--no-llm"] if no_llm else [])],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaException
 from rich.console import Console
 from rich.table import Table
 
-from streams.embedded.state import resolve
+from local.stack.state import resolve
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics, existing
 from streams.settings import Settings

@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from streams.embedded.state import resolve
+from local.stack.state import resolve
 from streams.lanes import LANES, UnknownLane, check_lanes
 from streams.settings import Settings
 

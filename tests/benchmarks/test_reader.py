@@ -17,7 +17,7 @@ from benchmarks.children import Child
 from benchmarks.reader_data import Data, Requests
 from benchmarks.reader_report import report, show
 from benchmarks.rounds import Taken, ratio, rounded, turns
-from streams.embedded.valkey import ValkeyServer
+from local.stack.valkey import ValkeyServer
 
 ROUND = [1.0, 2.0, 3.0, 4.0]
 

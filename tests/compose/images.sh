@@ -32,7 +32,7 @@ cp /etc/ssl/certs/ca-certificates.crt "$work/python/"
 for folder in ${PIP_FIND_LINKS:-}; do cp "$folder"/*.whl "$work/python/wheels/" 2>/dev/null || true; done
 build python.Dockerfile python:3.11.13-slim-bookworm "$work/python"
 
-jars=$("$python" -c 'from streams.embedded.java import KAFKA_VERSION; print(KAFKA_VERSION)')
+jars=$("$python" -c 'from local.stack.java import KAFKA_VERSION; print(KAFKA_VERSION)')
 rm -rf "$work/kafka" && mkdir -p "$work/kafka/libs"
 cp "$home/kafka/$jars"/*.jar "$work/kafka/libs/"
 mvn -q dependency:copy -Dartifact="org.apache.kafka:kafka-tools:$jars" -DoutputDirectory="$work/kafka/libs"

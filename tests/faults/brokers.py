@@ -11,8 +11,8 @@ from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
 
-from streams.embedded.kafka import KafkaServer, broker_answers
-from streams.embedded.process import HOST, ChildProcess, free_port
+from local.stack.kafka import KafkaServer, broker_answers
+from local.stack.process import HOST, ChildProcess, free_port
 from streams.settings import Settings
 
 BROKERS = 3

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streams.embedded.kafka import KafkaServer
+from local.stack.kafka import KafkaServer
 from streams.settings import Settings
 from tests import servers
 from tests.faults.report import ROWS, keep, table

@@ -8,9 +8,9 @@ import pytest
 
 from freshet.layout import Keys
 from freshet.records import ItemFeatures, ItemTier
+from local.stack.kafka import KafkaServer
 from store.feature_writer import FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
-from streams.embedded.kafka import KafkaServer
 from tests.faults.audit import audit
 from tests.faults.load import Load, Record, Sender
 from tests.faults.world import World

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.embedded.kafka import KafkaServer
+from local.stack.kafka import KafkaServer
 from streams.jobs.rebuild.run import Rebuild
 from streams.jobs.rebuild.verify import verify
 from streams.resources import Context

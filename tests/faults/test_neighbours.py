@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from local.stack.kafka import KafkaServer
+from local.stack.process import ServiceError
 from schemas.codec import Codec
-from streams.embedded.kafka import KafkaServer
-from streams.embedded.process import ServiceError
 from streams.jobs.dead_letters.read import Letter, letter_ranges, read_letters
 from streams.jobs.dead_letters.replay import send_again
 from streams.kafka.producer import KafkaProducer
@@ -88,7 +88,7 @@ class NetworkBroker(KafkaServer):
 
     def healthy(self) -> bool:
         """As `KafkaServer.healthy`, at its own address."""
-        from streams.embedded.kafka import broker_answers
+        from local.stack.kafka import broker_answers
 
         return broker_answers(self.address)
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 
 from freshet.records import DeadLetter, Item, ItemFeatures, ItemKnowledge, UserEvent, UserFeatures
+from local.stack.kafka import KafkaServer
 from processors.validate import ContractViolation, check_deletion, check_event, check_item
 from schemas.codec import Codec, DecodeError
-from streams.embedded.kafka import KafkaServer
 from streams.errors import reason
 from streams.kafka.producer import KafkaProducer
 from tests.faults.audit import Findings

@@ -13,8 +13,8 @@ import pytest
 
 from freshet import FeatureReader
 from freshet.results import FeatureRead
+from local.stack.kafka import KafkaServer
 from store.versions import Versions
-from streams.embedded.kafka import KafkaServer
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics
 from tests import command_line

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from streams.embedded.kafka import KafkaServer
+from local.stack.kafka import KafkaServer
 from tests.faults.trial import Trial
 from tests.faults.world import World
 

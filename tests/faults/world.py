@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import redis
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from local.stack.process import HOST, ChildProcess, log_tail
 from store.refresh_queue import DueUsers
-from streams.embedded.process import HOST, ChildProcess, log_tail
 from streams.kafka.lag import watermarks
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics

@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 from freshet.records import Item
+from local.stack.kafka import KafkaServer
 from schemas.codec import Codec
-from streams.embedded.kafka import KafkaServer
 from streams.lanes import build_lane
 from streams.resources import Context
 from streams.settings import Settings

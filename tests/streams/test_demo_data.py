@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 
 from freshet.records import Item
+from local.demo.data import NotEnoughData, in_steps, recent, split
+from local.demo.feed import shifted_to_now
 from schemas.files import EVENT_SCHEMA
-from streams.demo.data import NotEnoughData, in_steps, recent, split
-from streams.demo.feed import shifted_to_now
 
 
 def log(rows: list[tuple[str, str, int]]) -> pa.Table:

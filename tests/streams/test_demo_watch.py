@@ -2,7 +2,7 @@
 
 import pytest
 
-from streams.demo.watch import Histogram
+from local.demo.watch import Histogram
 
 INF = float("inf")
 

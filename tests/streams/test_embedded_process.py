@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.embedded.process import ChildProcess, ServiceError, answers, free_port
+from local.stack.process import ChildProcess, ServiceError, answers, free_port
 
 
 def gone(pid: int, within_s: float = 5.0) -> bool:
@@ -71,7 +71,7 @@ def test_child_dies_with_a_killed_parent(tmp_path: Path, number: int) -> None:
             sys.executable,
             "-c",
             "import sys,time,threading\nfrom pathlib import Path\n"
-            "from streams.embedded.process import ChildProcess\n"
+            "from local.stack.process import ChildProcess\n"
             f"toy = ChildProcess('toy', ['sleep', '60'], log=Path({str(tmp_path / 'toy.log')!r}))\n"
             "t = threading.Thread(target=toy.start); t.start(); t.join()\n"  # the starting thread is gone
             f"time.sleep(0.3); print(toy.pid, file=open({str(left)!r}, 'w')) if toy.running else None\n"

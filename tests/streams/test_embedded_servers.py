@@ -11,11 +11,11 @@ import redis
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from streams.embedded import java
-from streams.embedded.kafka import KafkaServer
-from streams.embedded.process import ServiceError
-from streams.embedded.stack import Stack
-from streams.embedded.valkey import ValkeyServer
+from local.stack import java
+from local.stack.kafka import KafkaServer
+from local.stack.process import ServiceError
+from local.stack.stack import Stack
+from local.stack.valkey import ValkeyServer
 from streams.settings import Settings
 from tests.streams.test_embedded_process import gone
 

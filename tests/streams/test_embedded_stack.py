@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import redis
 
+from local.stack.llm import http_ok
+from local.stack.process import HOST, ChildProcess, ServiceError, answers, free_port
+from local.stack.stack import Stack
+from local.stack.state import ServiceState, StackLock, StackState, read_state, resolve, running, state_file
 from store.token_budget import TokenBudget
-from streams.embedded.llm import http_ok
-from streams.embedded.process import HOST, ChildProcess, ServiceError, answers, free_port
-from streams.embedded.stack import Stack
-from streams.embedded.state import ServiceState, StackLock, StackState, read_state, resolve, running, state_file
 from streams.settings import SettingError, Settings
 from tests.streams.test_embedded_process import gone
 

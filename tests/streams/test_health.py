@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from freshet.records import UserEvent
+from local.stack.process import free_port
 from schemas.codec import Codec
-from streams.embedded.process import free_port
 from streams.health import EVENT_LOOP, Health, HealthServer
 from streams.kafka.lag import PartitionLag
 from streams.kafka.topics import Topics

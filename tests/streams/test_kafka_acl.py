@@ -25,8 +25,8 @@ from confluent_kafka.admin import (
 
 from freshet.header import decode_header
 from freshet.records import Item, UserEvent
+from local.stack.process import log_tail
 from schemas.codec import Codec
-from streams.embedded.process import log_tail
 from streams.kafka.lag import watermarks
 from streams.kafka.producer import KafkaProducer, kafka_config
 from streams.kafka.topics import Topics

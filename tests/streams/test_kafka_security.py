@@ -14,8 +14,8 @@ import pytest
 import redis
 
 from freshet.records import Item, UserEvent
+from local.stack.process import ChildProcess, log_tail
 from schemas.codec import Codec
-from streams.embedded.process import ChildProcess, log_tail
 from streams.kafka.producer import KafkaProducer, kafka_config
 from streams.kafka.topics import Topics
 from streams.settings import SettingError, Settings

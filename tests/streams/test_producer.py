@@ -8,7 +8,7 @@ import os
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from streams.embedded.process import free_port
+from local.stack.process import free_port
 from streams.errors import DeliveryFailed, Family, RecordTooLarge, family
 from streams.kafka.producer import KafkaProducer, _delivery_error, delivered
 from streams.settings import Settings

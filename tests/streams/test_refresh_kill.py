@@ -17,11 +17,11 @@ import redis
 
 from freshet.layout import Keys
 from freshet.records import ItemFeatures, ItemTier, UserFeatures
+from local.stack.process import ChildProcess, log_tail
 from schemas.codec import Codec
 from store.feature_writer import FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from store.refresh_queue import DueState, DueUsers
-from streams.embedded.process import ChildProcess, log_tail
 from streams.settings import Settings
 from tests.streams.lane_tools import make_topics, read_all, until
 

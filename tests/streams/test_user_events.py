@@ -7,11 +7,11 @@ import pytest
 import redis
 
 from freshet.records import DeadLetter, Erasure, UserEvent
+from local.stack.valkey import ValkeyServer
 from schemas.codec import Codec
 from store.erasure_watermarks import Erasures, digest
 from store.histories import HistoryStore
 from store.refresh_queue import DueUsers
-from streams.embedded.valkey import ValkeyServer
 from streams.lanes.user_events import UserEventsLane
 from streams.resources import Context
 from streams.settings import Settings

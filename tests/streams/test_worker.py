@@ -16,10 +16,10 @@ import redis
 from click.testing import CliRunner, Result
 
 from freshet.records import Item, ItemFeatures, ItemTier, UserEvent
+from local.stack.process import ChildProcess
 from schemas.codec import Codec
 from store.versions import Versions
 from streams.cli import main
-from streams.embedded.process import ChildProcess
 from streams.kafka.topics import Topics
 from streams.settings import Settings
 from tests.streams.lane_tools import make_topics, read_all, send_all, until

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from models.encoder.weights import ensure_vllm_env, prepare_llm
-from streams.embedded.emulator import KafkaEmulator, find_emulator
-from streams.embedded.java import Report, find_jars, no_report, prepare_jars
-from streams.embedded.kafka import KafkaServer
-from streams.embedded.process import ChildProcess, ServiceError
-from streams.embedded.state import (
+from local.stack.emulator import KafkaEmulator, find_emulator
+from local.stack.java import Report, find_jars, no_report, prepare_jars
+from local.stack.kafka import KafkaServer
+from local.stack.process import ChildProcess, ServiceError
+from local.stack.state import (
     ServiceState,
     ServiceStatus,
     StackLock,
@@ -29,7 +28,8 @@ from streams.embedded.state import (
     with_addresses,
     write_state,
 )
-from streams.embedded.valkey import ValkeyServer
+from local.stack.valkey import ValkeyServer
+from models.encoder.weights import ensure_vllm_env, prepare_llm
 from streams.settings import Settings
 
 POLL_S = 0.5
@@ -92,8 +92,8 @@ def _services(settings: Settings, folder: Path, durable: bool, llm: bool, report
 
     services: list[Service] = []
     if llm and not settings.llm:
+        from local.stack.llm import LlmServer
         from models.encoder.weights import ensure_vllm_env, prepare_llm
-        from streams.embedded.llm import LlmServer
 
         python, weights = ensure_vllm_env(settings.home, report), prepare_llm(settings.home, report)
         services.append(LlmServer(python, weights, folder=folder / "llm", port=port("llm")))

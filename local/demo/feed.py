@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from freshet.clock import wall_clock
 from freshet.records import UserEvent
+from local.demo.data import DemoData, in_steps
 from schemas.codec import Codec
-from streams.demo.data import DemoData, in_steps
 from streams.kafka.producer import Delivery, KafkaProducer
 from streams.kafka.topics import Topics
 from streams.settings import Settings

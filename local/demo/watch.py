@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from freshet import FeatureReader, ItemTier, UserTier
-from streams.demo.data import DemoData
-from streams.demo.feed import Feed
-from streams.demo.view import Freshness, Snapshot
+from local.demo.data import DemoData
+from local.demo.feed import Feed
+from local.demo.view import Freshness, Snapshot
 from streams.kafka.lag import GroupLag
 from streams.kafka.producer import kafka_config
 from streams.lanes import LANES, consumer_group, consumer_groups

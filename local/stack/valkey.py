@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from streams.embedded.process import HOST, ChildProcess, ServiceError, answers, free_port
-from streams.embedded.server import DataServer
+from local.stack.process import HOST, ChildProcess, ServiceError, answers, free_port
+from local.stack.server import DataServer
 
 
 def find_server() -> str:

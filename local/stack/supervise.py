@@ -1,4 +1,4 @@
-"""The daemon behind `freshet up`: `python -m streams.embedded.supervise [--no-llm]`.
+"""The daemon behind `freshet up`: `python -m local.stack.supervise [--no-llm]`.
 
 Owns a stack from its start to SIGTERM. Must not print for people: `streams/cli/stack.py` reads the state file.
 """
@@ -10,9 +10,9 @@ import sys
 import threading
 from pathlib import Path
 
+from local.stack.process import ServiceError
+from local.stack.stack import Stack
 from models.encoder.weights import WeightsError
-from streams.embedded.process import ServiceError
-from streams.embedded.stack import Stack
 from streams.settings import Settings
 
 DATA = "stack"

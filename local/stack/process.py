@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from streams.embedded import guard
+from local.stack import guard
 
 HOST = "127.0.0.1"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.25

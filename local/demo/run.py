@@ -21,6 +21,14 @@ from rich.live import Live
 from freshet import FeatureReader, ItemTier, UserTier
 from freshet.clock import wall_clock
 from freshet.records import ItemFeatures
+from local.demo.data import DemoData, load, recent, split
+from local.demo.feed import Feed, shifted_to_now
+from local.demo.steps import Steps
+from local.demo.summary import Counts, Summary
+from local.demo.view import render
+from local.demo.watch import Watch
+from local.stack.process import HOST, ChildProcess, ServiceError, free_port, log_tail
+from local.stack.stack import Stack, prepare
 from models.encoder.weights import prepare_encoder
 from models.reasoner import checkpoint
 from models.reasoner.checkpoint import Checkpoint
@@ -28,14 +36,6 @@ from models.reasoner.training.train import TrainingConfig
 from schemas.codec import Codec
 from store.histories import HistoryStore
 from store.refresh_queue import DueUsers
-from streams.demo.data import DemoData, load, recent, split
-from streams.demo.feed import Feed, shifted_to_now
-from streams.demo.steps import Steps
-from streams.demo.summary import Counts, Summary
-from streams.demo.view import render
-from streams.demo.watch import Watch
-from streams.embedded.process import HOST, ChildProcess, ServiceError, free_port, log_tail
-from streams.embedded.stack import Stack, prepare
 from streams.jobs.send import Tally, keyed_events, send
 from streams.jobs.train import train_on
 from streams.kafka.producer import kafka_config

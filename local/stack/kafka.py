@@ -14,9 +14,9 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from streams.embedded.java import KAFKA_VERSION, Report, find_java, no_report, prepare_jars
-from streams.embedded.process import HOST, ChildProcess, ServiceError, answers, free_port
-from streams.embedded.server import DataServer
+from local.stack.java import KAFKA_VERSION, Report, find_java, no_report, prepare_jars
+from local.stack.process import HOST, ChildProcess, ServiceError, answers, free_port
+from local.stack.server import DataServer
 
 START_TRIES = 3
 HEAP = ("-Xmx512m", "-Xms256m", "-XX:+UseSerialGC")

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Self
 
-from streams.embedded.process import ChildProcess
+from local.stack.process import ChildProcess
 
 
 class DataServer(ABC):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from streams.embedded.process import ServiceError, log_tail
+from local.stack.process import ServiceError, log_tail
 
 KAFKA_VERSION = "4.1.1"
 LEAST_JAVA = 17

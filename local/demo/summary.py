@@ -18,10 +18,10 @@ from rich.text import Text
 
 from freshet import FeatureReader, ItemTier, UserTier
 from freshet.records import Item
+from local.demo.data import DemoData
+from local.demo.watch import Seen
 from processors.items.knowledge_text import item_text
 from store.histories import HistoryStore
-from streams.demo.data import DemoData
-from streams.demo.watch import Seen
 
 ITEMS_SHOWN, USERS_SHOWN, NEAREST, HISTORY_SHOWN, BEHAVIORS_SHOWN, TOP = 3, 2, 5, 8, 8, 10
 CANDIDATES = 500

@@ -11,8 +11,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from local.stack.process import HOST, ChildProcess, free_port
 from models.llm.vllm_server import vllm_command
-from streams.embedded.process import HOST, ChildProcess, free_port
 
 # Cold: the imports alone read 1.5 GB from disk; two busy cores make it minutes.
 START_TIMEOUT_S = 600.0

@@ -10,8 +10,8 @@ import importlib.util
 import stat
 from pathlib import Path
 
-from streams.embedded.kafka import broker_answers
-from streams.embedded.process import HOST, ChildProcess, ServiceError, answers, free_port
+from local.stack.kafka import broker_answers
+from local.stack.process import HOST, ChildProcess, ServiceError, answers, free_port
 
 
 def find_emulator() -> Path | None:
