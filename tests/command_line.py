@@ -17,7 +17,7 @@ def freshet(*arguments: str, codes: Sequence[int] = (0,), **variables: object) -
     `variables` are settings, by their names without FRESHET_, in lower case.
     """
     told = {f"FRESHET_{name.upper()}": str(value) for name, value in variables.items()}
-    command = [sys.executable, "-m", "streams", *arguments]
+    command = [sys.executable, "-m", "cli", *arguments]
     done = subprocess.run(
         command, env={**os.environ, **told}, capture_output=True, text=True, cwd=REPOSITORY, check=False
     )

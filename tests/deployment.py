@@ -36,7 +36,7 @@ class Deployment:
     def worker(self, *options: str) -> ChildProcess:
         """Start a worker and wait until its lanes run."""
         log = self.folder / f"worker{len(self.workers)}.log"
-        argv = [sys.executable, "-m", "streams", "worker", *options]
+        argv = [sys.executable, "-m", "cli", "worker", *options]
         worker = ChildProcess("worker", argv, log=log, env=environment(self.settings), grace_s=20.0)
         self.workers.append(worker)
         worker.start()
@@ -45,7 +45,7 @@ class Deployment:
 
     def freshet(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run one `freshet` command to its end."""
-        command = [sys.executable, "-m", "streams", *arguments]
+        command = [sys.executable, "-m", "cli", *arguments]
         return subprocess.run(
             command, env=environment(self.settings), capture_output=True, text=True, timeout=120, check=False
         )

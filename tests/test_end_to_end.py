@@ -282,7 +282,7 @@ def test_a_wrong_setting_is_named_and_ends_with_2(
     """Catches a stack trace, or a worker that starts with a setting it does not understand."""
     env = {**environment(Settings(kafka="127.0.0.1:1", redis="redis://127.0.0.1:1/0")), **setting}
     done = subprocess.run(
-        [sys.executable, "-m", "streams", *arguments], env=env, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "cli", *arguments], env=env, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2
     assert named in done.stderr

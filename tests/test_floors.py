@@ -88,7 +88,7 @@ def test_import_freshet_loads_nothing_heavy() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     """The command line answers at once: commands are imported when called."""
-    assert not loaded_by("streams.cli") & (KAFKA | {"torch", "transformers", "pyarrow", "rich"})
+    assert not loaded_by("cli") & (KAFKA | {"torch", "transformers", "pyarrow", "rich"})
 
 
 def test_the_core_loads_without_a_kafka_client() -> None:

@@ -14,7 +14,7 @@ import click
 import pytest
 import yaml
 
-from streams.cli import main
+from cli import main
 from streams.settings import Settings, variable
 
 ROOT = Path(__file__).resolve().parents[1]

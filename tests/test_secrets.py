@@ -45,7 +45,7 @@ def test_no_setting_shows_its_secret() -> None:
 def command(*arguments: str, **settings: str) -> str:
     """Everything a command says, whatever it ends with."""
     environment = {**os.environ, **{f"FRESHET_{name.upper()}": value for name, value in settings.items()}}
-    argv = [sys.executable, "-m", "streams", *arguments]
+    argv = [sys.executable, "-m", "cli", *arguments]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=90, check=False)
     return done.stdout + done.stderr
 

@@ -157,7 +157,7 @@ def _deployed(steps: Steps, settings: Settings, data: DemoData) -> Iterator[Depl
     log = settings.home / "demo" / "worker.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    argv = [sys.executable, "-m", "streams", "worker", "--metrics-port", str(port)]
+    argv = [sys.executable, "-m", "cli", "worker", "--metrics-port", str(port)]
     worker = ChildProcess("the worker", argv, log=log, env=environment(settings), grace_s=20.0)
     try:
         with steps.step("Starting a worker with all lanes") as step:

@@ -1,6 +1,6 @@
 """The daemon behind `freshet up`: `python -m local.stack.supervise [--no-llm]`.
 
-Owns a stack from its start to SIGTERM. Must not print for people: `streams/cli/stack.py` reads the state file.
+Owns a stack from its start to SIGTERM. Must not print for people: `cli/stack.py` reads the state file.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from streams.cli import COMMANDS, main
+from cli import COMMANDS, main
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -23,7 +23,7 @@ def test_every_command_of_the_table_exists(name: str) -> None:
 def test_help_imports_nothing_heavy() -> None:
     """Catches a `freshet --help` that takes seconds because a command imports torch."""
     code = (
-        "import sys; from click.testing import CliRunner; from streams.cli import main; "
+        "import sys; from click.testing import CliRunner; from cli import main; "
         "assert CliRunner().invoke(main, ['--help']).exit_code == 0; "
         "print({'torch', 'faust', 'confluent_kafka', 'pyarrow', 'transformers'} & set(sys.modules))"
     )

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from cli import main
 from schemas.knowledge_file import read_knowledge
-from streams.cli import main
 from tests.fakes_llm import FakeLlmServer, Trouble
 
 TITLES = ["Oak chair", "Blue kettle", "Running shoe", "Tea infuser", "Desk lamp"]
@@ -104,7 +104,7 @@ def test_a_stopped_run_says_how_to_go_on(items: Path, tmp_path: Path, number: si
     with FakeLlmServer(Trouble(delay_s=0.4)) as server:
         command = ["distill", "--items", items, "--out", out, "--llm", server.url, "--concurrency", "1"]
         child = subprocess.Popen(
-            [sys.executable, "-m", "streams", *map(str, command)],
+            [sys.executable, "-m", "cli", *map(str, command)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -127,7 +127,7 @@ def test_a_stopped_run_says_how_to_go_on(items: Path, tmp_path: Path, number: si
 def test_the_command_needs_no_kafka_or_redis_client_of_its_own() -> None:
     """Catches an import that keeps the command out of vLLM's environment; `freshet` itself brings redis."""
     code = (
-        "import sys; import streams.cli.distill; "
+        "import sys; import cli.distill; "
         "print({'faust', 'confluent_kafka', 'fastavro', 'torch', 'transformers', 'vllm'} & set(sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

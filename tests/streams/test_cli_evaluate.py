@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import streams.cli.evaluate
-from streams.cli import main
+import cli.evaluate
+from cli import main
 from tests.fakes_encoder import FakeEncoder
 from tests.fakes_llm import FakeLlmServer
 
@@ -29,7 +29,7 @@ def files(tmp_path: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams.cli.evaluate, "prepared_encoder", lambda _: FakeEncoder())
+    monkeypatch.setattr(cli.evaluate, "prepared_encoder", lambda _: FakeEncoder())
 
 
 @pytest.mark.parametrize("who", ["team", "naive", "no-examples"])

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 import models.encoder.encoder
+from cli import main
 from models.encoder.aligner_training import AlignerConfig
 from models.encoder.contrastive import HeadConfig
-from streams.cli import main
 from tests.evaluation.successor_world import write
 from tests.fakes_encoder import FakeEncoder
 

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from cli import main
 from freshet.records import Item, UserEvent
 from schemas.codec import Codec
-from streams.cli import main
 from streams.settings import Settings
 from tests.streams.lane_tools import make_topics, read_all
 

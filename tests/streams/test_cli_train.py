@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import streams.jobs.train
+from cli import main
 from models.encoder.aligner import LinearAligner, load_aligner
 from models.reasoner import checkpoint
-from streams.cli import main
 from tests.evaluation.cold_world import write
 from tests.fakes_encoder import FakeEncoder
 

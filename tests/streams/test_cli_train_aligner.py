@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 import streams.jobs.train
+from cli import main
 from models.encoder.aligner import LinearAligner, load_aligner
 from models.reasoner.training.train import TrainingError
-from streams.cli import main
 from streams.jobs.train import trained_aligner
 from streams.resources import Context
 from streams.settings import Settings

@@ -12,9 +12,9 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
+from cli import main
 from store.coverage import PINNED_BY
 from store.versions import Versions
-from streams.cli import main
 from streams.jobs.version_topics import delete, own_groups, own_topics
 from streams.kafka.topics import Topics, existing
 from streams.settings import Settings

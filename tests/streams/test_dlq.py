@@ -12,12 +12,12 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
+from cli import main
+from cli.dlq_view import harmless, span
 from freshet.header import decode_header
 from freshet.layout import Keys
 from freshet.records import DeadLetter, Header, Item
 from schemas.codec import Codec
-from streams.cli import main
-from streams.cli.dlq_page import harmless, span
 from streams.jobs.dead_letters import rewrite as rewriting
 from streams.jobs.dead_letters.read import Filter, Letter, Position, letter_ranges, read_letters
 from streams.jobs.dead_letters.rewrite import Busy, drop

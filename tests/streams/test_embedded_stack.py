@@ -212,7 +212,7 @@ def freshet(kafka: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Com
     env = {k: v for k, v in os.environ.items() if not k.startswith("FRESHET_")} | {"FRESHET_HOME": str(home)}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "streams", *words]
+        command = [sys.executable, "-m", "cli", *words]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
 
     yield run

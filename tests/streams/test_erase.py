@@ -63,7 +63,7 @@ def run(settings: Settings, *arguments: str, code: int = 0) -> dict[str, Any]:
         "FRESHET_TOPIC_PREFIX": settings.topic_prefix,
         "FRESHET_DIMS": "8",
     }
-    command = [sys.executable, "-m", "streams", "erase", *arguments, "--json"]
+    command = [sys.executable, "-m", "cli", "erase", *arguments, "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     assert USER not in done.stderr
@@ -188,7 +188,7 @@ async def test_nothing_brings_an_erased_user_back(settings: Settings, client: re
         "FRESHET_TOPIC_PREFIX": settings.topic_prefix, "FRESHET_DIMS": "8",
     }  # fmt: skip
     for more in ([], ["--verify"]):
-        command = [sys.executable, "-m", "streams", "rebuild", *more]
+        command = [sys.executable, "-m", "cli", "rebuild", *more]
         done = await asyncio.to_thread(
             lambda command=command: subprocess.run(
                 command, env=environment, capture_output=True, text=True, check=False

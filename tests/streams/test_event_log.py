@@ -13,11 +13,11 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 import streams.jobs.train
+from cli import main
 from freshet.records import Item, UserEvent
 from schemas.codec import Codec
 from schemas.files import EVENT_SCHEMA
 from store.histories import HistoryBatch, HistoryEvent, HistoryStore
-from streams.cli import main
 from streams.jobs.event_log import EventLog, ItemLog, LogError, read_event_topic, read_item_topic, read_topic
 from streams.kafka.topics import Topics
 from streams.settings import Settings

@@ -51,7 +51,7 @@ def run(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]
         "FRESHET_TOPIC_PREFIX": settings.topic_prefix,
         "FRESHET_HISTORY_LENGTH": "5",
     }
-    command = [sys.executable, "-m", "streams", "rebuild", *arguments]
+    command = [sys.executable, "-m", "cli", "rebuild", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 

@@ -16,12 +16,12 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
+from cli import main
 from freshet.records import Item, ItemFeatures, UserEvent
 from schemas.codec import Codec
 from store.histories import HistoryBatch, HistoryEvent, HistoryStore
 from store.refresh_queue import DueUsers
 from store.versions import Versions
-from streams.cli import main
 from streams.jobs.replay.jobs import Job, Jobs, new_job
 from streams.jobs.replay.plan import make_plan
 from streams.jobs.replay.request import Request

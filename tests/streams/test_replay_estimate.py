@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import redis
 
+from cli.replay_view import estimate_row, told_estimate
 from freshet.records import Item, ItemKnowledge, Provenance
 from processors.items.item_text import content_fingerprint
 from schemas.codec import Codec
 from store.knowledge_cache import KnowledgeCache
-from streams.cli.replay_page import estimate_row, told_estimate
 from streams.jobs.replay.estimate import Estimate, estimate
 from streams.kafka.ranges import RangeReader
 from streams.kafka.topics import Topics

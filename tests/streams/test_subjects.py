@@ -12,11 +12,11 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
+from cli import main
 from freshet.records import DeadLetter, Item, UserEvent
 from schemas.codec import Codec
 from schemas.history import kept_schemas, schema_json
 from store.histories import HistoryStore
-from streams.cli import main
 from streams.kafka.subjects import LEVEL, contracts
 from streams.kafka.topics import Topics
 from streams.settings import Settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streams.times import parse_duration, parse_time
+from cli.times import parse_duration, parse_time
 
 NOW_MS = 1_764_000_000_000
 

@@ -15,11 +15,11 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
+from cli import main
 from freshet.records import Item, ItemFeatures, ItemTier, UserEvent
 from local.stack.process import ChildProcess
 from schemas.codec import Codec
 from store.versions import Versions
-from streams.cli import main
 from streams.kafka.topics import Topics
 from streams.settings import Settings
 from tests.streams.lane_tools import make_topics, read_all, send_all, until
@@ -105,7 +105,7 @@ def exit_code(child: ChildProcess, timeout_s: float = 30) -> int | None:
 
 def command(environment: dict[str, str], *arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "streams", *arguments],
+        [sys.executable, "-m", "cli", *arguments],
         env={**os.environ, **environment},
         cwd=REPOSITORY,
         stderr=subprocess.PIPE,

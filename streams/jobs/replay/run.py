@@ -1,7 +1,7 @@
 """A job from where it stands to its end: stage after stage, its position kept every second.
 
 Owns the order of stages, what a stage still owes when its ranges are read, and the job's state. Must not decide what is
-replayed (`plan`), nor whether it may be (`streams.cli.replay`).
+replayed (`plan`), nor whether it may be (`cli.replay`).
 
 An item that changes while its older record is replayed is published twice by two processes, in any order. Redis keeps
 the newer whatever comes last; the compacted feature topic, from which Redis is rebuilt, keeps what comes last. So a

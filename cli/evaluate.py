@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cli.evaluate_reasoner import reasoner
 from evaluation.knowledge import Extractor, Score, evaluate, measures, split, without_products
 from evaluation.naive import NaiveExtractor
 from freshet.clock import wall_clock
@@ -29,7 +30,6 @@ from processors.items.attribute_catalogue import AttributeCatalogue
 from processors.items.distiller import Distiller
 from schemas.annotated import Annotated, read_annotated
 from schemas.files import FileError
-from streams.cli.evaluate_reasoner import reasoner
 from streams.distillation import make_recipe, read_catalogue
 from streams.settings import Settings
 

@@ -26,6 +26,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cli.times import parse_duration, parse_time
 from freshet.clock import wall_clock
 from freshet.connect import Client, connect
 from freshet.layout import check_version
@@ -35,11 +36,10 @@ from store.coverage import Coverage, coverage, shape_of
 from store.versions import VersionError, Versions
 from streams.kafka.ranges import NothingCame
 from streams.settings import Settings
-from streams.times import parse_duration, parse_time
 
 
 class Duration(click.ParamType):
-    """See `streams.times.parse_duration`."""
+    """See `cli.times.parse_duration`."""
 
     name = "duration"
 
@@ -51,7 +51,7 @@ class Duration(click.ParamType):
 
 
 class Time(click.ParamType):
-    """See `streams.times.parse_time`."""
+    """See `cli.times.parse_time`."""
 
     name = "time"
 

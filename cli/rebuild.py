@@ -18,7 +18,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from streams.cli.desk import bars, open_desk, version_name
+from cli.session import bars, open_desk, version_name
 from streams.kafka.ranges import NoTopic
 from streams.settings import Settings
 

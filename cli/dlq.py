@@ -1,7 +1,7 @@
 """`freshet dlq`: look at dead letters, send their records again, remove them.
 
 Owns the options and the order of things. What a letter is and how it goes is `streams.jobs.dead_letters`'s; how it looks is
-`streams.cli.dlq_page`'s.
+`cli.dlq_view`'s.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 import click
 
+from cli import dlq_view as page
+from cli.session import Desk, Time, counted, open_desk
 from schemas.codec import Codec
 from store.scan import Pace
-from streams.cli import dlq_page as page
-from streams.cli.desk import Desk, Time, counted, open_desk
 from streams.errors import DeliveryFailed, RecordTooLarge
 from streams.jobs.dead_letters.read import Filter, Letter, Position, letter_ranges, read_letters
 from streams.jobs.dead_letters.replay import send_again

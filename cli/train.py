@@ -15,12 +15,12 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from cli.log_options import LogSource, TrainingLog, log_options
+from cli.train_aligner import aligner
 from models.encoder.aligner import Aligner
 from models.reasoner import checkpoint
 from models.reasoner.training.train import Progress as TrainingProgress
 from models.reasoner.training.train import TrainingConfig, TrainingError
-from streams.cli.log_options import LogSource, TrainingLog, log_options
-from streams.cli.train_aligner import aligner
 from streams.jobs.train import train_on, trained_aligner
 from streams.settings import Settings
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
+from cli.dlq_view import moment
+from cli.session import open_desk
 from processors.validate import ContractViolation
-from streams.cli.desk import open_desk
-from streams.cli.dlq_page import moment
 from streams.errors import DeliveryFailed
 from streams.jobs.dead_letters.rewrite import Busy
 from streams.kafka.ranges import NoTopic

@@ -1,7 +1,7 @@
 """`freshet versions`: make, compare, activate, roll back and delete feature versions.
 
-Owns the commands, their checks and exit codes. How an answer looks is `streams.cli.versions_page`'s, connections are
-`streams.cli.desk`'s.
+Owns the commands, their checks and exit codes. How an answer looks is `cli.versions_view`'s, connections are
+`cli.session`'s.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, ParamSpec
 
 import click
 
+from cli import versions_view as page
+from cli.session import Desk, Duration, counted, open_desk, version_name
 from store.coverage import ACTIVE_WITHIN_S, LEAST_ITEMS, LEAST_USERS, SAMPLE, unfit
 from store.scan import RATE, Pace
 from store.version_gc import census, collect, collectable
 from store.versions import VersionError
-from streams.cli import versions_page as page
-from streams.cli.desk import Desk, Duration, counted, open_desk, version_name
 from streams.jobs.version_topics import delete, existing_topics
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics

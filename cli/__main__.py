@@ -1,6 +1,6 @@
 """`python -m streams` is `freshet`."""
 
-from streams.cli import main
+from cli import main
 
 if __name__ == "__main__":
     main(prog_name="freshet")

@@ -15,13 +15,13 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from cli.log_options import LogSource, log_options
 from models.encoder.aligner_training import AlignerConfig
 from models.encoder.contrastive import HeadConfig
 from models.encoder.contrastive import Progress as HeadProgress
 from models.encoder.pairs import NothingToLearn
 from schemas.files import FileError
 from schemas.knowledge_file import read_knowledge
-from streams.cli.log_options import LogSource, log_options
 from streams.jobs.train import ALIGNER_FILE, train_aligner_on
 from streams.settings import Settings
 

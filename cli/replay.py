@@ -1,7 +1,7 @@
 """`freshet replay`: bring a version up to date with what was there before it.
 
 Owns the options and the checks. What a replay does is `streams.jobs.replay`'s; how an answer looks is
-`streams.cli.replay_page`'s.
+`cli.replay_view`'s.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli import replay_view as page
+from cli.session import Desk, Time, counted, open_desk, version_name
 from freshet.clock import wall_clock
 from local.stack.state import resolve
 from store.histories import HistoryStore
 from store.versions import Versions
-from streams.cli import replay_page as page
-from streams.cli.desk import Desk, Time, counted, open_desk, version_name
 from streams.errors import FatalError
 from streams.jobs.replay.estimate import Estimate, estimate
 from streams.jobs.replay.jobs import Job, JobError, Jobs, new_job

@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from streams.cli.desk import bars
+from cli.session import bars
 from streams.jobs.replay.estimate import Estimate
 from streams.jobs.replay.jobs import Job
 from streams.jobs.replay.plan import Plan, Stage
