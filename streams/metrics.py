@@ -1,6 +1,6 @@
 """Every metric of the worker, once, with its unit in its name.
 
-Owns names, help texts and labels; `streams.metrics_page` is their table. Labels are bounded (lane, topic, reason),
+Owns names, help texts and labels; `docs.generators.metrics_page` is their table. Labels are bounded (lane, topic, reason),
 never ids. Starts no server: `streams.health` does.
 """
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import redis
 
+from docs.generators.layout_page import RANKER, WORKER, page
 from freshet import FeatureReader
 from freshet.connect import connect, is_cluster
-from freshet.layout_page import RANKER, WORKER, page
 from freshet.records import ItemKnowledge
 from store.feature_writer import Deletion, FeatureWriter
 from store.histories import HistoryBatch, HistoryEvent, HistoryStore

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from freshet.settings_page import page
+from docs.generators.settings_page import page
 from streams.settings import SettingError, Settings, UnknownSetting, without_password
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from docs.generators.metrics_page import LABELS, READER, page, series
 from streams.metrics import Metrics
-from streams.metrics_page import LABELS, READER, page, series
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "metrics.md"
