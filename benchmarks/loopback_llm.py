@@ -12,7 +12,7 @@ from pathlib import Path
 
 from local.stack.llm import http_ok
 from local.stack.process import HOST, ChildProcess, free_port
-from tests.fakes_llm import FakeLlmServer, Trouble
+from tests.support.fakes_llm import FakeLlmServer, Trouble
 
 
 class LoopbackLlm:

@@ -34,7 +34,7 @@ from local.stack.valkey import ValkeyServer
 from schemas.codec import Codec
 from streams.kafka.producer import kafka_config
 from streams.settings import Settings
-from tests.deployment import Deployment
+from tests.support.deployment import Deployment
 
 WARM_S = 15.0
 """Items are sent for so long before the outage, and again after it."""

@@ -12,7 +12,7 @@ import pytest
 
 from models.encoder.weights import encoder_dir, prepared
 from streams.settings import Settings
-from tests import servers, topologies
+from tests.support import servers, topologies
 
 if TYPE_CHECKING:
     from models.encoder.encoder import MiniLmEncoder

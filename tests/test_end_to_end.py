@@ -29,9 +29,9 @@ from schemas.codec import Codec
 from store.histories import HistoryStore
 from store.refresh_queue import DueUsers
 from streams.settings import Settings
-from tests.deployment import Deployment
-from tests.fakes_llm import FakeLlmServer
-from tests.streams.lane_tools import read_all
+from tests.support.deployment import Deployment
+from tests.support.fakes_llm import FakeLlmServer
+from tests.support.lane_tools import read_all
 
 pytestmark = [pytest.mark.encoder, pytest.mark.timeout(420)]
 

@@ -21,7 +21,7 @@ import redis
 from freshet import FeatureReader, InferredBehavior, Keys
 from store.feature_writer import Deletion, FeatureWriter
 from store.versions import Versions
-from tests.freshet.samples import item, user
+from tests.support.samples import item, user
 
 DOCS = Path(__file__).parents[1] / "docs"
 DIMS = 16

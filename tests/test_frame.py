@@ -151,7 +151,7 @@ def test_the_worker_does_not_run_as_root() -> None:
 
 def test_containers_and_tests_use_one_kafka_and_one_valkey() -> None:
     from local.stack.java import KAFKA_VERSION, POM
-    from tests.servers import KAFKA_IMAGE, VALKEY_IMAGE
+    from tests.support.servers import KAFKA_IMAGE, VALKEY_IMAGE
 
     assert SERVICES["kafka"]["image"] == KAFKA_IMAGE == f"apache/kafka:{KAFKA_VERSION}"
     assert SERVICES["valkey"]["image"] == VALKEY_IMAGE

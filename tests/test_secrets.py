@@ -15,7 +15,7 @@ from local.stack.process import ChildProcess, free_port
 from streams.kafka.producer import KafkaProducer
 from streams.kafka.topics import Topics
 from streams.settings import SettingError, Settings, fields
-from tests.streams.lane_tools import make_topics, read_all
+from tests.support.lane_tools import make_topics, read_all
 
 MARK = "mark-of-a-secret"
 REPOSITORY = Path(__file__).parents[1]
@@ -78,7 +78,7 @@ def test_a_failing_worker_says_no_secret_and_listens_on_loopback_alone(
         "FRESHET_REDIS": marked("redis"), "FRESHET_LLM": marked("llm"), "FRESHET_METRICS_PORT": str(port),
         "FRESHET_LOG_LEVEL": "DEBUG",
     }  # fmt: skip
-    argv = [sys.executable, "-m", "tests.streams.lane_process", "item-text,item-distill,user-events,sink"]
+    argv = [sys.executable, "-m", "tests.support.lane_process", "item-text,item-distill,user-events,sink"]
     worker = ChildProcess("worker", argv, log=tmp_path / "log", env=environment, cwd=REPOSITORY)
     worker.start()
     try:

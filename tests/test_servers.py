@@ -9,7 +9,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from tests.topologies import SENTINEL_NAME, Cluster, SentinelPair, TlsServer
+from tests.support.topologies import SENTINEL_NAME, Cluster, SentinelPair, TlsServer
 
 NEVER_AGAIN = Retry(NoBackoff(), 0)
 

@@ -57,7 +57,7 @@ def page() -> str:
     head = "| metric | type | labels | meaning |\n|---|---|---|---|\n"
     return f"""# Metrics
 
-<!-- made by python -m tests.streams.test_metrics_page; a test compares -->
+<!-- made by python -m tests.docs.test_metrics_page; a test compares -->
 
 `freshet worker --metrics-port 9464` (or `FRESHET_METRICS_PORT`) answers on loopback; `FRESHET_METRICS_HOST` binds
 another address. `/metrics` is Prometheus' text format; `/livez` answers 200 while the process makes progress, whatever

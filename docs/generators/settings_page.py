@@ -24,7 +24,7 @@ def page() -> str:
     """`docs/settings.md`, whole."""
     return f"""# Settings
 
-<!-- made by python -m tests.freshet.test_settings; a test compares -->
+<!-- made by python -m tests.streams.test_settings; a test compares -->
 
 A setting comes from the first of these that has it: a command's own option, the environment variable below, the TOML
 file that `FRESHET_CONFIG` names (keys: the names without `FRESHET_`, in lower case), the default. An empty variable

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from models.llm.client import Completion, Message
-from tests.fakes_llm import FakeLlm, answer
+from tests.support.fakes_llm import FakeLlm, answer
 
 WHERE = ("everywhere", "quotes", "last")
 

@@ -13,8 +13,8 @@ from benchmarks.distill import Bench, draw, measure
 from benchmarks.llm_load import Counts, VllmServer
 from freshet.records import Item
 from streams.settings import Settings
-from tests.fakes_encoder import FakeEncoder
-from tests.fakes_llm import MODEL, FakeLlmServer, Trouble
+from tests.support.fakes_encoder import FakeEncoder
+from tests.support.fakes_llm import MODEL, FakeLlmServer, Trouble
 
 KEYS = [
     "items_per_s",

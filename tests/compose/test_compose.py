@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from freshet import FeatureReader
-from tests import command_line, servers
+from tests.support import command_line, servers
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(600)

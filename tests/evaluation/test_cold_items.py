@@ -14,7 +14,7 @@ from evaluation.cold_data import load
 from evaluation.intervals import interval
 from models.encoder.cold_items import ColdConfig
 from tests.evaluation.cold_world import write
-from tests.fakes_encoder import FakeEncoder
+from tests.support.fakes_encoder import FakeEncoder
 
 SPLIT = "1970-03-02"  # day 60
 

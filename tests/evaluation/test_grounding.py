@@ -4,7 +4,7 @@ import random
 
 from evaluation.grounding import THRESHOLDS, measure, worn
 from models.encoder.aligner import LinearAligner
-from tests.fakes_encoder import FakeEncoder
+from tests.support.fakes_encoder import FakeEncoder
 
 TITLES = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("tea pot", "cake tin", "door mat")]
 

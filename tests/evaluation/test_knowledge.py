@@ -15,8 +15,8 @@ from processors.items.ask import InvalidKnowledge
 from processors.items.attribute_catalogue import AttributeCatalogue
 from schemas.annotated import Annotated, read_annotated
 from schemas.files import FileError
-from tests.fakes import FakeClock
-from tests.fakes_llm import FakeLlm
+from tests.support.fakes import FakeClock
+from tests.support.fakes_llm import FakeLlm
 
 CATALOGUE = AttributeCatalogue.from_rows([{"category": "Tea", "attribute": name} for name in ("Brand", "Size", "Tin")])
 

@@ -10,7 +10,7 @@ from models.reasoner.cooccurrence import CooccurrenceConfig, CooccurrenceReasone
 from models.reasoner.sequences import Log
 from tests.evaluation.test_reasoner_measures import case
 from tests.evaluation.test_reasoner_splits import log
-from tests.models.reasoner_tools import Told
+from tests.models.reasoner.reasoner_tools import Told
 
 
 def test_popularity_counts_events() -> None:

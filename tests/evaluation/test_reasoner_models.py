@@ -24,7 +24,7 @@ from evaluation.reasoner.splits import Case, Split
 from schemas.files import FileError, read_events, read_items
 from tests.evaluation.successor_world import KINDS, write
 from tests.evaluation.test_reasoner_measures import case
-from tests.fakes_encoder import FakeEncoder
+from tests.support.fakes_encoder import FakeEncoder
 
 TRAINING = replace(WITHOUT_VALIDATION, steps=150, batch=16, window=16, block=8, width=32, device="cpu")
 torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from freshet.records import Item, ItemKnowledge
 from models.encoder.cold_items import ColdItems
 from models.encoder.pairs import Pairs
 from tests.evaluation.cold_world import write
-from tests.fakes_encoder import FakeEncoder
+from tests.support.fakes_encoder import FakeEncoder
 
 
 def ways(folder: Path, monkeypatch: pytest.MonkeyPatch, *, opaque: bool) -> dict[str, Any]:

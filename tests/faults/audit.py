@@ -20,7 +20,7 @@ from store.refresh_queue import DueUsers
 from streams.kafka.topics import Topics
 from streams.settings import Settings
 from tests.faults.load import Load, Record
-from tests.streams.lane_tools import read_all
+from tests.support.lane_tools import read_all
 
 Position = tuple[str, int, int]
 _TOGETHER = 500

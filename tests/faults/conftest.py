@@ -11,9 +11,9 @@ import pytest
 
 from local.stack.kafka import KafkaServer
 from streams.settings import Settings
-from tests import servers
 from tests.faults.report import ROWS, keep, table
 from tests.faults.world import Addressed, World
+from tests.support import servers
 
 
 @pytest.fixture

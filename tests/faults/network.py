@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 
-from tests.servers import needs_privileges
+from tests.support.servers import needs_privileges
 
 _NUMBERS = itertools.count()
 

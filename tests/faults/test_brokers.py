@@ -15,10 +15,10 @@ from local.stack.kafka import KafkaServer
 from streams.jobs.rebuild.run import Rebuild
 from streams.jobs.rebuild.verify import verify
 from streams.resources import Context
-from tests import servers
 from tests.faults.brokers import Cluster, kill
 from tests.faults.trial import Trial
 from tests.faults.world import World
+from tests.support import servers
 
 pytestmark = pytest.mark.timeout(600)
 

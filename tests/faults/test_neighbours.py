@@ -17,12 +17,12 @@ from streams.jobs.dead_letters.read import Letter, letter_ranges, read_letters
 from streams.jobs.dead_letters.replay import send_again
 from streams.kafka.producer import KafkaProducer
 from streams.settings import Settings
-from tests import servers
-from tests.fakes_llm import FakeLlmServer
 from tests.faults.brokers import kill
 from tests.faults.network import Network
 from tests.faults.trial import Trial
 from tests.faults.world import World
+from tests.support import servers
+from tests.support.fakes_llm import FakeLlmServer
 
 pytestmark = pytest.mark.timeout(600)
 

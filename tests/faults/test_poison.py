@@ -19,7 +19,7 @@ from streams.kafka.producer import KafkaProducer
 from tests.faults.audit import Findings
 from tests.faults.report import ROWS, Row
 from tests.faults.world import World
-from tests.streams.lane_tools import read_all
+from tests.support.lane_tools import read_all
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -17,12 +17,12 @@ from local.stack.kafka import KafkaServer
 from store.versions import Versions
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics
-from tests import command_line
 from tests.faults.audit import audit
 from tests.faults.load import Load, Sender
 from tests.faults.report import ROWS, Row, told
 from tests.faults.trial import EVENTS, ITEMS, USERS
 from tests.faults.world import World
+from tests.support import command_line
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -24,7 +24,7 @@ from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics
 from streams.lanes import LANES, consumer_group, consumer_groups
 from streams.settings import Settings
-from tests.topologies import Node
+from tests.support.topologies import Node
 
 REPOSITORY = Path(__file__).parents[2]
 ALL_LANES = tuple(LANES)
@@ -34,7 +34,7 @@ SESSION_S = 6.0
 
 
 class Worker:
-    """One worker process with fake models, `tests.streams.lane_process`."""
+    """One worker process with fake models, `tests.support.lane_process`."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Worker:
         """`inside` is put before the command, `variables` are settings, `environment` is more of its environment."""
         self.lanes = tuple(lanes)
         self.name, self.log = name, folder / f"{name}.log"
-        self._argv = [*inside, sys.executable, "-m", "tests.streams.lane_process", ",".join(lanes)]
+        self._argv = [*inside, sys.executable, "-m", "tests.support.lane_process", ",".join(lanes)]
         told = {
             "KAFKA": settings.kafka, "REDIS": settings.redis, "TOPIC_PREFIX": settings.topic_prefix,
             "HOME": str(folder), "DIMS": str(settings.dims), "HISTORY_LENGTH": str(settings.history_length),

@@ -14,7 +14,7 @@ from processors.items.distiller import Distiller, InvalidKnowledge, Recipe
 from processors.items.injection_guard import inspect
 from processors.items.item_text import item_text
 from tests.attacks.obedient import WHERE, ObedientLlm, ScriptedLlm
-from tests.fakes import FakeClock
+from tests.support.fakes import FakeClock
 
 ATTACKS = load()
 _WANTED = Category("Goods", [Attribute("Material", "What it is made of"), Attribute("Use"), Attribute("Colour")])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from freshet.records import DeadLetter, Item, ItemFeatures, ItemKnowledge, Record, UserEvent, UserFeatures
 from schemas.codec import KINDS, SINGLE_OBJECT_HEADER, Codec, DecodeError, EncodeError, fingerprint, schema_json
-from tests.schemas import strategies
+from tests.support import strategies
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CODEC = Codec()

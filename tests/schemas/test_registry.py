@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from freshet.records import Item, UserEvent
 from schemas.codec import Codec, DecodeError, RegistryClient, RegistryRejected, RegistryUnavailable, schema_json
 from schemas.registry import UNKNOWN_FOR_S, UnknownSchemaId
-from tests.registry_stub import RegistryStub, registry_stub
-from tests.schemas import strategies
+from tests.support import strategies
+from tests.support.registry_stub import RegistryStub, registry_stub
 
 ITEM = Item("i1", 1_700_000_000_000, "Tea", price=3.5)
 

@@ -25,8 +25,8 @@ from streams.resources import Context
 from streams.settings import Settings
 from streams.worker.stall_detector import LagClock, StallDetector, Watch, beat, stacks
 from streams.worker.worker import run
-from tests.fakes_encoder import FakeEncoder
-from tests.streams.lane_tools import make_topics, send_all, until
+from tests.support.fakes_encoder import FakeEncoder
+from tests.support.lane_tools import make_topics, send_all, until
 
 
 class Ticks:

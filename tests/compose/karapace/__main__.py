@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from tests.registry_stub import registry_stub
+from tests.support.registry_stub import registry_stub
 
 with registry_stub(os.environ["KARAPACE_HOST"], int(os.environ["KARAPACE_PORT"])):
     signal.sigwait({signal.SIGTERM, signal.SIGINT})

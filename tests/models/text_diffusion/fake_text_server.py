@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.fakes_llm import FakeLlmServer, Trouble
+from tests.support.fakes_llm import FakeLlmServer, Trouble
 
 
 class FakeTextServer(FakeLlmServer):

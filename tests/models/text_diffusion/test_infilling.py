@@ -18,8 +18,8 @@ from models.text_diffusion.prompt import Log
 from models.text_diffusion.reasoner import TextDiffusionReasoner
 from processors.users.refresh import UserRefresher
 from schemas.codec import Codec
-from tests.models import reasoner_tools
-from tests.models.reasoner_tools import told
+from tests.models.reasoner import reasoner_tools
+from tests.models.reasoner.reasoner_tools import told
 from tests.models.text_diffusion.text_tools import ENCODER, TITLES, titles
 from tests.models.text_diffusion.tiny import EOS_ID, MASK_ID, TURN_ID, network, tokenizer
 

@@ -13,10 +13,10 @@ from models.text_diffusion.prompt import MOST_SHOWN, Line, Log, Written
 from models.text_diffusion.reasoner import TextDiffusionReasoner
 from models.text_diffusion.server import ServerWriter
 from processors.users.refresh import UserRefresher
-from tests.fakes_llm import MODEL, Trouble
-from tests.models.reasoner_tools import told
+from tests.models.reasoner.reasoner_tools import told
 from tests.models.text_diffusion.fake_text_server import FakeTextServer
 from tests.models.text_diffusion.text_tools import catalogue, grounder, titles
+from tests.support.fakes_llm import MODEL, Trouble
 
 LOG = Log(("green tea",), (1,))
 TENT = "1. camping tent\n2. flight to Lisbon"

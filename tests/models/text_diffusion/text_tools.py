@@ -9,7 +9,7 @@ import numpy as np
 from models.encoder.aligner import LinearAligner
 from models.reasoner.catalogue import Catalogue
 from models.text_diffusion.grounding import Grounder
-from tests.fakes_encoder import FakeEncoder
+from tests.support.fakes_encoder import FakeEncoder
 
 TITLES = {
     "i0": "green tea",

@@ -1,0 +1,67 @@
+"""A worker process with fake models, to be killed: `python -m tests.support.lane_process LANE[,LANE]`.
+
+Settings come from FRESHET_* as for `freshet worker`; the encoder needs no weights, and where no LLM is named one
+answers from the schema.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tests.support.shifted_clock  # noqa: F401 - before anybody binds time.time
+from models.llm.client import Completion, Message
+from streams import logs
+from streams.resources import Context
+from streams.settings import Settings
+from streams.worker.worker import run
+from tests.support.fakes_encoder import FakeEncoder
+
+
+class SchemaLlm:
+    """Answers every request with the smallest document of its schema, after `delay_s`."""
+
+    name = "schema"
+
+    def __init__(self, delay_s: float) -> None:
+        self._delay_s = delay_s
+
+    async def complete(self, messages: Sequence[Message], *, schema: Mapping[str, Any], **_: Any) -> Completion:
+        """See `models.llm.client.LanguageModel.complete`."""
+        await asyncio.sleep(self._delay_s)
+        return Completion(_text(schema), 10, 5, self._delay_s, "schema", "stop")
+
+    async def served_model(self) -> str:
+        return self.name
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+def _text(schema: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps(smallest(schema))
+
+
+def smallest(schema: Mapping[str, Any]) -> Any:
+    """The smallest value of a schema of objects, arrays, strings, booleans and numbers."""
+    if schema["type"] == "object":
+        return {name: smallest(schema["properties"][name]) for name in schema.get("required", ())}
+    return {"array": [], "string": "words", "boolean": False, "integer": 0}[schema["type"]]
+
+
+def main() -> None:
+    settings = Settings.load()
+    logs.configure(settings.log_level)
+    context = Context(settings)
+    context.encoder = FakeEncoder()
+    if not settings.llm:
+        context.llm = SchemaLlm(delay_s=0.05)
+    sys.exit(asyncio.run(run(sys.argv[1].split(","), context)))
+
+
+if __name__ == "__main__":
+    main()
