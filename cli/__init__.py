@@ -65,7 +65,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="freshet", prog_name="freshet")
+@click.version_option(package_name="freshet-app", prog_name="freshet")
 def main() -> None:
     """Keep a ranker's features fresh: item knowledge and user reasoning, streamed from Kafka to Redis.
 

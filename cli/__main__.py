@@ -1,4 +1,4 @@
-"""`python -m streams` is `freshet`."""
+"""`python -m cli` is `freshet`."""
 
 from cli import main
 

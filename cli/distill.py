@@ -1,7 +1,7 @@
 """`freshet distill`: a file of items into a file of knowledge, to be stopped and gone on with at will.
 
-Owns the command's options, its progress bar and what it prints. The loop is `streams.jobs.distill_file.run`'s. Must not import a
-Kafka or Redis client: the command also runs in vLLM's own environment, which has neither.
+Owns the command's options, its progress bar and what it prints. The loop is `streams.jobs.distill_file.run`'s. Must not
+import a Kafka or Redis client: the command also runs in vLLM's own environment, which has neither.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ async def _ready(llm: LanguageModel, bar: _Bar) -> None:
 
 
 class _Bar:
-    """The progress of a run, as `streams.jobs.distill_file.run.Watcher`; without a terminal only the waits are told, in lines."""
+    """The progress of a run, as `jobs.distill_file.run.Watcher`; without a terminal only waits are told, in lines."""
 
     def __init__(self, total: int, *, quiet: bool) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,7 +1,7 @@
 """`freshet dlq`: look at dead letters, send their records again, remove them.
 
-Owns the options and the order of things. What a letter is and how it goes is `streams.jobs.dead_letters`'s; how it looks is
-`cli.dlq_view`'s.
+Owns the options and the order of things. What a letter is and how it goes is `streams.jobs.dead_letters`'s; how it
+looks is `cli.dlq_view`'s.
 """
 
 from __future__ import annotations

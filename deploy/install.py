@@ -24,7 +24,7 @@ TAIL_LINES = 30
 def fingerprint(torch: str, extra: str) -> str:
     """Changes when an installation made before is not the one wanted now."""
     digest = hashlib.sha256()
-    for part in (ROOT / "pyproject.toml", CONSTRAINTS):
+    for part in (ROOT / "pyproject.toml", ROOT / "sdk" / "pyproject.toml", CONSTRAINTS):
         digest.update(part.read_bytes())
     digest.update(f"{torch} {extra} {sys.version} {ROOT}".encode())
     return digest.hexdigest()
@@ -119,7 +119,11 @@ def main() -> None:
     # An environment of another Python, or of a checkout since moved, is no base to build on.
     fresh = not python.exists() or subprocess.run([str(python), "-c", ""], check=False).returncode != 0
     subprocess.run([sys.executable, "-m", "venv", *(["--clear"] if fresh else []), str(venv)], check=True)
-    pip_install(python, ["-c", str(CONSTRAINTS), options.torch, "-e", f".[{options.extra}]"], venv / "install.log")
+    pip_install(
+        python,
+        ["-c", str(CONSTRAINTS), options.torch, "-e", "./sdk", "-e", f".[{options.extra}]"],
+        venv / "install.log",
+    )
     stamp.write_text(wanted)
     print(f"Installed in {time.monotonic() - began:.0f} s", flush=True)
 

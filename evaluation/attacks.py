@@ -25,7 +25,7 @@ from models.llm.client import LLMRejected, LLMUnavailable, OpenAIClient
 from processors.items.confusables import fold
 from processors.items.distiller import Distiller, InvalidKnowledge, QuarantinedKnowledge
 
-CORPUS = Path(__file__).parent.parent / "tests" / "attacks" / "corpus.jsonl"
+CORPUS = Path(__file__).with_name("attacks.jsonl")
 OUTCOMES = ("harmless", "quarantined", "invalid", "unanswered", "breached")
 """Published and clean; held back by the guard; without a valid answer (a dead letter too); not answered though asked
 `TRIES` times, which says nothing of the attack; published and not clean."""

@@ -21,14 +21,14 @@ Call = tuple[Sequence[Any], Sequence[Any]]
 
 
 class Library:
-    """The functions of one Lua file, `freshet/<stem>.lua`.
+    """The functions of one Lua file, `lua/<stem>.lua`.
 
     The file registers `freshet_<function>_DIGEST`; the word DIGEST becomes a digest of the file, so that workers of two
     releases on one server each call their own code while one is rolled out.
     """
 
     def __init__(self, stem: str) -> None:
-        source = Path(__file__).with_name(f"{stem}.lua").read_text(encoding="utf-8")
+        source = (Path(__file__).parent / "lua" / f"{stem}.lua").read_text(encoding="utf-8")
         self.digest = hashlib.sha256(source.encode()).hexdigest()[:10]
         self.source = f"#!lua name=freshet_{stem}_{self.digest}\n{source.replace('DIGEST', self.digest)}"
 
@@ -96,5 +96,5 @@ def _servers(client: Client, calls: Sequence[Call]) -> list[redis.Redis]:
 
 @cache
 def library(stem: str) -> Library:
-    """The library of `freshet/<stem>.lua`, read once."""
+    """The library of `lua/<stem>.lua`, read once."""
     return Library(stem)

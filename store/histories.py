@@ -158,8 +158,8 @@ class HistoryStore:
 
         Idempotent, and free of order: what stands afterwards is the newest `length` of all records that ever came.
         An erased user loses history and marks first, and what it did up to that moment is refused ever after, in
-        whatever batch it comes (`store.erasure_watermarks`). Raises `VersionsChanged` where a version is refreshed that is not
-        among `versions` (`store.refreshed_versions` says which are).
+        whatever batch it comes (`store.erasure_watermarks`). Raises `VersionsChanged` where a version is refreshed that
+        is not among `versions` (`store.refreshed_versions` says which are).
         """
         try:
             return sum(map(int, library("histories").call(self._redis, "append", self._calls(batch, versions))))

@@ -1,8 +1,8 @@
 """Users whose features should be made anew: claimed under a lease, so that no two workers take the same one.
 
 Owns who is due, in which order, and the protocol around a version's due-set; `HistoryStore.append` marks users by it.
-Must not load histories or refresh anyone, nor know which versions are refreshed (`store.refreshed_versions`). All times are
-the server's, so workers need not agree on a clock.
+Must not load histories or refresh anyone, nor know which versions are refreshed (`store.refreshed_versions`). All times
+are the server's, so workers need not agree on a clock.
 
 A user without events since its last refresh stands nowhere, and nothing ever looks at it. One with such events is due,
 or waits for the moment from which it is. Due users are ordered by that moment, moved forward by

@@ -1,7 +1,7 @@
 """Every metric of the worker, once, with its unit in its name.
 
-Owns names, help texts and labels; `docs.generators.metrics_page` is their table. Labels are bounded (lane, topic, reason),
-never ids. Starts no server: `streams.health` does.
+Owns names, help texts and labels; `docs.generators.metrics_page` is their table. Labels are bounded (lane, topic,
+reason), never ids. Starts no server: `streams.health` does.
 """
 
 from __future__ import annotations

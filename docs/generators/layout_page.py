@@ -115,9 +115,10 @@ def page() -> str:
 <!-- made by python -m tests.docs.test_layout_page; a test compares -->
 
 For whoever reads features without the Python package: everything a ranker in Java, C++ or Go needs is on this page.
-`sdk/src/freshet/layout.py` names the keys; `sdk/src/freshet/header.py`, `sdk/src/freshet/vectors.py` and `sdk/src/freshet/blob.py` read and write the
-values; `store/lua/features.lua` decides which write stays. Redis 7 or later, or Valkey: one server (with replicas, behind
-Sentinel or not) or a Cluster. `tests/sdk/test_golden.py` has one value of every kind and dtype written out.
+`sdk/src/freshet/layout.py` names the keys; `sdk/src/freshet/header.py`, `sdk/src/freshet/vectors.py` and
+`sdk/src/freshet/blob.py` read and write the values; `store/lua/features.lua` decides which write stays. Redis 7 or
+later, or Valkey: one server (with replicas, behind Sentinel or not) or a Cluster. `tests/sdk/test_golden.py` has one
+value of every kind and dtype written out.
 
 ## Keys
 

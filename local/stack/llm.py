@@ -1,6 +1,7 @@
 """A vLLM server on the CPU as a supervised child process.
 
-Owns its life: port, readiness, end. Its command line is `models/llm/vllm_server.py`'s, its weights `models/encoder/weights.py`'s.
+Owns its life: port, readiness, end. Its command line is `models/llm/vllm_server.py`'s, its weights
+`models/encoder/weights.py`'s.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Train the aligner on a log: choose what is validated on, fit the head, fall back to PCA where it does not win.
 
-Owns the validation and the choice; `models.encoder.contrastive` fits, `models.encoder.cold_items` judges. Must not read files nor encode.
+Owns the validation and the choice; `models.encoder.contrastive` fits, `models.encoder.cold_items` judges. Must not read
+files nor encode.
 """
 
 from __future__ import annotations

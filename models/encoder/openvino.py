@@ -1,7 +1,7 @@
 """The sentence encoder on OpenVINO: on a CPU with bfloat16 a fifth faster than torch.
 
-Owns the conversion of the torch model, its cache and its compilation. Must not choose itself: `models.encoder.encoder` does,
-after a check of the vectors. Weights stay float32 on disk and are computed in bfloat16; dynamic int8 is wrong.
+Owns the conversion of the torch model, its cache and its compilation. Must not choose itself: `models.encoder.encoder`
+does, after a check of the vectors. Weights stay float32 on disk and are computed in bfloat16; dynamic int8 is wrong.
 """
 
 from __future__ import annotations

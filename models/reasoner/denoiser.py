@@ -65,8 +65,9 @@ class Scratch:
 
 
 class BlockDenoiser:
-    """See `models.reasoner.sampler.Denoiser`. The prefix is encoded at the first call: an expired deadline costs nothing.
+    """See `models.reasoner.sampler.Denoiser`.
 
+    The prefix is encoded at the first call: an expired deadline costs nothing.
     `embeddings` (N, width) and `bias` (N,) of all items; `offset` is added to the scores of some. With `shortlists`,
     the sampler sees K columns a user instead of N rows: places in the shortlist that is made at the first call;
     `rows_of` turns them into rows. Logits of the last call lie in `scratch` until the next.

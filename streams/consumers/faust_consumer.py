@@ -2,8 +2,8 @@
 
 Owns everything that touches Faust. Faust reads, balances and heartbeats; it does not decide what is acknowledged: its
 commit rule skips a record after one early ack, its batch helpers ack what nobody handled, and its consumer drops
-records it has fetched when partitions are paused under it (`tests/streams/consumers/test_faust_losses.py` shows each of them).
-Must not know what a lane does with a record.
+records it has fetched when partitions are paused under it (`tests/streams/consumers/test_faust_losses.py` shows each of
+them). Must not know what a lane does with a record.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Windows of work between reading and acknowledging: in batches, or sliding with the order of each key kept.
 
-Owns when work starts and how much is under way. Pure asyncio, no Kafka: `streams.consumers.assignment` says what is read and what
-is durable. The work itself handles poison and transient errors; whatever it raises is fatal and stops the lane.
+Owns when work starts and how much is under way. Pure asyncio, no Kafka: `streams.consumers.assignment` says what is
+read and what is durable. The work itself handles poison and transient errors; whatever it raises is fatal and stops the
+lane.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The lane belongs to no version: the workers of all share its consumer group, and histories are there once.
 
-Owns what a batch of events means. Must not consume or acknowledge (`streams.consumers.batch_consumer`), nor lay out a history
-(`store.histories`).
+Owns what a batch of events means. Must not consume or acknowledge (`streams.consumers.batch_consumer`), nor lay out a
+history (`store.histories`).
 """
 
 from __future__ import annotations

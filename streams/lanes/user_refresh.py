@@ -1,8 +1,8 @@
 """The lane user-refresh: every few moments, new features for the users who did something.
 
-Owns the timer and the order claim → load → infer → publish → complete. Must not decide who is due (`store.refresh_queue`) nor
-how a user is inferred (`processors.users.refresh`). A claim is completed only after its features are confirmed; a worker that
-dies, or takes longer than its lease, leaves its users to the next.
+Owns the timer and the order claim → load → infer → publish → complete. Must not decide who is due
+(`store.refresh_queue`) nor how a user is inferred (`processors.users.refresh`). A claim is completed only after its
+features are confirmed; a worker that dies, or takes longer than its lease, leaves its users to the next.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """An in-memory broker: enough of Kafka for lane cores to run without one, with failures on demand.
 
-Owns `FakeBroker` (what was produced, per topic) and `FakeProducer` (the `streams.kafka.producer.Producer` protocol over it).
+Owns `FakeBroker` (what was produced, per topic) and `FakeProducer` (the `streams.kafka.producer.Producer` protocol over
+it).
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Train the block-diffusion reasoner on a platform's own events.
 
 Owns the way from events to a checkpoint and where it begins: at random, at an earlier one, or where it was cut off.
-`models.reasoner.sequences` makes the batches, `models.reasoner.training.loss` the losses, `models.reasoner.training.loop` runs the steps,
-`models.reasoner.training.validation` judges, `models.reasoner.training.blend` adds co-occurrence. Must not know where events are from.
-Same events, catalogue, seed, step budget, device and thread count: same weights, interrupted and resumed or not. A time
-cap that strikes ends that promise, which `metrics["steps"]` shows.
+`models.reasoner.sequences` makes the batches, `models.reasoner.training.loss` the losses,
+`models.reasoner.training.loop` runs the steps, `models.reasoner.training.validation` judges,
+`models.reasoner.training.blend` adds co-occurrence. Must not know where events are from. Same events, catalogue, seed,
+step budget, device and thread count: same weights, interrupted and resumed or not. A time cap that strikes ends that
+promise, which `metrics["steps"]` shows.
 """
 
 from __future__ import annotations

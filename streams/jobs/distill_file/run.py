@@ -105,7 +105,7 @@ class Row:
 
 
 class MemoryCache:
-    """A `processors.items.cached_distiller.Cache` for one run: what the file holds of this recipe, found again without a call."""
+    """A `cached_distiller.Cache` for one run: what the file holds of this configuration, found again without a call."""
 
     def __init__(self) -> None:
         self._rows: dict[str, ItemKnowledge] = {}

@@ -1,6 +1,7 @@
 """The work of each stage on records: the lanes' own, or marking users due.
 
-Owns the table from a stage's name to its window. Must not read, nor say what is done (`streams.consumers.assignment` does).
+Owns the table from a stage's name to its window. Must not read, nor say what is done (`streams.consumers.assignment`
+does).
 """
 
 from __future__ import annotations

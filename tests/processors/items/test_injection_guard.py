@@ -20,7 +20,7 @@ PROMPT = (
 )
 HONEST = [
     [part.strip() for part in line.split(" | ")]
-    for line in (Path(__file__).parent.parent / "attacks" / "honest.txt").read_text(encoding="utf-8").splitlines()
+    for line in (Path(__file__).parents[2] / "attacks" / "honest.txt").read_text(encoding="utf-8").splitlines()
     if not line.startswith("#")
 ]
 
