@@ -1,4 +1,4 @@
-"""`docs/redis-layout.md`, made from what names the keys and what reads and writes the bytes.
+"""`docs/reference/redis-layout.md`, made from what names the keys and what reads and writes the bytes.
 
 Owns the words around the tables. Must not be needed by anything but the page and its test.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from freshet.layout import BUCKETS, CONTROL_TAG, Keys, bucket_tags
 from freshet.records import ItemFeatures
 from freshet.vectors import DTYPES, FLOAT16
 from store.feature_writer import KEYS_PER_CALL
+
+PAGE = Path(__file__).parents[1] / "reference" / "redis-layout.md"
 
 RANKER = (
     "ranker on >PASSWORD resetkeys %R~f:* -@all +get +mget +zrange +multi +exec +hello +client|setinfo +ping "
@@ -109,10 +112,10 @@ def example() -> str:
 
 
 def page() -> str:
-    """`docs/redis-layout.md`, whole."""
+    """`docs/reference/redis-layout.md`, whole."""
     return f"""# The Redis layout, byte by byte
 
-<!-- made by python -m tests.docs.test_layout_page; a test compares -->
+<!-- made by python -m docs.generators.layout_page; a test compares -->
 
 For whoever reads features without the Python package: everything a ranker in Java, C++ or Go needs is on this page.
 `sdk/src/freshet/layout.py` names the keys; `sdk/src/freshet/header.py`, `sdk/src/freshet/vectors.py` and
@@ -129,7 +132,7 @@ of a bucket ([below](#cluster)), `{CONTROL_TAG}` stands as it is.
 {key_table()}
 
 A ranker needs the first key, `shape`, and the blobs of items and users; knowledge and the two indexes of items are for
-other readers, all else is the workers' own ([who is due](who-is-due.md), [versions](versions.md)).
+other readers, all else is the workers' own ([refresh queue](../design/refresh-queue.md), [versions](../use/operators/versions.md)).
 
 ## Rights
 
@@ -243,3 +246,7 @@ write of their bucket.
 def _sizes() -> str:
     sizes = [f"{HEADER.size + one.size(128)} bytes in {one.name}" for one in DTYPES.values()]
     return f"{', '.join(sizes[:-1])} and {sizes[-1]}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,15 +1,18 @@
-"""`docs/metrics.md`: every metric with its type, unit, labels and their values.
+"""`docs/reference/metrics.md`: every metric with its type, unit, labels and their values.
 
 Owns the page. Names and help texts are `streams.metrics`'.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from streams.errors import Reason
 from streams.lanes import LANES
 from streams.metrics import Metrics
+
+PAGE = Path(__file__).parents[1] / "reference" / "metrics.md"
 
 LABELS: dict[str, str] = {
     "lane": f"{', '.join(LANES)}; of `backing_off` and `retries` also version, replay, rebuild, erasure-sweep",
@@ -57,12 +60,12 @@ def page() -> str:
     head = "| metric | type | labels | meaning |\n|---|---|---|---|\n"
     return f"""# Metrics
 
-<!-- made by python -m tests.docs.test_metrics_page; a test compares -->
+<!-- made by python -m docs.generators.metrics_page; a test compares -->
 
 `freshet worker --metrics-port 9464` (or `FRESHET_METRICS_PORT`) answers on loopback; `FRESHET_METRICS_HOST` binds
 another address. `/metrics` is Prometheus' text format; `/livez` answers 200 while the process makes progress, whatever
 Kafka and Redis do; `/readyz` answers 200 when all lanes run, none waits for a neighbour and Redis answers. Both say why
-not, as JSON. Units are in the names. What to do about an alert: [runbook.md](runbook.md).
+not, as JSON. Units are in the names. What to do about an alert: the [runbook](../use/operators/runbook.md).
 
 ## A worker's
 {head}{chr(10).join(rows)}
@@ -72,7 +75,7 @@ there before the worker came is as old as the worker at least. Every worker repo
 workers.
 
 ## A ranker's
-`freshet.ReadMetrics`, registered in the ranker's own process ([reader.md](reader.md)).
+`freshet.ReadMetrics`, registered in the ranker's own process ([Read features](../use/rankers/read.md)).
 
 {head}{chr(10).join(reader)}
 
@@ -85,3 +88,7 @@ workers.
 
 def _collectors(metrics: Metrics) -> list[Any]:
     return list(metrics.registry._collector_to_names)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
