@@ -70,7 +70,7 @@ def _setting(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything a worker, a command or a reader can be told; see `docs/settings.md`."""
+    """Everything a worker, a command or a reader can be told; see `docs/reference/settings.md`."""
 
     kafka: str = _setting("", "Kafka bootstrap servers, host:port[,host:port]; empty: the stack of `freshet up`")
     kafka_security: str = _setting("plaintext", "How Kafka is spoken to: plaintext, ssl, sasl_plaintext or sasl_ssl")

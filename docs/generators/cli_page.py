@@ -102,7 +102,7 @@ def _entry(path: str, command: click.Command, context: click.Context) -> str:
         lines += [text(paragraph), ""]
     options = [record for one in command.get_params(context) if (record := one.get_help_record(context))]
     for names, about in options:
-        if not names.startswith("-h,"):
+        if "--help" not in names:
             lines.append(f"- `{' '.join(names.split())}`: {text(' '.join(about.split()))}")
     return "\n".join([*lines, ""]) if lines[-1] else "\n".join(lines)
 

@@ -18,7 +18,7 @@ LABELS: dict[str, str] = {
     "lane": f"{', '.join(LANES)}; of `backing_off` and `retries` also version, replay, rebuild, erasure-sweep",
     "outcome": "done, deleted, dead_letter, older",
     "topic": "the topics of `freshet topics list`",
-    "partition": "as many as the topic has",
+    "partition": "one per partition of the topic",
     "reason": ", ".join(Reason),
     "cause": "classes of transient errors (`streams/errors.py`)",
     "kind": "item, user, knowledge",
@@ -62,24 +62,27 @@ def page() -> str:
 
 <!-- made by python -m docs.generators.metrics_page; a test compares -->
 
-`freshet worker --metrics-port 9464` (or `FRESHET_METRICS_PORT`) answers on loopback; `FRESHET_METRICS_HOST` binds
+`freshet worker --metrics-port 9464` (or `FRESHET_METRICS__PORT`) answers on loopback; `FRESHET_METRICS__HOST` binds
 another address. `/metrics` is Prometheus' text format; `/livez` answers 200 while the process makes progress, whatever
-Kafka and Redis do; `/readyz` answers 200 when all lanes run, none waits for a neighbour and Redis answers. Both say why
-not, as JSON. Units are in the names. What to do about an alert: the [runbook](../use/operators/runbook.md).
+Kafka and Redis do; `/readyz` answers 200 when all lanes run, none waits for a dependency and Redis answers. Both say
+why not, as JSON. Units are in the names. What to do about an alert: the [runbook](../use/operators/runbook.md).
 
-## A worker's
+## Metrics of a worker
+
 {head}{chr(10).join(rows)}
 
-`freshet_lag_seconds` counts from when the worker first saw a record beyond the position, to five seconds: what lay
-there before the worker came is as old as the worker at least. Every worker reports all partitions: take the `max` over
-workers.
+`freshet_lag_seconds` counts from when the worker first saw a record beyond the position, with a resolution of five
+seconds. Records that were there before the worker started are at least as old as the worker. Every worker reports all
+partitions, so take the `max` over workers.
 
-## A ranker's
+## Metrics of a ranker
+
 `freshet.ReadMetrics`, registered in the ranker's own process ([Read features](../use/rankers/read.md)).
 
 {head}{chr(10).join(reader)}
 
 ## Labels
+
 | label | values |
 |---|---|
 {chr(10).join(labels)}

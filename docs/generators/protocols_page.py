@@ -13,7 +13,7 @@ PROTOCOLS: dict[str, str] = {
     "models.llm.client.LanguageModel": "An LLM backend. Registered in `BACKENDS`, chosen by a setting.",
     "models.encoder.encoder.TextEncoder": "Text to vectors.",
     "models.encoder.aligner.Aligner": "The encoder's vectors to the space that all features are in.",
-    "models.reasoner.reasoner.BehaviorReasoner": "What a user plausibly does beyond the log. Registered in `REASONERS`.",
+    "models.reasoner.reasoner.BehaviorReasoner": "What a user does beyond the log. Registered in `REASONERS`.",
     "models.reasoner.sampler.Denoiser": "The network that the sampler asks.",
     "streams.kafka.batch.Handler": "What a batch consumer does with a batch.",
     "streams.resources.Lane": "A consumer with its processing, as the worker runs it.",

@@ -20,7 +20,9 @@ PAGE = Path(__file__).parents[1] / "reference" / "schemas.md"
 def page() -> str:
     """The page, whole."""
     kinds = [list(group) for _, group in groupby(kept_schemas(), key=lambda kept: kept.kind.__name__)]
-    contents = [f"| [{kept[-1].kind.__name__}](#{_anchor(kept[-1])}) | {len(kept)} | {_doc(kept[-1])} |" for kept in kinds]
+    contents = [
+        f"| [{kept[-1].kind.__name__}](#{_anchor(kept[-1])}) | {len(kept)} | {_doc(kept[-1])} |" for kept in kinds
+    ]
     return f"""# Schemas
 
 <!-- made by python -m docs.generators.schemas_page; a test compares -->
@@ -77,7 +79,9 @@ def _inner(kind: Any) -> Iterator[tuple[Mapping[str, Any], str]]:
         if kind["type"] == "record":
             yield kind, ""
         elif kind["type"] in ("array", "map"):
-            yield from ((inner, "[]" + suffix) for inner, suffix in _inner(kind["items" if "items" in kind else "values"]))
+            yield from (
+                (inner, "[]" + suffix) for inner, suffix in _inner(kind["items" if "items" in kind else "values"])
+            )
 
 
 def _default(field: Mapping[str, Any]) -> str:

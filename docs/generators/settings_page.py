@@ -13,6 +13,11 @@ from streams.settings import WANTED, Settings, range_of, variable
 PAGE = Path(__file__).parents[1] / "reference" / "settings.md"
 
 
+def variables(settings: type[Settings]) -> list[str]:
+    """The name of every variable."""
+    return [variable(field.name) for field in fields(settings)]
+
+
 def table() -> str:
     """The settings as a Markdown table."""
     lines = ["| variable | type | default | meaning |", "|---|---|---|---|"]

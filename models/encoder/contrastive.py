@@ -27,7 +27,7 @@ NEAREST = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadConfig:
-    """Size, loss and budget of the head. The defaults won on a validation of cold items; see `docs/aligner.md`.
+    """Size, loss and budget of the head. The defaults won on a validation of cold items; see `docs/design/aligner.md`.
 
     `pull` holds the map to its PCA start: few thousand items cannot fill 384 x 128 numbers. `same` is the share of
     positives that are the anchor's own other text, so that the knowledge tier stays near the text tier. `hard` adds

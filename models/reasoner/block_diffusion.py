@@ -33,7 +33,7 @@ from models.reasoner.shortlist import CandidateIndex, Shortlist
 SCORES_AT_ONCE = 8_000_000
 """Logits held at once (32 MB): larger micro-batches leave the cache and are slower, not faster."""
 FULL_SCORING_ITEMS = 20_000
-"""Larger catalogues are scored within each user's shortlist (docs/catalogue-scale.md)."""
+"""Larger catalogues are scored within each user's shortlist (docs/reports/catalogue-scale.md)."""
 SHORTLIST = 256
 """Items in it, besides those the user has."""
 NEAR = 64
