@@ -93,7 +93,7 @@ class Metrics:
         self.users_refreshed = Counter(
             "freshet_users_refreshed", "User features published, by tier: fallback, diffusion.", ["tier"], registry=r
         )
-        self.due_users = Gauge("freshet_due_users", "Users to be refreshed now.", registry=r)
+        self.refresh_queue = Gauge("freshet_due_users", "Users to be refreshed now.", registry=r)
         self.waiting_users = Gauge(
             "freshet_waiting_users", "Users with new events whose time to be refreshed has not come.", registry=r
         )

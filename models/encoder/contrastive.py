@@ -78,7 +78,7 @@ class Texts:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class AlignerProgress:
     """Where training stands: steps done, of how many, and the last validation score (NaN where there is none)."""
 
     step: int
@@ -87,7 +87,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fit:
+class AlignerFit:
     """A trained map, the step it is of, and the validation score at each check (step 0 is PCA)."""
 
     aligner: LinearAligner
@@ -101,8 +101,8 @@ def train_head(
     config: HeadConfig,
     *,
     score: Callable[[LinearAligner], float] | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
-) -> Fit:
+    progress: Callable[[AlignerProgress], None] = lambda _: None,
+) -> AlignerFit:
     """Fit the head to the pairs of rows of `texts`.
 
     With `score` (higher is better) training stops after `patience` checks without a new best, and the best map wins,
@@ -124,7 +124,7 @@ def train_head(
                 best, best_step = head.aligner(config, step), step
             elif step - best_step >= config.patience * config.check_every:
                 break
-            progress(Progress(step, config.steps, scores[-1]))
+            progress(AlignerProgress(step, config.steps, scores[-1]))
         if step < config.steps:
             loss = draw.loss(head, config)
             optimiser.zero_grad()
@@ -132,8 +132,8 @@ def train_head(
             optimiser.step()
     if score is None:
         best, best_step = head.aligner(config, config.steps), config.steps
-        progress(Progress(config.steps, config.steps, float("nan")))
-    return Fit(best, best_step, tuple(scores))
+        progress(AlignerProgress(config.steps, config.steps, float("nan")))
+    return AlignerFit(best, best_step, tuple(scores))
 
 
 class _Head:

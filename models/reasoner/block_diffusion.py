@@ -21,12 +21,12 @@ from torch import Tensor
 from freshet.records import InferredBehavior, UserTier
 from models.reasoner.catalogue import Catalogue, Rows
 from models.reasoner.checkpoint import Checkpoint, load
-from models.reasoner.cooccurrence_table import SPAN, Neighbours, Offset
+from models.reasoner.cooccurrence_table import SPAN, NeighborTable, Offset
 from models.reasoner.denoiser import BlockDenoiser, Reading, Scratch
 from models.reasoner.infill import layout
 from models.reasoner.network import BlockDiffusionNetwork
 from models.reasoner.reasoner import Inference, ReasonerSources, UserHistory
-from models.reasoner.sampler import Block, Plan, denoise
+from models.reasoner.sampler import SampledBlock, SlotPlan, denoise
 from models.reasoner.sequences import Ints, first_places, padded
 from models.reasoner.shortlist import CandidateIndex, Shortlist
 
@@ -39,7 +39,7 @@ SHORTLIST = 256
 NEAR = 64
 """Neighbours of the user's items in it, besides."""
 
-DEFAULT_PLAN = Plan()
+DEFAULT_PLAN = SlotPlan()
 
 
 class BlockDiffusionReasoner:
@@ -57,7 +57,7 @@ class BlockDiffusionReasoner:
         checkpoint: Checkpoint,
         *,
         repeats: bool = False,
-        plan: Plan = DEFAULT_PLAN,
+        plan: SlotPlan = DEFAULT_PLAN,
         between: int = 0,
         tail: int = 8,
         max_history: int = 200,
@@ -115,8 +115,8 @@ class BlockDiffusionReasoner:
             return answers
 
     def _denoise(
-        self, table: ItemTable, read: Sequence[Known], seeds: Sequence[int], plan: Plan, end: float | None
-    ) -> Block:
+        self, table: ItemTable, read: Sequence[Known], seeds: Sequence[int], plan: SlotPlan, end: float | None
+    ) -> SampledBlock:
         layouts = [layout(known.times, plan.slots, min(self._between, plan.slots), self._tail) for known in read]
         rows = [known.rows for known in read]
         reading = Reading.of(rows, layouts, self._max_history)
@@ -139,7 +139,7 @@ class BlockDiffusionReasoner:
 
     def _current_table(self, catalogue: Catalogue) -> ItemTable:
         if self._table is None or self._table.catalogue is not catalogue:
-            self._table = ItemTable(self._network, self._trained, catalogue, self.checkpoint.neighbours)
+            self._table = ItemTable(self._network, self._trained, catalogue, self.checkpoint.neighbors)
         self._table.refresh()
         return self._table
 
@@ -148,7 +148,7 @@ def from_sources(sources: ReasonerSources) -> BlockDiffusionReasoner:
     """The reasoner as the settings want it."""
     settings = sources.settings
     assert sources.checkpoint is not None
-    plan = Plan(temperature=settings.temperature, schedule=settings.schedule, bound=settings.schedule_bound)
+    plan = SlotPlan(temperature=settings.temperature, schedule=settings.schedule, bound=settings.schedule_bound)
     return BlockDiffusionReasoner(sources.checkpoint, plan=plan, between=settings.slots_between)
 
 
@@ -160,7 +160,7 @@ class ItemTable:
         network: BlockDiffusionNetwork,
         trained: dict[str, int],
         catalogue: Catalogue,
-        neighbours: Neighbours | None = None,
+        neighbors: NeighborTable | None = None,
     ) -> None:
         if catalogue.dims != network.config.knowledge_dims:
             raise ValueError(
@@ -174,7 +174,7 @@ class ItemTable:
         self._network = network
         self._trained = trained
         self._revision = 0
-        self._neighbours = neighbours
+        self._neighbours = neighbors
         # Id rows of the checkpoint and rows of the catalogue, by one another; -1 where there is none.
         self._id_row = torch.zeros(0, dtype=torch.long)
         self._row_of_id = torch.full((network.config.items,), -1)
@@ -253,7 +253,7 @@ def known_events(history: UserHistory, catalogue: Catalogue, *, distinct: bool) 
     return Known(rows[kept], times[kept] if len(times) else np.zeros(len(kept), dtype=np.int64))
 
 
-def inferences(block: Block, catalogue: Catalogue) -> list[Inference]:
+def inferences(block: SampledBlock, catalogue: Catalogue) -> list[Inference]:
     """Behaviours of each user of a block, most confident first."""
     answers = []
     ids = catalogue.item_ids

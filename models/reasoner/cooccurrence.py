@@ -36,7 +36,7 @@ class CooccurrenceConfig:
 
 
 @dataclass(slots=True)
-class Neighbours:
+class Neighbors:
     """Decayed counts of one item: `total` over all, `weights` of the strongest."""
 
     total: float = 0.0
@@ -55,7 +55,7 @@ class CooccurrenceReasoner:
 
     def __init__(self, histories: Iterable[UserHistory] = (), config: CooccurrenceConfig | None = None) -> None:
         self._config = config or CooccurrenceConfig()
-        self._items: OrderedDict[str, Neighbours] = OrderedDict()
+        self._items: OrderedDict[str, Neighbors] = OrderedDict()
         self._learned: OrderedDict[str, Watermark] = OrderedDict()
         self._origin: int | None = None
         self.observe(histories)
@@ -94,11 +94,11 @@ class CooccurrenceReasoner:
         config = self._config
         scores: dict[str, float] = {}
         for places_back, item_id in enumerate(dict.fromkeys(reversed(item_ids))):
-            neighbours = self._items.get(item_id)
-            if neighbours is None or neighbours.total <= 0:
+            neighbors = self._items.get(item_id)
+            if neighbors is None or neighbors.total <= 0:
                 continue
-            weight = 0.5 ** (places_back / config.half_life_events) / neighbours.total**0.5
-            for other, count in neighbours.weights.items():
+            weight = 0.5 ** (places_back / config.half_life_events) / neighbors.total**0.5
+            for other, count in neighbors.weights.items():
                 scores[other] = scores.get(other, 0.0) + weight * count
         for other in scores:
             total = self._items[other].total if other in self._items else 1.0
@@ -143,16 +143,16 @@ class CooccurrenceReasoner:
                     self._add(items[at], items[before], weight)
 
     def _add(self, item_id: str, other: str, weight: float) -> None:
-        neighbours = self._items.get(item_id)
-        if neighbours is None:
-            neighbours = self._items[item_id] = Neighbours()
+        neighbors = self._items.get(item_id)
+        if neighbors is None:
+            neighbors = self._items[item_id] = Neighbors()
             if len(self._items) > self._config.max_items:
                 self._items.popitem(last=False)
         else:
             self._items.move_to_end(item_id)
-        neighbours.total += weight
-        weights = neighbours.weights
+        neighbors.total += weight
+        weights = neighbors.weights
         weights[other] = weights.get(other, 0.0) + weight
         if len(weights) > 2 * self._config.max_neighbours:
             keep = heapq.nlargest(self._config.max_neighbours, weights.items(), key=lambda pair: (pair[1], pair[0]))
-            neighbours.weights = dict(keep)
+            neighbors.weights = dict(keep)

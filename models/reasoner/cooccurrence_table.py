@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.reasoner.sequences import Ints, Log, sequences
+from models.reasoner.sequences import Ints, TrainingLog, sequences
 
 FLOOR = 1e-3
 """Share of a history's summed score that counts as none: log(1 + share / FLOOR) runs from 0 to about 7."""
@@ -26,7 +26,7 @@ SHUFFLES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NeighbourConfig:
+class NeighborConfig:
     """Pairs at most `window` events apart count 1 / distance; an item `half_life` places back weighs half.
 
     `damping` 0 favours frequent neighbours, 0.5 is a cosine. The `most` best neighbours of an item are kept.
@@ -39,7 +39,7 @@ class NeighbourConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbours:
+class NeighborTable:
     """Per item its neighbours: `rows` (N, K), -1 where there are fewer, and `weights` (N, K)."""
 
     rows: Tensor
@@ -119,7 +119,7 @@ Pairs = tuple[Ints, NDArray[np.float64]]
 """Keys, left * items + right, each once, and counts."""
 
 
-def count_pairs(log: Log, items: int, rng: np.random.Generator, *, distinct: bool, window: int) -> Pairs:
+def count_pairs(log: TrainingLog, items: int, rng: np.random.Generator, *, distinct: bool, window: int) -> Pairs:
     """Pairs of items at most `window` events apart, both ways, each worth 1 / distance."""
     summed: Pairs = (np.zeros(0, dtype=np.int64), np.zeros(0))
     for _ in range(SHUFFLES):
@@ -137,7 +137,7 @@ def count_pairs(log: Log, items: int, rng: np.random.Generator, *, distinct: boo
     return summed
 
 
-def neighbours(pairs: Pairs, items: int, config: NeighbourConfig) -> Neighbours:
+def neighbors(pairs: Pairs, items: int, config: NeighborConfig) -> NeighborTable:
     """The table of `count_pairs`' pairs."""
     key, value = pairs
     left, right = key // items, key % items
@@ -151,4 +151,4 @@ def neighbours(pairs: Pairs, items: int, config: NeighbourConfig) -> Neighbours:
     weights = np.zeros((items, config.most), dtype=np.float32)
     rows[left[kept], rank[kept]] = right[kept]
     weights[left[kept], rank[kept]] = score[kept]
-    return Neighbours(torch.from_numpy(rows), torch.from_numpy(weights), config.half_life)
+    return NeighborTable(torch.from_numpy(rows), torch.from_numpy(weights), config.half_life)

@@ -117,16 +117,16 @@ class ReasonerSources:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ReasonerKind:
     """`factory` is `module:name` and takes the sources; of a `trained` kind there is a checkpoint among them."""
 
     factory: str
     trained: bool
 
 
-REASONERS: dict[str, Kind] = {
-    "block-diffusion": Kind("models.reasoner.block_diffusion:from_sources", trained=True),
-    "text-diffusion": Kind("models.text_diffusion.reasoner:from_sources", trained=False),
+REASONERS: dict[str, ReasonerKind] = {
+    "block-diffusion": ReasonerKind("models.reasoner.block_diffusion:from_sources", trained=True),
+    "text-diffusion": ReasonerKind("models.text_diffusion.reasoner:from_sources", trained=False),
 }
 """Reasoners beside the fallback, by the name `FRESHET_REASONER` takes.
 

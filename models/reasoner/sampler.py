@@ -38,7 +38,7 @@ class Denoiser(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SlotPlan:
     """`slots` are fixed in at most `steps` steps, at a `temperature`; 0 makes the result independent of the seed.
 
     The fixed schedule gives each step as equal a share as possible, larger ones last: what early steps fix is what
@@ -75,7 +75,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class SampledBlock:
     """Denoised slots: `rows` (B, S) item rows or MASK_ROW where open, `confidences` (B, S) in [0, 1], `degraded`."""
 
     rows: Tensor
@@ -88,10 +88,10 @@ def denoise(
     denoiser: Denoiser,
     forbidden: tuple[Tensor, Tensor],
     seeds: Sequence[int],
-    plan: Plan,
+    plan: SlotPlan,
     *,
     expired: Callable[[], bool] = lambda: False,
-) -> Block:
+) -> SampledBlock:
     """Fill the slots of `len(seeds)` users; `forbidden` pairs users (M,) with item rows (M,) they must not get.
 
     Each step 1. scores the open slots, 2. strikes out forbidden and already chosen items, 3. fixes the most confident
@@ -104,7 +104,7 @@ def denoise(
     settled = torch.zeros(users, plan.slots, dtype=torch.bool)
     for step, end in enumerate(plan.ends()):
         if expired():
-            return Block(rows, confidences, degraded=True)
+            return SampledBlock(rows, confidences, degraded=True)
         left = (~settled).sum(1)  # (B,)
         least = torch.maximum(end - settled.sum(1), (left > 0).long())
         most_open = int(left.max())
@@ -123,7 +123,7 @@ def denoise(
         settled[users_at, slots] = True
         if bool(settled.all()):
             break
-    return Block(rows, confidences, degraded=False)
+    return SampledBlock(rows, confidences, degraded=False)
 
 
 def _strike(logits: Tensor, forbidden: tuple[Tensor, Tensor], rows: Tensor) -> None:
@@ -210,7 +210,7 @@ def _without_repeats(rows: Tensor) -> Tensor:
     return torch.where(later, MASK_ROW, rows)
 
 
-def _noise(seeds: Sequence[int], step: int, plan: Plan, shape: torch.Size) -> Tensor | None:
+def _noise(seeds: Sequence[int], step: int, plan: SlotPlan, shape: torch.Size) -> Tensor | None:
     """Gumbel noise (B, m, K) times the temperature, from each user's own seed; None at temperature 0.
 
     Drawn by the plan alone, so that neither batch nor catalogue changes what a user draws.

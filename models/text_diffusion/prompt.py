@@ -35,7 +35,7 @@ No line repeats the log or another line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
+class PromptLog:
     """What a model is shown of one user: titles, oldest first, as `plain` text, with their event times in ms."""
 
     titles: tuple[str, ...]
@@ -66,7 +66,7 @@ class Writer(Protocol):
         """The model's name and, where it is known, its revision."""
         ...
 
-    def write(self, logs: Sequence[Log], *, slots: int, end: float | None) -> list[Written]:
+    def write(self, logs: Sequence[PromptLog], *, slots: int, end: float | None) -> list[Written]:
         """Lines for each log, in order; `end` is when to come back by the clock given to the writer, or None.
 
         Blocks: call it from a thread without an event loop. A model that is away gives degraded answers, not errors.
@@ -85,7 +85,7 @@ def plain(text: str, limit: int) -> str:
     return " ".join(_MARKUP.sub(" ", seen).split())[:limit].rstrip()
 
 
-def messages(log: Log, slots: int) -> list[Message]:
+def messages(log: PromptLog, slots: int) -> list[Message]:
     """The chat that asks for `slots` numbered lines; the stable part first, so that prefix caching pays."""
     shown = "\n".join(f"{number}. {title}" for number, title in enumerate(log.titles, 1))
     return [

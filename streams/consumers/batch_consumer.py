@@ -64,7 +64,7 @@ def consumer_config(settings: Settings, group: str, **more: Any) -> dict[str, An
     )
 
 
-class Firehose:
+class BatchConsumer:
     """One consumer group on a thread; see `streams.resources.Lane`."""
 
     def __init__(self, name: str, context: Context, topics: Sequence[str], handler: Handler) -> None:
@@ -193,9 +193,9 @@ class _Loop:
         self._metrics.batch_records.labels(lane=self._name).observe(len(batch))
         self._metrics.batch_seconds.labels(lane=self._name).observe(time.perf_counter() - started)
 
-    def _send_letters(self, batch: Batch, letters: Mapping[int, Rejected]) -> None:
+    def _send_letters(self, batch: Batch, dead_letters: Mapping[int, Rejected]) -> None:
         """Send and confirm the rejected rows, and note the good ones: each ends a run of dead letters."""
-        if not letters:
+        if not dead_letters:
             for place, count in Counter(batch.places).items():
                 self._dead_letters.good(*place, count)
             return
@@ -203,10 +203,10 @@ class _Loop:
 
         def attempt() -> None:
             for row, place in enumerate(batch.places):
-                if row not in letters:
+                if row not in dead_letters:
                     self._dead_letters.good(*place)
                 elif row not in sent:
-                    one, record = letters[row], SourceRecord.of_message(batch.messages[row])
+                    one, record = dead_letters[row], SourceRecord.of_message(batch.messages[row])
                     sent[row] = self._dead_letters.send(record, one.reason, one.stage, error=one.error)
             failed = {row: error for row, future in sent.items() if (error := future.exception()) is not None}
             for row in failed:
@@ -215,7 +215,7 @@ class _Loop:
                 raise error
 
         self._persevere(attempt)
-        self._metrics.records.labels(lane=self._name, outcome="dead_letter").inc(len(letters))
+        self._metrics.records.labels(lane=self._name, outcome="dead_letter").inc(len(dead_letters))
 
     def _persevere(self, operation: Callable[[], T]) -> T:
         """Run `operation` until it succeeds; while a neighbour is away, pause and poll, to stay in the group."""

@@ -72,7 +72,7 @@ class StallDetector:
         return now - known[1] > self._stall_s
 
 
-class Watch:
+class StallWatcher:
     """The thread. `groups` maps each lane to its consumer group and topics."""
 
     def __init__(
@@ -146,11 +146,11 @@ def stacks(frames: Callable[[], dict[int, Any]] = sys._current_frames) -> str:
     return text.getvalue()
 
 
-def watched(settings: Any, lanes: Iterable[str], metrics: Metrics, health: Health) -> Watch:
+def watched(settings: Any, lanes: Iterable[str], metrics: Metrics, health: Health) -> StallWatcher:
     """The watch of these lanes, those of them that read Kafka."""
     from streams.lanes import consumer_group, consumer_groups
 
     all_groups = consumer_groups(settings)
     groups = {lane: consumer_group(settings, lane) for lane in lanes}
     chosen = {lane: (group, all_groups[group]) for lane, group in groups.items() if group in all_groups}
-    return Watch(kafka_config(settings), chosen, metrics, health)
+    return StallWatcher(kafka_config(settings), chosen, metrics, health)

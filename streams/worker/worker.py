@@ -23,7 +23,7 @@ from streams.kafka.producer import kafka_config
 from streams.kafka.topics import existing
 from streams.lanes import build_lane
 from streams.resources import Context, Lane
-from streams.worker.membership import Registration
+from streams.worker.membership import Membership
 from streams.worker.stall_detector import beat, watched
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ async def _start(names: Sequence[str], context: Context, lanes: list[Lane]) -> B
     backoff = Backoff("worker", context.metrics)
     try:
         await backoff.persevere(lambda: asyncio.to_thread(_check_topics, context))
-        lanes.append(Registration(names, context))
+        lanes.append(Membership(names, context))
         await lanes[0].start()
         if "user-events" in names:
             lanes.append(ErasureSweep(context))

@@ -74,9 +74,9 @@ def test_another_space_than_the_checkpoints_is_refused(tmp_path: Path, files: li
 def test_without_neighbours_the_checkpoint_has_none(tmp_path: Path, files: list[str]) -> None:
     """Catches an option that is only accepted."""
     with_them = answer(train(tmp_path, files, "--json", "--out", str(tmp_path / "one")))
-    without = answer(train(tmp_path, files, "--json", "--out", str(tmp_path / "two"), "--no-neighbours"))
-    assert checkpoint.load(Path(with_them["checkpoint"])).neighbours is not None
-    assert checkpoint.load(Path(without["checkpoint"])).neighbours is None
+    without = answer(train(tmp_path, files, "--json", "--out", str(tmp_path / "two"), "--no-neighbors"))
+    assert checkpoint.load(Path(with_them["checkpoint"])).neighbors is not None
+    assert checkpoint.load(Path(without["checkpoint"])).neighbors is None
     assert without["neighbours"] is None
 
 

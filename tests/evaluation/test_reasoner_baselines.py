@@ -7,7 +7,7 @@ import numpy as np
 from evaluation.reasoner import baselines
 from evaluation.reasoner.baselines import Windowed
 from models.reasoner.cooccurrence import CooccurrenceConfig, CooccurrenceReasoner
-from models.reasoner.sequences import Log
+from models.reasoner.sequences import TrainingLog
 from tests.evaluation.test_reasoner_measures import case
 from tests.evaluation.test_reasoner_splits import log
 from tests.models.reasoner.reasoner_tools import Told
@@ -24,7 +24,7 @@ def test_cosine_of_whole_histories() -> None:
     table = baselines.cosine_table(log([(0, 0), (1, 1), (1, 2)], [(0, 0), (2, 1)], [(1, 0)]), 4)
     np.testing.assert_allclose(table[0], [0, 1 / 2, 1 / np.sqrt(2), 0], rtol=1e-6)
     np.testing.assert_allclose(table, table.T)
-    scores = baselines.neighbour_scorer(table, 1.0)([case(0, [0, 2])])  # 2 weighs 1, 0 weighs 1/2
+    scores = baselines.neighbor_scorer(table, 1.0)([case(0, [0, 2])])  # 2 weighs 1, 0 weighs 1/2
     np.testing.assert_allclose(scores[0], table[2] + 0.5 * table[0], rtol=1e-6)
 
 
@@ -34,7 +34,7 @@ def test_the_windowed_co_occurrence_is_the_one_of_the_product() -> None:
     histories = [rng.integers(0, 25, int(rng.integers(2, 30))) for _ in range(40)]
     day = 86_400_000
     times = [np.arange(len(items)) * day + user for user, items in enumerate(histories)]
-    world = Log(
+    world = TrainingLog(
         np.repeat(np.arange(40), [len(items) for items in histories]),
         np.concatenate(histories),
         np.concatenate(times),

@@ -52,7 +52,7 @@ class TrainingConfig:
     layers: int = 2
     heads: int = 2
     dropout: float = 0.1
-    neighbours: bool = True
+    neighbors: bool = True
     network_weight: float | None = None
     device: str = "auto"
 

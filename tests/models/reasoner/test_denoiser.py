@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.reasoner.denoiser import BlockDenoiser, Reading, Scratch
-from models.reasoner.infill import Layout, layout
+from models.reasoner.infill import SlotLayout, layout
 from models.reasoner.network import MASK_ROW, rotations
 from models.reasoner.shortlist import CandidateIndex, Shortlist
 from tests.models.reasoner.reasoner_tools import network, unit_vectors
@@ -24,11 +24,11 @@ def histories(users: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndar
     return [rng.integers(ITEMS, size=n) for n in lengths], [np.cumsum(rng.integers(0, 9, size=n)) for n in lengths]
 
 
-def denoiser(rows: list[np.ndarray], layouts: list[Layout]) -> BlockDenoiser:
+def denoiser(rows: list[np.ndarray], layouts: list[SlotLayout]) -> BlockDenoiser:
     return BlockDenoiser(NETWORK, EMBEDDINGS, BIAS, Reading.of(rows, layouts, 200))
 
 
-def uncached(rows: np.ndarray, of: Layout, slots: Tensor) -> Tensor:
+def uncached(rows: np.ndarray, of: SlotLayout, slots: Tensor) -> Tensor:
     """Logits (S, N) in one pass without a cache: history causal, the block bidirectional."""
     head = rows[: len(rows) - of.observed]
     width = SLOTS + of.observed

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from models.text_diffusion.prompt import MAX_LINE, Log, messages, parse, plain
+from models.text_diffusion.prompt import MAX_LINE, PromptLog, messages, parse, plain
 
-LOG = Log(("green tea", "tea pot"), (1, 2))
+LOG = PromptLog(("green tea", "tea pot"), (1, 2))
 
 
 def test_the_log_is_shown_oldest_first_and_slots_are_asked_by_number() -> None:
