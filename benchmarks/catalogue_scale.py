@@ -1,7 +1,7 @@
 """How inference scales with the catalogue: `python -m benchmarks.catalogue_scale [--json] [--plot FILE]`.
 
 One network, trained for some hundred steps on a real log, over catalogues of 4 thousand to 1 million items: the real
-ones, and cold ones whose vectors are jittered mixtures of real neighbours. Full scoring against denoising within
+ones, and cold ones whose vectors are jittered mixtures of real neighbors. Full scoring against denoising within
 shortlists of 256, found in four ways. Speed is users per second of CPU time on one thread, which a busy machine
 disturbs least; recall is the share of full scoring's 16 items that the shortlist infers too.
 """
@@ -103,7 +103,7 @@ class World:
 
 
 def enlarged(vectors: Vectors, size: int, seed: int = 0) -> Vectors:
-    """`size` vectors: the given ones, then mixtures of one with two of its neighbours, jittered by 0.3 deviations."""
+    """`size` vectors: the given ones, then mixtures of one with two of its neighbors, jittered by 0.3 deviations."""
     rng = np.random.default_rng(seed)
     real, extra = len(vectors), max(0, size - len(vectors))
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

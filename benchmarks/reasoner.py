@@ -91,7 +91,7 @@ class Case:
         self.seen = (torch.from_numpy(users), torch.from_numpy(np.concatenate(self.rows)))
 
     def infer(self, steps: int) -> None:
-        """What the lane calls: ids in, behaviours out."""
+        """What the lane calls: ids in, behaviors out."""
         self.reasoner.infer(self.histories, self.catalogue, slots=self.setting.slots, steps=steps)
 
     @torch.inference_mode()

@@ -54,7 +54,7 @@ class DistillOptions:
 
 
 @click.command()
-@click.option("--items", required=True, type=_in, help="Parquet or JSON lines: the catalogue to distil.")
+@click.option("--items", required=True, type=_in, help="Parquet or JSON lines: the catalogue to distill.")
 @click.option("--out", required=True, type=_out, help="JSON lines, or .parquet; goes on where it stands.")
 @click.option("--catalogue", type=_in, help="Wanted attributes per category; default: FRESHET_CATALOGUE, else open.")
 @click.option("--examples", type=_in, help="Annotated items, as worked examples; default: FRESHET_EXAMPLES.")
@@ -137,7 +137,7 @@ def _run(settings: Settings, options: DistillOptions, *, quiet: bool) -> tuple[D
         with _Bar(len(items), quiet=quiet) as bar:
             tally = DistillCounts(items=len(items))
             with suppress(KeyboardInterrupt):  # the tally says how far it came
-                asyncio.run(_distil(items, file, settings, bar, tally))
+                asyncio.run(_distill(items, file, settings, bar, tally))
         if tally.complete:
             file.finish()
     finally:
@@ -145,7 +145,7 @@ def _run(settings: Settings, options: DistillOptions, *, quiet: bool) -> tuple[D
     return tally, file
 
 
-async def _distil(items: list[Item], file: KnowledgeFile, settings: Settings, bar: _Bar, tally: DistillCounts) -> None:
+async def _distill(items: list[Item], file: KnowledgeFile, settings: Settings, bar: _Bar, tally: DistillCounts) -> None:
     llm = connect(
         settings.llm_backend,
         Endpoint(settings.llm, settings.llm_model, settings.llm_timeout_s, 2 * settings.llm_concurrency),

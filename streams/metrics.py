@@ -32,7 +32,7 @@ class Metrics:
         )
         self.in_flight = Gauge("freshet_in_flight_records", "Records read and not yet finished.", ["lane"], registry=r)
         self.backing_off = Gauge(
-            "freshet_backing_off", "1 while a lane waits for a neighbour to come back.", ["lane"], registry=r
+            "freshet_backing_off", "1 while a lane waits for a dependency to come back.", ["lane"], registry=r
         )
         self.position = Gauge(
             "freshet_committed_offset",

@@ -160,7 +160,7 @@ def test_items_and_events_become_features_a_ranker_reads(deployment: Deployment,
 
 
 def test_bad_records_become_dead_letters_and_the_rest_goes_on(deployment: Deployment) -> None:
-    """Catches a lane that stops at, loses, or swallows a bad record, and neighbours lost with it."""
+    """Catches a lane that stops at, loses, or swallows a bad record, and neighbors lost with it."""
     items, topics = catalogue(8), deployment.topics
     events = purchases(4, 5, 8, start_ms=now_ms() - 60_000)
     far = now_ms() + 86_400_000

@@ -1,7 +1,7 @@
 """What a reasoner has to beat: popularity, item kNN, windowed co-occurrence, text kNN.
 
-Owns their scores over a whole catalogue at once. Neighbour tables are dense (N, N): up to about 20 thousand items. The
-co-occurrence is the formula of `models.reasoner.cooccurrence`, without its bound on neighbours. Must not see what is
+Owns their scores over a whole catalogue at once. Neighbor tables are dense (N, N): up to about 20 thousand items. The
+co-occurrence is the formula of `models.reasoner.cooccurrence`, without its bound on neighbors. Must not see what is
 asked.
 """
 

@@ -47,17 +47,17 @@ class Ours:
 
     @property
     def embeddings(self) -> Scores:
-        """What the network knows an item by (N, width), L2-normalised."""
+        """What the network knows an item by (N, width), L2-normalized."""
         made: Scores = functional.normalize(self._table.embeddings[: self._table.size], dim=1).numpy()
         return made
 
     def weighed(self, weight: float) -> Ours:
-        """The same network, weighing so much beside its neighbours; this one is not to be used any more."""
+        """The same network, weighing so much beside its neighbors; this one is not to be used any more."""
         self.checkpoint.network.score_weight.fill_(weight)
         return Ours(self.checkpoint, self._shop, self._plan, self._between)
 
     def network_scores(self, cases: Sequence[Case]) -> Scores:
-        """`scores` of the network alone, as if it had no neighbours."""
+        """`scores` of the network alone, as if it had no neighbors."""
         return self._scores(cases, neighbors=False)
 
     def scores(self, cases: Sequence[Case]) -> Scores:

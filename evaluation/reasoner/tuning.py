@@ -137,7 +137,7 @@ def choose_sasrec(
 
 
 def choose_weight(ours: Ours, validation: Sequence[Case]) -> tuple[float, list[tuple[str, float]]]:
-    """What our network weighs beside its neighbours, and what was tried."""
+    """What our network weighs beside its neighbors, and what was tried."""
     some = validation[:: max(1, len(validation) // TUNING_USERS)]
     found = []
     for weight in NETWORK_WEIGHTS:

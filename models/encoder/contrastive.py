@@ -115,7 +115,7 @@ def train_head(
         )
     head = _Head(LinearAligner.fit_pca(texts.every(), config.dims))
     draw = _Draw(texts, pairs, config)
-    optimiser = torch.optim.Adam([head.matrix], lr=config.learning_rate)
+    optimizer = torch.optim.Adam([head.matrix], lr=config.learning_rate)
     best, best_step, scores = head.aligner(config, 0), 0, []
     for step in range(config.steps + 1):
         if score is not None and step % config.check_every == 0:
@@ -127,9 +127,9 @@ def train_head(
             progress(AlignerProgress(step, config.steps, scores[-1]))
         if step < config.steps:
             loss = draw.loss(head, config)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimizer.step()
     if score is None:
         best, best_step = head.aligner(config, config.steps), config.steps
         progress(AlignerProgress(config.steps, config.steps, float("nan")))
@@ -146,10 +146,10 @@ class _Head:
 
     def __call__(self, vectors: Tensor, keep: Tensor | None = None) -> Tensor:
         """Unit vectors (..., dims) of encoder vectors (..., dims_in); `keep` zeroes some of their components."""
-        centred = vectors - self.mean
+        centered = vectors - self.mean
         if keep is not None:
-            centred = centred * keep
-        return functional.normalize(centred @ self.matrix, dim=-1)
+            centered = centered * keep
+        return functional.normalize(centered @ self.matrix, dim=-1)
 
     def aligner(self, config: HeadConfig, step: int) -> LinearAligner:
         about: dict[str, Any] = {"found_by": "contrast" if step else "pca", "step": step, "config": asdict(config)}

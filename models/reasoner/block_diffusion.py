@@ -1,6 +1,6 @@
 """The default reasoner: block diffusion over the live catalogue.
 
-Owns the path from histories to behaviours: which events are read, item tables in step with the live catalogue,
+Owns the path from histories to behaviors: which events are read, item tables in step with the live catalogue,
 micro-batches, the deadline. The network and the sampler do the rest.
 """
 
@@ -37,7 +37,7 @@ FULL_SCORING_ITEMS = 20_000
 SHORTLIST = 256
 """Items in it, besides those the user has."""
 NEAR = 64
-"""Neighbours of the user's items in it, besides."""
+"""Neighbors of the user's items in it, besides."""
 
 DEFAULT_PLAN = SlotPlan()
 
@@ -46,7 +46,7 @@ class BlockDiffusionReasoner:
     """Infers by denoising; new catalogue items join by their vector, changed vectors count from the next call.
 
     `repeats=True` lets it infer items the user already has. `plan` brings temperature and schedule. `between` of the
-    slots are placed between the last `tail` behaviours, where the log has gaps in time. `clock` gives seconds and
+    slots are placed between the last `tail` behaviors, where the log has gaps in time. `clock` gives seconds and
     serves the deadline. Calls from several threads run one after the other.
     """
 
@@ -174,17 +174,17 @@ class ItemTable:
         self._network = network
         self._trained = trained
         self._revision = 0
-        self._neighbours = neighbors
+        self._neighbors = neighbors
         # Id rows of the checkpoint and rows of the catalogue, by one another; -1 where there is none.
         self._id_row = torch.zeros(0, dtype=torch.long)
         self._row_of_id = torch.full((network.config.items,), -1)
 
     def offset(self, histories: Sequence[Rows]) -> Offset | None:
         """What co-occurrence adds to the scores of histories, as catalogue rows; None without a table."""
-        if self._neighbours is None:
+        if self._neighbors is None:
             return None
-        history, lengths = map(torch.from_numpy, padded([rows[-self._neighbours.reach :] for rows in histories]))
-        ids, shares = self._neighbours.of(self._id_row[history], lengths)
+        history, lengths = map(torch.from_numpy, padded([rows[-self._neighbors.reach :] for rows in histories]))
+        ids, shares = self._neighbors.of(self._id_row[history], lengths)
         rows_ = self._row_of_id[ids]
         return Offset(rows_.clamp(min=0), torch.where(rows_ >= 0, shares, 0.0))
 
@@ -254,7 +254,7 @@ def known_events(history: UserHistory, catalogue: Catalogue, *, distinct: bool) 
 
 
 def inferences(block: SampledBlock, catalogue: Catalogue) -> list[Inference]:
-    """Behaviours of each user of a block, most confident first."""
+    """Behaviors of each user of a block, most confident first."""
     answers = []
     ids = catalogue.item_ids
     confidences, order = block.confidences.sort(dim=1, descending=True, stable=True)

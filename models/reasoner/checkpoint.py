@@ -26,7 +26,7 @@ from models.reasoner.network import BlockDiffusionNetwork, NetworkConfig
 
 WEIGHTS = "reasoner.safetensors"
 CATALOGUE = "catalogue.safetensors"
-NEIGHBOURS = "neighbours.safetensors"
+NEIGHBOURS = "neighbors.safetensors"
 ITEM_IDS = "item_ids.json"
 CONFIG = "config.json"
 METRICS = "metrics.json"
@@ -42,7 +42,7 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """`item_ids` and `vectors` (N, dims): the network's `config.items` id rows first, cold items after them.
 
-    `settings` is how it was trained, `metrics` what validation said. `neighbours` are of the id rows.
+    `settings` is how it was trained, `metrics` what validation said. `neighbors` are of the id rows.
     """
 
     network: BlockDiffusionNetwork
@@ -105,7 +105,7 @@ def load(folder: Path) -> Checkpoint:
             network = BlockDiffusionNetwork(NetworkConfig(**config["network"]))
         network.load_state_dict(torch_tensors.load_file(folder / WEIGHTS), assign=True)
         vectors = numpy_tensors.load_file(folder / CATALOGUE)["vectors"]
-        neighbors = _neighbours(folder / NEIGHBOURS)
+        neighbors = _neighbors(folder / NEIGHBOURS)
         item_ids = tuple(json.loads((folder / ITEM_IDS).read_text()))
         metrics = json.loads((folder / METRICS).read_text())
     except (OSError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
@@ -119,7 +119,7 @@ def load(folder: Path) -> Checkpoint:
     return Checkpoint(network, item_ids, vectors, config["training"], metrics, digest, neighbors)
 
 
-def _neighbours(file: Path) -> NeighborTable | None:
+def _neighbors(file: Path) -> NeighborTable | None:
     if not file.exists():
         return None
     tensors = torch_tensors.load_file(file)

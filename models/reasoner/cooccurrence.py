@@ -20,7 +20,7 @@ Watermark = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CooccurrenceConfig:
-    """Window and decay, and the bounds: at most `max_items` x 2 `max_neighbours` counts are kept.
+    """Window and decay, and the bounds: at most `max_items` x 2 `max_neighbors` counts are kept.
 
     Half-life in events and damping are what `freshet evaluate reasoner` found on MovieLens-100k and Online Retail:
     with a half-life of 50 and a damping of 0.25 NDCG@10 of the next new item was a third lower.
@@ -31,7 +31,7 @@ class CooccurrenceConfig:
     half_life_events: float = 6.0
     damping: float = 0.5
     max_items: int = 50_000
-    max_neighbours: int = 100
+    max_neighbors: int = 100
     max_users: int = 200_000
 
 
@@ -82,15 +82,15 @@ class CooccurrenceReasoner:
     ) -> list[Inference]:
         """See `BehaviorReasoner.infer`; keeps no deadline, as it takes microseconds for each item of a history.
 
-        (16 ms for 150 different items that have 200 neighbours each, the most there can be.)
+        (16 ms for 150 different items that have 200 neighbors each, the most there can be.)
 
-        Gives fewer than `slots` behaviours where the user's items have fewer neighbours. A confidence is the share
-        of the neighbours' summed score.
+        Gives fewer than `slots` behaviors where the user's items have fewer neighbors. A confidence is the share
+        of the neighbors' summed score.
         """
         return [self._infer(history, catalogue, slots) for history in histories]
 
     def scores(self, item_ids: Sequence[str]) -> dict[str, float]:
-        """Score of each neighbour of a history, oldest first; seen items included."""
+        """Score of each neighbor of a history, oldest first; seen items included."""
         config = self._config
         scores: dict[str, float] = {}
         for places_back, item_id in enumerate(dict.fromkeys(reversed(item_ids))):
@@ -153,6 +153,6 @@ class CooccurrenceReasoner:
         neighbors.total += weight
         weights = neighbors.weights
         weights[other] = weights.get(other, 0.0) + weight
-        if len(weights) > 2 * self._config.max_neighbours:
-            keep = heapq.nlargest(self._config.max_neighbours, weights.items(), key=lambda pair: (pair[1], pair[0]))
+        if len(weights) > 2 * self._config.max_neighbors:
+            keep = heapq.nlargest(self._config.max_neighbors, weights.items(), key=lambda pair: (pair[1], pair[0]))
             neighbors.weights = dict(keep)

@@ -29,7 +29,7 @@ SHUFFLES = 3
 class NeighborConfig:
     """Pairs at most `window` events apart count 1 / distance; an item `half_life` places back weighs half.
 
-    `damping` 0 favours frequent neighbours, 0.5 is a cosine. The `most` best neighbours of an item are kept.
+    `damping` 0 favors frequent neighbors, 0.5 is a cosine. The `most` best neighbors of an item are kept.
     """
 
     window: int = 10
@@ -40,7 +40,7 @@ class NeighborConfig:
 
 @dataclass(frozen=True, slots=True)
 class NeighborTable:
-    """Per item its neighbours: `rows` (N, K), -1 where there are fewer, and `weights` (N, K)."""
+    """Per item its neighbors: `rows` (N, K), -1 where there are fewer, and `weights` (N, K)."""
 
     rows: Tensor
     weights: Tensor
@@ -52,9 +52,9 @@ class NeighborTable:
         return max(1, round(5 * self.half_life))
 
     def of(self, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Neighbours and weights, both (B, M * K), of histories (B, L) padded on the right to `lengths` (B,).
+        """Neighbors and weights, both (B, M * K), of histories (B, L) padded on the right to `lengths` (B,).
 
-        -1 in a history is an item nothing is known of. The same neighbour may come several times; absent ones have
+        -1 in a history is an item nothing is known of. The same neighbor may come several times; absent ones have
         weight 0 and row 0. Weights sum to 1 per user, or 0.
         """
         back = torch.arange(min(history.shape[1], self.reach))
@@ -75,7 +75,7 @@ class NeighborTable:
 
 @dataclass(frozen=True)
 class Offset:
-    """log(1 + share / FLOOR) of each item's share of a user's summed score; 0 for what is no neighbour.
+    """log(1 + share / FLOOR) of each item's share of a user's summed score; 0 for what is no neighbor.
 
     `rows` (B, E) may hold an item several times, its `shares` (B, E) count together.
     """

@@ -1,4 +1,4 @@
-"""The block-diffusion network as a `Denoiser`: prefix cache, observed behaviours inside the block, item scores.
+"""The block-diffusion network as a `Denoiser`: prefix cache, observed behaviors inside the block, item scores.
 
 Owns what the network reads and which items are scored: all of them, or each user's candidates. Must not choose items
 (`models.reasoner.sampler` does), nor know catalogue or checkpoint.

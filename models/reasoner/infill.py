@@ -1,4 +1,4 @@
-"""Where a user's masked slots stand: after the history, and between observed behaviours where the log has gaps.
+"""Where a user's masked slots stand: after the history, and between observed behaviors where the log has gaps.
 
 Owns the placing. Must not know the network, nor items: it sees times, and answers positions. What lies between two
 observed events is inferred from both sides, since a block is read bidirectionally.

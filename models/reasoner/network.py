@@ -180,7 +180,7 @@ class BlockDiffusionNetwork(nn.Module):
     def block(self, prefix: EncodedPrefix, slots: Tensor, valid: Tensor | None = None) -> Tensor:
         """States (B, S, width) that predict each of the slots with embeddings (B, S, width), given the prefix.
 
-        Slots may hold observed behaviours as well as masks. `valid` (B, S) is false where a slot is padding.
+        Slots may hold observed behaviors as well as masks. `valid` (B, S) is false where a slot is padding.
         """
         batch, count, _ = slots.shape
         positions = prefix.lengths[:, None] + 1 + torch.arange(count, device=slots.device)  # (B, S)
@@ -219,7 +219,7 @@ def rotations(positions: Tensor, config: NetworkConfig) -> Tensor:
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn each pair of neighbours in (B, T, 2, heads, head) by its position's angle, as complex numbers."""
+    """Turn each pair of neighbors in (B, T, 2, heads, head) by its position's angle, as complex numbers."""
     pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
     turned: Tensor = torch.view_as_real(pairs * rotation).flatten(-2)
     return turned.to(x.dtype)

@@ -1,7 +1,7 @@
 """Denoise a block of masked slots in a few parallel steps.
 
 Owns the schedule, which slot is fixed with which item, and the promises about them: no item twice, no forbidden item,
-every slot filled while items last, one user's block independent of its neighbours, a deadline between steps. Must not
+every slot filled while items last, one user's block independent of its neighbors, a deadline between steps. Must not
 know the network: it sees a `Denoiser`.
 """
 
@@ -32,7 +32,7 @@ class Denoiser(Protocol):
         """Logits (B, m, N) over item rows for the slots `open_` (B, m); `slots` (B, S) holds rows or MASK_ROW.
 
         The caller owns the result and writes into it. An item that may never be inferred has logit -inf. The second
-        value is the log of the unnormalised mass (B, m) of allowed items that are not among the N, None without such.
+        value is the log of the unnormalized mass (B, m) of allowed items that are not among the N, None without such.
         """
         ...
 

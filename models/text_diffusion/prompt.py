@@ -15,7 +15,7 @@ from typing import Protocol
 from models.llm.client import Message
 
 MOST_SHOWN = 40
-"""Behaviours of a user that a model is shown, the newest ones."""
+"""Behaviors of a user that a model is shown, the newest ones."""
 MAX_TITLE, MAX_LINE = 80, 120
 """Characters of a title shown, and of a line read."""
 TOKENS_PER_SLOT = 24
@@ -44,7 +44,7 @@ class PromptLog:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One behaviour in words, with what the model gives it, in [0, 1]; 1 where the model does not say."""
+    """One behavior in words, with what the model gives it, in [0, 1]; 1 where the model does not say."""
 
     text: str
     confidence: float = 1.0
@@ -109,6 +109,6 @@ def parse(answer: str, slots: int) -> tuple[str, ...]:
 
 
 def tidy(text: str) -> str:
-    """One behaviour as a model wrote it, without quotation marks, emphasis and closing punctuation; "" for no word."""
+    """One behavior as a model wrote it, without quotation marks, emphasis and closing punctuation; "" for no word."""
     text = plain(text, MAX_LINE).strip(" \t\"'“”‘’*_.;,:-–")
     return text if any(one.isalnum() for one in text) else ""

@@ -1,6 +1,6 @@
 """The text diffusion reasoner: what a user may do beyond the log, in words first, then as items.
 
-Owns the path from histories to behaviours: titles, the writer, the grounding, the deadline between them. The writers do
+Owns the path from histories to behaviors: titles, the writer, the grounding, the deadline between them. The writers do
 the writing: `server` over HTTP, `infilling` and `gemma` in process.
 """
 

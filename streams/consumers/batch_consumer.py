@@ -39,7 +39,7 @@ STOP_S = 30.0
 
 
 class _Abandoned(Exception):
-    """The lane stops while a neighbour is away: what is in hand will be read again."""
+    """The lane stops while a dependency is away: what is in hand will be read again."""
 
 
 def consumer_config(settings: Settings, group: str, **more: Any) -> dict[str, Any]:
@@ -218,7 +218,7 @@ class _Loop:
         self._metrics.records.labels(lane=self._name, outcome="dead_letter").inc(len(dead_letters))
 
     def _persevere(self, operation: Callable[[], T]) -> T:
-        """Run `operation` until it succeeds; while a neighbour is away, pause and poll, to stay in the group."""
+        """Run `operation` until it succeeds; while a dependency is away, pause and poll, to stay in the group."""
         delay_s = 0.0
         while True:
             try:
@@ -228,13 +228,13 @@ class _Loop:
                     raise
                 self._metrics.retries.labels(lane=self._name, cause=type(error).__name__).inc()
                 if not delay_s:
-                    log.warning("waiting for a neighbour", extra={"lane": self._name, "cause": repr(error)})
+                    log.warning("waiting for a dependency", extra={"lane": self._name, "cause": repr(error)})
                     self._pause(True)
                 delay_s = min(MOST_BACKOFF_S, max(LEAST_BACKOFF_S, 2 * delay_s))
                 self._wait(delay_s * random.uniform(0.75, 1.25))
             else:
                 if delay_s:
-                    log.info("the neighbour is back", extra={"lane": self._name})
+                    log.info("the dependency is back", extra={"lane": self._name})
                     self._pause(False)
                 return result
 

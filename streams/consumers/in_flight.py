@@ -118,7 +118,7 @@ class Batcher:
 class InFlightLimiter:
     """Up to `size` records at once, each its own task; two of one key run one after the other, in order.
 
-    A slow record holds back only its own key. Work that has to wait for a neighbour calls `park`: up to `parking`
+    A slow record holds back only its own key. Work that has to wait for a dependency calls `park`: up to `parking`
     records, and those behind them under one key, wait beside the window, so that others can pass.
     """
 

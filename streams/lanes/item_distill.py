@@ -1,6 +1,6 @@
 """The lane item-distill: what a language model knows about each item, and the vector that comes of it.
 
-Owns decode → check → distil → encode → publish knowledge → publish features, many items at once and each key in order.
+Owns decode → check → distill → encode → publish knowledge → publish features, many items at once and each key in order.
 Must not know prompts, nor how calls are spared or limited. While the LLM is away or its budget spent, items that need
 it wait in their place and those that do not pass.
 """
@@ -66,7 +66,7 @@ class ItemDistill:
         self._publisher = Publisher(context.producer, context.dead_letters(), self._kafka, NAME)
 
     async def process(self, record: SourceRecord) -> None:
-        """Read, distil, publish; raises fatal errors only."""
+        """Read, distill, publish; raises fatal errors only."""
         try:
             read = await self._kafka.persevere(lambda: asyncio.to_thread(read_item, self._context, record))
         except Exception as error:
@@ -76,13 +76,13 @@ class ItemDistill:
             await self._delete(record, read.item_id)
             return
         try:
-            knowledge = await self._distil(record, read)
+            knowledge = await self._distill(record, read)
         except Exception as error:
             await self._dead_letter(record, "distill", error)
             return
         await self._publish(record, read, knowledge)
 
-    async def _distil(self, record: SourceRecord, item: Item) -> ItemKnowledge:
+    async def _distill(self, record: SourceRecord, item: Item) -> ItemKnowledge:
         """What is known passes whatever the LLM does; a backing-off LLM holds back only who needs it."""
         place = {"source_partition": record.partition, "source_offset": record.offset}
         knowledge = await self._redis.persevere(lambda: self._distiller.known(item, **place))

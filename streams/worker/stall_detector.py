@@ -64,7 +64,7 @@ class StallDetector:
         self._seen: dict[str, tuple[int, float]] = {}
 
     def stalled(self, lane: str, now: float, positions: int, lag: int, waiting: bool) -> bool:
-        """`positions` is the sum of the lane's committed offsets, `waiting` whether it backs off from a neighbour."""
+        """`positions` is the sum of the lane's committed offsets, `waiting` whether it backs off from a dependency."""
         known = self._seen.get(lane)
         if known is None or known[0] != positions or not lag or waiting:
             self._seen[lane] = positions, now

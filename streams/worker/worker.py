@@ -74,7 +74,7 @@ def _observe(names: Sequence[str], context: Context) -> list[Callable[[], None]]
     if not settings.metrics_port:
         return []
     redis = connect(settings.redis, socket_timeout=1, socket_connect_timeout=1)
-    health.probe("neighbours", lambda: _waiting(context))
+    health.probe("dependencies", lambda: _waiting(context))
     health.probe("Redis", lambda: _silent(redis))
     server = HealthServer(health, context.metrics, port=settings.metrics_port, host=settings.metrics_host)
     watch = watched(settings, names, context.metrics, health)

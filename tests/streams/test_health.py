@@ -54,7 +54,7 @@ def served() -> Iterator[tuple[Health, Ticks, int]]:
     server.close()
 
 
-def test_liveness_follows_the_beats_and_readiness_the_neighbours(served: tuple[Health, Ticks, int]) -> None:
+def test_liveness_follows_the_beats_and_readiness_the_dependencies(served: tuple[Health, Ticks, int]) -> None:
     """Catches a hung worker that is never restarted, and one that is restarted because Redis is away."""
     health, ticks, port = served
     health.beat("lane sink")

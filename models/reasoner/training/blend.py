@@ -1,6 +1,6 @@
 """What the network's scores weigh beside co-occurrence, once it is trained.
 
-Owns the table of neighbours of a training run, and the choice of its settings and of the network's weight. Both
+Owns the table of neighbors of a training run, and the choice of its settings and of the network's weight. Both
 logits are added (a logarithmic opinion pool). Trained on top of co-occurrence, with each user's own pairs left out, the
 network was no better. Must not train.
 """
@@ -33,7 +33,7 @@ UNASKED_WEIGHT = 0.2
 def weigh(
     network: BlockDiffusionNetwork, vectors: Tensor, log: TrainingLog, asked: Validation, config: TrainingConfig
 ) -> tuple[NeighborTable, dict[str, Any]]:
-    """The neighbours in `log`, with the settings that rank best by themselves; sets the network's `score_weight`.
+    """The neighbors in `log`, with the settings that rank best by themselves; sets the network's `score_weight`.
 
     The second value says what was chosen.
     """

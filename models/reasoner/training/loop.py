@@ -1,6 +1,6 @@
 """One training run of the network: steps, validations, early stopping, and the state from which it can go on.
 
-Owns the optimiser and its schedule. Must not know where events come from nor what becomes of the weights.
+Owns the optimizer and its schedule. Must not know where events come from nor what becomes of the weights.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def train_reasoner(
         table, weighing = weigh(network, corpus.vectors, past, asked, config)
     metrics = {
         **fitted,
-        "neighbours": weighing,
+        "neighbors": weighing,
         "train_events": len(past.items),
         "items": len(counts),
         "users": past.user_count,

@@ -223,8 +223,8 @@ def neighbors() -> NeighborTable:
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_neighbours_lift_what_was_done_nearby_also_when_the_catalogue_has_another_order(monkeypatch, large):
-    """Catches neighbours by the checkpoint's rows looked up by the catalogue's, and removed ones that come back."""
+def test_neighbors_lift_what_was_done_nearby_also_when_the_catalogue_has_another_order(monkeypatch, large):
+    """Catches neighbors by the checkpoint's rows looked up by the catalogue's, and removed ones that come back."""
     if large:
         monkeypatch.setattr(block_reasoner, "FULL_SCORING_ITEMS", 10)
         monkeypatch.setattr(block_reasoner, "SHORTLIST", 4)

@@ -53,7 +53,7 @@ def test_pairs_are_counted_as_by_hand(damping):
     np.testing.assert_allclose(dense(table_of(of, damping=damping)), by_hand(of, config, set(range(30))), rtol=1e-5)
 
 
-def test_the_best_neighbours_are_kept():
+def test_the_best_neighbors_are_kept():
     """Catches a table cut in the order of rows."""
     whole, few = dense(table_of(log())), dense(table_of(log(), most=3))
     for item in range(ITEMS):
@@ -117,7 +117,7 @@ def test_offsets_of_some_items_are_those_of_all(entries, count):
         torch.testing.assert_close(whole[user][found], whole[user].sort(descending=True).values[: len(found)])
 
 
-def test_the_offset_is_zero_for_what_is_no_neighbour_and_grows_with_the_share():
+def test_the_offset_is_zero_for_what_is_no_neighbor_and_grows_with_the_share():
     """Catches a floor that is forgotten."""
     made = Offset(torch.tensor([[1, 2]]), torch.tensor([[0.25, 0.75]])).dense(4)[0]
     assert made[0] == made[3] == 0

@@ -70,7 +70,7 @@ def test_one_slot_a_step_equals_brute_force_on_a_joint():
     joint /= joint.sum()
 
     def conditional(known: list[int], slot: int) -> Tensor:
-        """Unnormalised p(slot | known), by summing the joint."""
+        """Unnormalized p(slot | known), by summing the joint."""
         mass = torch.zeros(items)
         for cell in itertools.product(range(items), repeat=slots):
             if all(k in (MASK_ROW, c) for k, c in zip(known, cell, strict=True)):
@@ -98,7 +98,7 @@ def test_one_slot_a_step_equals_brute_force_on_a_joint():
 
 @pytest.mark.parametrize("schedule", [("fixed", 0.0), ("confidence", 0.3), ("entropy", 2.5)])
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_neighbours_do_not_matter(schedule, temperature):
+def test_neighbors_do_not_matter(schedule, temperature):
     """Catches noise drawn by a batch's shape, and an adaptive schedule in which a sure user hurries the others."""
     logits = table(5, 6, 50) * torch.tensor([0.1, 1.0, 2.0, 4.0, 9.0])[:, None, None]
     struck = (torch.arange(5), torch.arange(5))

@@ -55,7 +55,7 @@ def test_ties_are_shuffled_and_order_is_kept():
     assert all(set(order[:8]) == set(range(8)) for order in orders)
 
 
-def test_windows_hold_real_neighbours():
+def test_windows_hold_real_neighbors():
     log = code(*columns(*(("u", row, row) for row in range(100)), ("v", 200, 1), ("w", 300, 1), ("w", 301, 2)))
     made = sequences(log, np.random.default_rng(0), distinct=True)
     seen = 0

@@ -79,7 +79,7 @@ def test_slots_after_the_log_stand_in_blocks_of_masks_behind_their_numbers() -> 
         assert set(layout.blocks[slot.block][slot.start : slot.end]) == {MASK_ID}
 
 
-def test_a_gap_in_the_log_gets_slots_among_the_behaviours() -> None:
+def test_a_gap_in_the_log_gets_slots_among_the_behaviors() -> None:
     """Catches infilling that only appends, and a slot that cannot see what came after it."""
     layout = writer().layout(GAP, 8)
     assert text_of(layout.blocks[1]) == "1. green tea\n2. tea pot\n3. honey jar\n4.\n5.\n6. camping tent\n"
@@ -104,7 +104,7 @@ def test_what_the_network_reads_becomes_lines() -> None:
 
 
 def test_the_deadline_gives_what_is_filled() -> None:
-    """Catches finished slots thrown away, and half a slot given out as a behaviour."""
+    """Catches finished slots thrown away, and half a slot given out as a behavior."""
     now = [0.0]
 
     def tick() -> None:
@@ -127,7 +127,7 @@ def test_users_are_decoded_in_batches_with_the_same_answers() -> None:
 
 
 def test_the_record_is_that_of_every_reasoner() -> None:
-    """Catches a reasoner whose behaviours no lane could publish, or that leaves a field of the record out."""
+    """Catches a reasoner whose behaviors no lane could publish, or that leaves a field of the record out."""
     scripted = Scripted(["tent", "camping tent", "flight", "green tea"])
     reader = InfillingWriter("scripted", tokenizer(), scripted)  # type: ignore[arg-type]
     learned = CooccurrenceReasoner([told("w", "i0", "i3")])

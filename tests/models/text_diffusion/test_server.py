@@ -141,7 +141,7 @@ def test_a_user_gets_items_and_words_and_a_stranger_nothing() -> None:
     assert (stranger.behaviors, stranger.degraded) == ((), False)
 
 
-def test_the_newest_distinct_behaviours_are_shown_at_their_last_event() -> None:
+def test_the_newest_distinct_behaviors_are_shown_at_their_last_event() -> None:
     """Catches a prompt of repeats, of another order, or longer than it may be."""
     with FakeTextServer(lambda log: TENT) as server:
         live = catalogue()

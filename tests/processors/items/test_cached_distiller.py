@@ -126,7 +126,7 @@ async def test_the_same_content_costs_nothing_and_is_the_new_records(cache: Fake
     assert distiller.asked == ["red"]
 
 
-async def test_a_new_recipe_inside_a_version_distils_nothing_again_and_a_new_version_does(cache: FakeCache) -> None:
+async def test_a_new_recipe_inside_a_version_distills_nothing_again_and_a_new_version_does(cache: FakeCache) -> None:
     """Catches a catalogue paid for twice by an edited prompt, or a new version that keeps the old prompts' answers."""
     await distilled(cached_distiller(FakeDistiller("r1"), cache), RED)
     edited = FakeDistiller("r2")
@@ -244,7 +244,7 @@ async def test_an_endpoint_that_is_away_fails_each_by_itself_and_nobody_hangs(ca
 
 
 async def test_nothing_is_distilled_without_the_cache_and_no_failure_is_kept(cache: FakeCache) -> None:
-    """Catches a Redis outage that distils the whole catalogue, and a failure served from the cache for months."""
+    """Catches a Redis outage that distills the whole catalogue, and a failure served from the cache for months."""
     distiller = FakeDistiller()
     one = cached_distiller(distiller, cache)
     cache.trouble = ConnectionError("redis is away")

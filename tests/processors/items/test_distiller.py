@@ -160,7 +160,7 @@ async def test_cancelling_a_distillation_cancels_its_calls() -> None:
 
 
 async def test_the_model_is_named_before_fingerprints_are_compared() -> None:
-    """Catches a restarted worker that distils again what a version of the same recipe has, until its first call."""
+    """Catches a restarted worker that distills again what a version of the same recipe has, until its first call."""
 
     class Unnamed(FakeLlm):
         name = ""

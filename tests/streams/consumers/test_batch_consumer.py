@@ -165,7 +165,7 @@ async def test_a_transient_error_costs_time_and_no_record(bench):
     assert lane.context.metrics.backing_off.labels(lane="test")._value.get() == 0
 
 
-async def test_a_stop_while_a_neighbour_is_away_commits_nothing(bench):
+async def test_a_stop_while_a_dependency_is_away_commits_nothing(bench):
     # Catches a drain that acknowledges what it could not write, or that hangs.
     b = bench()
     b.send(10)

@@ -135,7 +135,7 @@ async def test_an_error_is_told_and_nothing_of_its_batch_is_finished() -> None:
 
 
 async def test_a_slow_record_holds_back_its_key_and_nobody_else() -> None:
-    """Catches a barrier: neighbours waiting for one slow item; and a key's update overtaking the one before."""
+    """Catches a barrier: neighbors waiting for one slow item; and a key's update overtaking the one before."""
     log, go, order = Log(), asyncio.Event(), []
 
     async def work(record: SourceRecord) -> None:

@@ -80,7 +80,7 @@ class FakeMessage:
 
 @dataclass
 class Fault:
-    """Strikes at the `at`-th call of a neighbour: `how` is what is raised, before the call or after it."""
+    """Strikes at the `at`-th call of a dependency: `how` is what is raised, before the call or after it."""
 
     at: int
     how: str
@@ -317,7 +317,7 @@ def test_struck_at_every_call(
 
 
 @pytest.mark.parametrize("kind", [Events, Features])
-def test_rebalanced_at_every_read_while_a_neighbour_is_away(
+def test_rebalanced_at_every_read_while_a_dependency_is_away(
     valkey: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, kind: Any
 ) -> None:
     """Catches a batch in hand that is acknowledged after its partition has left, and come back."""

@@ -186,7 +186,7 @@ async def test_known_knowledge_passes_an_llm_that_is_away(context: Context, brok
 
 
 async def test_without_the_cache_nothing_goes_on_and_nothing_is_lost(context: Context, broker: FakeBroker) -> None:
-    """Catches a Redis outage that distils what is known, dead-letters, or acknowledges what was not remembered."""
+    """Catches a Redis outage that distills what is known, dead-letters, or acknowledges what was not remembered."""
     distiller = FakeDistiller()
     distiller.redis_away = 2
     lane = Lane(context, distiller)

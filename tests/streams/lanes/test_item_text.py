@@ -77,7 +77,7 @@ async def test_a_deletion_keeps_its_place_and_its_time(context: Context, broker:
     assert made[1].timestamp == NOW_MS - 5_000
 
 
-async def test_poison_becomes_a_dead_letter_and_its_neighbours_go_on(context: Context, broker: FakeBroker) -> None:
+async def test_poison_becomes_a_dead_letter_and_its_neighbors_go_on(context: Context, broker: FakeBroker) -> None:
     """Catches a bad record that stops the lane, or takes its batch with it, or loses its bytes."""
     bad = item("e", event_time=NOW_MS + 10**7)
     records = source(broker, item("a"), b"garbage", item("c", " "), bad, item("z"), key=b"k")

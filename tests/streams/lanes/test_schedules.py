@@ -54,7 +54,7 @@ def records(broker: FakeBroker) -> list[SourceRecord]:
 
 
 class World:
-    """One lane over neighbours that outlive it, as Kafka outlives a worker."""
+    """One lane over dependencies that outlive it, as Kafka outlives a worker."""
 
     def __init__(self, lane: str, make_window: Callable[..., Window] | None = None) -> None:
         self.broker = FakeBroker()
@@ -159,7 +159,7 @@ def test_stopped_at_every_await_point(monkeypatch: pytest.MonkeyPatch, lane: str
 
 @pytest.mark.parametrize("error", [DeliveryFailed("away"), Unheard("what is this")], ids=["transient", "fatal"])
 def test_failed_at_every_call(monkeypatch: pytest.MonkeyPatch, lane: str, error: Exception) -> None:
-    """Catches an error of any neighbour, at any call, that is taken for success, or that loses what was in work."""
+    """Catches an error of any dependency, at any call, that is taken for success, or that loses what was in work."""
     counting = Calls()
     run(monkeypatch, lane, counting, None, "crash")
     assert counting.made > 8

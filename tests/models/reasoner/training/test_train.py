@@ -77,7 +77,7 @@ def interrupted(at: int):
 
 @pytest.mark.parametrize("at", [3, 4, 7])
 def test_a_resumed_run_ends_as_one_that_was_never_interrupted(tmp_path: Path, at: int):
-    """Catches an optimiser, a random generator or a place in the epoch that is not restored."""
+    """Catches an optimizer, a random generator or a place in the epoch that is not restored."""
     config = replace(TINY, steps=40, batch=64, validate_every=2, dropout=0.1)
     whole = trained(tmp_path / "whole", config)
     with pytest.raises(Interrupted):
@@ -150,11 +150,11 @@ def test_a_warm_start_of_other_sizes_is_refused(tmp_path: Path):
         trained(tmp_path / "next", replace(TINY, width=32), warm_start=first)
 
 
-def test_the_network_weighs_beside_its_neighbours_what_validation_likes(tmp_path: Path):
+def test_the_network_weighs_beside_its_neighbors_what_validation_likes(tmp_path: Path):
     """Catches a weight that nobody uses, and one that is chosen where it was given."""
     config = replace(TINY, steps=150, learning_rate=0.02)
     chosen, given = trained(tmp_path / "a", config), trained(tmp_path / "b", replace(config, network_weight=0.5))
-    weighing = chosen.metrics["neighbours"]
+    weighing = chosen.metrics["neighbors"]
     assert weighing["network_weight"] == pytest.approx(float(chosen.network.score_weight))
     assert float(given.network.score_weight) == 0.5
     assert chosen.neighbors is not None
@@ -180,7 +180,7 @@ def test_the_folder_holds_what_a_worker_needs(tmp_path: Path):
         "config.json",
         "item_ids.json",
         "metrics.json",
-        "neighbours.safetensors",
+        "neighbors.safetensors",
         "reasoner.safetensors",
     }
 

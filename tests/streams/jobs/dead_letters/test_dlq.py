@@ -88,7 +88,7 @@ def answer(settings: Settings, *arguments: str) -> dict[str, Any]:
 def test_a_rewrite_removes_what_was_chosen_and_keeps_the_rest_byte_by_byte(
     settings: Settings, client: redis.Redis
 ) -> None:
-    """Catches a letter lost, changed or made younger by its neighbours' removal, and one that stays."""
+    """Catches a letter lost, changed or made younger by its neighbors' removal, and one that stays."""
     topic = write(settings, [dead_letter(settings, n) for n in range(40)])
     send_all(settings, topic, [(b"odd", b"no dead letter"), (None, None)])
     before = {one.position: one.record for one in there(settings, topic)}

@@ -117,7 +117,7 @@ def positions(settings: Settings) -> list[int]:
 def test_a_user_is_gone_everywhere_and_the_receipt_says_so(
     settings: Settings, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """Catches anything of a user left behind in any version, set or letter, or of a neighbour taken along."""
+    """Catches anything of a user left behind in any version, set or letter, or of a neighbor taken along."""
     named = fill(settings, client)
     known = run(settings, USER)
     assert known == {"execute": False, "users": {USER: {"events": 3, "features": ["v1", "v2"]}}}
