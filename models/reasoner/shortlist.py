@@ -44,7 +44,7 @@ class Shortlist:
     weights: Tensor
 
     def rest(self, states: Tensor) -> Tensor:
-        """Log of the unnormalised mass (B, m) of all items outside the shortlist, for states (B, m, width).
+        """Log of the unnormalized mass (B, m) of all items outside the shortlist, for states (B, m, width).
 
         Without it a probability within the shortlist is many times too large, and by a different factor in each slot.
         """

@@ -16,7 +16,7 @@ from freshet.records import ItemKnowledge
 from store.feature_writer import Deletion, FeatureWriter
 from store.histories import HistoryBatch, HistoryEvent, HistoryStore
 from store.knowledge_cache import KnowledgeCache
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 from store.token_budget import TokenBudget
 from store.version_gc import collect
 from store.versions import Versions
@@ -59,7 +59,7 @@ def test_the_rights_of_a_worker_are_enough(url: str) -> None:
         versions.activate("v1")
         HistoryStore(client).append(HistoryBatch.of([HistoryEvent("u1", "i1", "click", NOW_MS)]))
         assert HistoryStore(client).load(["u1"])[0].item_ids == ("i1",)
-        due = DueUsers(client, "v1")
+        due = RefreshQueue(client, "v1")
         due.complete(due.claim(10, 60.0))
         KnowledgeCache(client).put([ItemKnowledge("i1", NOW_MS, NOW_MS, "f00", content_fingerprint="c00")])
         assert TokenBudget(client, limit=10).reserve(5).admitted

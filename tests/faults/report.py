@@ -31,7 +31,7 @@ class Row:
     checked: int
     lost: int
     older: int
-    letters: int
+    dead_letters: int
     repeats: int
     recovery_s: Sequence[float] = field(default_factory=tuple)
 
@@ -39,7 +39,7 @@ class Row:
     def of(cls, fault: str, load: str, tries: int, found: Findings, recovery_s: Sequence[float] = ()) -> Row:
         """The row of an audit."""
         return cls(
-            fault, load, tries, found.checked, len(found.lost), len(found.older), found.letters, found.repeats,
+            fault, load, tries, found.checked, len(found.lost), len(found.older), found.dead_letters, found.repeats,
             tuple(round(one, 1) for one in recovery_s),
         )  # fmt: skip
 
