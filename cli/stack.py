@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -31,7 +32,7 @@ from local.stack.stack import prepare
 from local.stack.state import ServiceState, StackLock, StackState, read_state, resolve, running
 from local.stack.supervise import data_folder
 from models.encoder.weights import WeightsError
-from streams.settings import Settings
+from streams.settings import Settings, variable
 
 POLL_S = 0.25
 DOWN_TIMEOUT_S = 60.0
@@ -40,7 +41,7 @@ LABELS = {"kafka": "Kafka", "redis": "Redis", "llm": "LLM"}
 
 
 @click.command()
-@click.option("--no-llm", is_flag=True, help="Without the LLM server: item-distill will wait for one.")
+@click.option("--no-llm", is_flag=True, help="Without the LLM server: workers leave item-distill out.")
 @click.option("--prepare-only", is_flag=True, help="Fetch what is missing, start nothing.")
 def up(no_llm: bool, prepare_only: bool) -> None:
     """Start the embedded stack in the background: Kafka, Valkey and an LLM server.
@@ -142,11 +143,16 @@ def down(erase: bool) -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def status(as_json: bool) -> None:
+@click.option("--env", is_flag=True, help="Only the addresses, as a shell sets them: eval \"$(freshet status --env)\".")
+def status(as_json: bool, env: bool) -> None:
     """Show what runs and where, the active version and the lags. Exit code 1 unless all of it is healthy."""
     from streams.lanes import consumer_group
 
     settings = Settings.load()
+    if env:
+        for service in _known(settings):
+            click.echo(f"export {variable(service.name)}={shlex.quote(service.address)}")
+        return
     services = [_checked(service) for service in _known(settings)]
     healthy = {service["name"]: bool(service["healthy"]) for service in services}
     lag = _lags(settings) if healthy.get("kafka") else {}

@@ -1,4 +1,4 @@
-"""A ranker's columns against plain loops; run as a script, this writes their table into `docs/ranking.md`."""
+"""A ranker's columns against plain loops; run as a script, this writes their table into `docs/use/rankers/rank.md`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from freshet.ranking import COLUMNS, GROUPS, MAX_AGE_S, RankingOptions, candidat
 from freshet.records import InferredBehavior
 from freshet.results import FeatureRead, UserRead
 
-PAGE = Path(__file__).parents[2] / "docs" / "ranking.md"
+PAGE = Path(__file__).parents[2] / "docs" / "use" / "rankers" / "rank.md"
 OLDEST = math.log1p(MAX_AGE_S)
 NEAR = 1e-5  # float32 against float64: cosines so near to each other or to a bound may fall on either side
 
