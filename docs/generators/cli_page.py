@@ -59,7 +59,7 @@ def page() -> str:
 
 <!-- made by python -m docs.generators.cli_page; a test compares -->
 
-`freshet COMMAND --help` prints what stands here. Addresses and credentials are [settings](settings.md), the same for
+`freshet COMMAND --help` prints the same text. Addresses and credentials are [settings](settings.md), the same for
 all commands.
 
 | exit code | meaning |
