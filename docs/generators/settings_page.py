@@ -13,9 +13,9 @@ from streams.settings import WANTED, Settings, range_of, variable
 PAGE = Path(__file__).parents[1] / "reference" / "settings.md"
 
 
-def variables(settings: type[Settings]) -> list[str]:
-    """The name of every variable."""
-    return [variable(field.name) for field in fields(settings)]
+def descriptions() -> dict[str, str]:
+    """What each setting is for, by its variable."""
+    return {variable(field.name): field.metadata["about"] for field in fields(Settings)}
 
 
 def table() -> str:
