@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "erase": ("cli.erase:erase", "Forget users everywhere, with a receipt."),
     "train": ("cli.train:train", "Train the user reasoner, or the aligner, on a log of events."),
     "evaluate": ("cli.evaluate:evaluation", "Measure quality against held-out truth."),
+    "settings": ("cli.settings:settings", "Show each setting's value and source, or a file to start from."),
     "models": ("cli.models:models", "Prepare the model weights."),
 }
 """Name to (`module:command`, the line shown in the list of commands)."""

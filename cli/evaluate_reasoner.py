@@ -120,7 +120,7 @@ def _run(events: Path, items: Path, options: ReasonerOptions) -> dict[str, Any]:
     from models.encoder.encoder import prepared_encoder
 
     settings = Settings.load()
-    torch.set_num_threads(settings.torch_threads)
+    torch.set_num_threads(settings.worker.threads)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     errors = Console(stderr=True)
     with Progress(*columns, console=errors) as bar:
@@ -128,8 +128,8 @@ def _run(events: Path, items: Path, options: ReasonerOptions) -> dict[str, Any]:
         shop = load(
             events,
             items,
-            prepared_encoder(settings),
-            settings.dims,
+            prepared_encoder(settings.encoder, settings.home),
+            settings.vectors.dims,
             max_items=options.training.max_items,
             encoded=lambda done, total: bar.update(task, completed=done / max(1, total)),
         )

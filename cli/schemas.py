@@ -50,10 +50,10 @@ def register(as_json: bool) -> None:
 
 def _answer(ask: Callable[[RegistryClient, Topics], list[Subject]], as_json: bool) -> None:
     settings = Settings.load()
-    if not settings.registry:
+    if not settings.registry.url:
         raise SettingError("registry", "", "the URL of a schema registry; without one records name their schema")
     try:
-        found = ask(RegistryClient(settings.registry), Topics(settings))
+        found = ask(RegistryClient(settings.registry.url), Topics(settings))
     except (RegistryUnavailable, RegistryRejected) as error:
         raise click.ClickException(str(error)) from error
     if as_json:

@@ -31,7 +31,7 @@ def create(as_json: bool) -> None:
     try:
         made = Topics(settings).create(kafka_config(settings))
     except KafkaException as error:
-        raise click.ClickException(f"Kafka at {settings.kafka}: {error.args[0].str()}") from error
+        raise click.ClickException(f"Kafka at {settings.kafka.servers}: {error.args[0].str()}") from error
     there = [topic.name for topic in Topics(settings).all() if topic.name not in made]
     if as_json:
         click.echo(json.dumps({"created": made, "existed": there}))
@@ -50,7 +50,7 @@ def list_topics(as_json: bool) -> None:
     try:
         found = existing(kafka_config(settings), [topic.name for topic in wanted])
     except KafkaException as error:
-        raise click.ClickException(f"Kafka at {settings.kafka}: {error.args[0].str()}") from error
+        raise click.ClickException(f"Kafka at {settings.kafka.servers}: {error.args[0].str()}") from error
     if as_json:
         rows = [
             {"name": t.name, "about": t.about, "compacted": t.compacted, "partitions": found.get(t.name, 0)}

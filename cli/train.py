@@ -75,7 +75,7 @@ def reasoner(
 ) -> None:
     """Train the block-diffusion reasoner on a log of events over a catalogue."""
     settings = source.resolve(Settings.load())
-    folder = out or (Path(settings.checkpoint) if settings.checkpoint else settings.home / "reasoner")
+    folder = out or (Path(settings.reasoner.checkpoint) if settings.reasoner.checkpoint else settings.home / "reasoner")
     config = TrainingConfig(
         steps=steps,
         minutes=minutes,

@@ -53,7 +53,7 @@ def aligner(
     """
     settings = source.resolve(Settings.load())
     file = out or settings.home / ALIGNER_FILE
-    head = HeadConfig(dims=settings.dims, steps=steps, seed=seed)
+    head = HeadConfig(dims=settings.vectors.dims, steps=steps, seed=seed)
     config = AlignerConfig(head=head, window_ms=int(window_hours * 3_600_000))
     began = time.monotonic()
     with _bar(quiet=as_json) as bar:

@@ -75,9 +75,9 @@ def create(name: str, pins: tuple[str, ...], topics: bool, as_json: bool) -> Non
     with operator_session() as session:
         new = session.versions.create(name, dict(one.split("=", 1) for one in pins), by="freshet versions create")
         made: list[str] = []
-        if topics and session.settings.kafka:
+        if topics and session.settings.kafka.servers:
             made = Topics(session.settings, name).create(kafka_config(session.settings))
-        registry = bool(session.settings.registry)
+        registry = bool(session.settings.registry.url)
     answer = {"version": name, "created": new, "topics_created": made}
     _answer(answer, as_json, lambda found: page.show_created(found, registry=registry))
 
@@ -193,7 +193,7 @@ def _collect(
     gone: list[str] = []
 
     def kafka() -> None:
-        if topics and session.settings.kafka:
+        if topics and session.settings.kafka.servers:
             gone.extend(delete(session.settings, name))
 
     preview = _preview(session, name, topics=topics, rate=rate, quiet=quiet)
@@ -219,7 +219,7 @@ def _preview(session: OperatorSession, name: str, *, topics: bool, rate: float, 
     state, refused = session.versions.overview().state(name), ""
     with counted(f"Counting the keys of {name}", quiet) as advance:
         counts = census(session.client, session.prefix, name, pace=Pace(rate), progress=advance)
-    kafka = existing_topics(session.settings, name) if topics and session.settings.kafka else []
+    kafka = existing_topics(session.settings, name) if topics and session.settings.kafka.servers else []
     if state in ("active", "previous"):
         refused = f"{name} is the {state} version"
     elif state == "unknown" and not counts and not kafka:

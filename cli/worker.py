@@ -36,7 +36,7 @@ def worker(lanes: str, metrics_port: int | None) -> None:
     settings = resolve(Settings.load(metrics_port=metrics_port), *needed)
     # Read when torch is imported. Several busy computations on few cores wait for each other's threads: with two
     # threads each, a loaded machine trains and infers up to seventy times slower than with one.
-    os.environ["OMP_NUM_THREADS"] = str(settings.torch_threads)
+    os.environ["OMP_NUM_THREADS"] = str(settings.worker.threads)
     # Heavy from here on; a wrong option has been answered without it.
     from streams import logs
     from streams.resources import Context

@@ -101,23 +101,30 @@ def allowed(f: Field[Any]) -> str:
     return f"at least {least}" if most is None else f"from {least} to {most}"
 
 
+def kind(f: Field[Any]) -> str:
+    """In words, the type of a setting and what values it may have."""
+    if f.metadata["words"]:
+        return allowed(f)
+    return ", ".join(part for part in (WANTED[str(f.type)], allowed(f)) if part)
+
+
 def parsed(name: str, f: Field[Any], value: Any) -> Any:
     """`value`, from text or TOML, as the type of the setting `f`; raises `SettingError`."""
-    kind = str(f.type)
+    wanted = str(f.type)
     try:
-        if kind == "bool":
+        if wanted == "bool":
             return value if isinstance(value, bool) else _TRUTH[str(value).lower()]
         if isinstance(value, bool):
             raise TypeError
-        if kind == "int":
+        if wanted == "int":
             return int(value) if isinstance(value, str) else value.__index__()
-        if kind == "float":
+        if wanted == "float":
             return float(value)
         if not isinstance(value, (str, Path)):
             raise TypeError
-        return Path(value) if kind == "Path" else str(value)
+        return Path(value) if wanted == "Path" else str(value)
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise SettingError(name, value, WANTED[kind]) from None
+        raise SettingError(name, value, WANTED[wanted]) from None
 
 
 def _check(name: str, f: Field[Any], value: Any) -> None:

@@ -1,7 +1,7 @@
 """Settings: keyword overrides over `FRESHET_*` variables over one TOML file over defaults, checked at start.
 
-Owns where a value comes from, and the groups together; a group's names, types, ranges and meanings stand beside its owner
-(`streams/kafka/config.py`, `models/llm/config.py`, ...). Must not connect to anything.
+Owns where a value comes from, and the groups together; a group's names, types, ranges and meanings stand beside its
+owner (`streams/kafka/config.py`, `models/llm/config.py`, ...). Must not connect to anything.
 """
 
 from __future__ import annotations
@@ -86,20 +86,27 @@ class Settings(SettingGroup):
             given[one] = source, value
         for name, value in overrides.items():
             if value is not None:
-                given[_override(name)] = "option", value
+                given[_named(name)] = "option", value
         values = {one: parsed(one.name, one.field, value) for one, (_, value) in given.items()}
         return _with(cls(), values), {one.name: source for one, (source, _) in given.items()}
 
     def replace(self, **changes: Any) -> Settings:
         """These settings with `changes`, each called as `find` knows it."""
-        return _with(self, {_override(name): value for name, value in changes.items()})
+        return _with(self, {_named(name): value for name, value in changes.items()})
 
-    def of(self, one: Named) -> Any:
-        """The value of a setting of `every_setting`."""
+    def value(self, name: str) -> Any:
+        """The value of the setting called `name`, as `find` knows it; raises `UnknownSetting`."""
+        return self._of(_named(name))
+
+    def environment(self) -> dict[str, str]:
+        """The variables that give another process exactly these settings, secrets among them."""
+        return {variable(one.name): _as_text(self._of(one)) for one in every_setting()}
+
+    def _of(self, one: Named) -> Any:
         return getattr(getattr(self, one.group) if one.group else self, one.field.name)
 
     def __repr__(self) -> str:
-        values = (f"{one.name}={shown(one.field, self.of(one))!r}" for one in every_setting())
+        values = (f"{one.name}={shown(one.field, self._of(one))!r}" for one in every_setting())
         return f"Settings({', '.join(values)})"
 
 
@@ -150,10 +157,14 @@ def find(name: str) -> Named | None:
     return alone[0] if len(alone) == 1 else None
 
 
-def _override(name: str) -> Named:
+def _named(name: str) -> Named:
     if (one := find(name)) is None:
         raise UnknownSetting(name, _meant(name))
     return one
+
+
+def _as_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _with(settings: Settings, values: Mapping[Named, Any]) -> Settings:
@@ -184,7 +195,7 @@ def _from_file(path: Path | None) -> Iterator[tuple[Named, Any]]:
 
 
 def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[Named, str, str]]:
-    """Each setting that a variable sets, with the variable; one that says it outright comes after one that names a file."""
+    """Each setting that a variable sets, with the variable; a value comes after the file that may hold it, and wins."""
     outright: list[tuple[Named, str, str]] = []
     for variable_, value in env.items():
         if not variable_.startswith(PREFIX) or variable_ in OTHER_VARIABLES:

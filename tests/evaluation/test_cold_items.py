@@ -59,7 +59,7 @@ def test_an_interval_knows_its_witnesses() -> None:
 
 def test_the_command_prints_every_space_of_both_tiers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a missing figure, an aligner worse than the encoder on a log it can learn, output that is no JSON."""
-    monkeypatch.setattr(evaluation.cold_items, "prepared_encoder", lambda _: FakeEncoder(64))
+    monkeypatch.setattr(evaluation.cold_items, "prepared_encoder", lambda *_: FakeEncoder(64))
     items, events, knowledge = (str(file) for file in write(tmp_path))
     given = ["--items", items, "--events", events, "--knowledge", knowledge, "--split", SPLIT, "--known", "50"]
     result = CliRunner().invoke(
