@@ -67,7 +67,7 @@ class DistillOptions:
 )
 @click.option("--limit", type=click.IntRange(1), help="Only so many items, drawn with --seed.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Which items --limit draws.")
-@click.option("--concurrency", type=click.IntRange(1, 1024), help="Items under way; default: FRESHET_LLM_CONCURRENCY.")
+@click.option("--concurrency", type=click.IntRange(1, 1024), help="Items under way; default: FRESHET_LLM__CONCURRENCY.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON at the end, no progress bar.")
 def distill(
     items: Path,

@@ -70,7 +70,7 @@ evaluation.add_command(reasoner)
 @click.option("--answers", type=click.Path(dir_okay=False, path_type=Path), help="Write every answer here, JSON lines.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON at the end, no progress bar.")
 def knowledge(as_json: bool, **asked: Any) -> None:
-    """Score attributes distilled from --items against their gold ones."""
+    """Score distilled attributes against gold ones."""
     try:
         score = _run(KnowledgeOptions(**asked), quiet=as_json)
     except (FileError, FileNotFoundError, UnknownAgentSet, LLMForbidden, LLMUnavailable) as error:

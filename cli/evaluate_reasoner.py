@@ -66,7 +66,10 @@ def reasoner(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare the block-diffusion reasoner with popularity, kNN, co-occurrence and SASRec on EVENTS over ITEMS."""
+    """Compare the reasoner with its baselines.
+
+    Baselines: popularity, kNN, co-occurrence and SASRec, on EVENTS over ITEMS.
+    """
     from evaluation.reasoner import plots, report
     from evaluation.reasoner.run import WITHOUT_VALIDATION, ReasonerOptions
     from models.reasoner.sampler import SlotPlan

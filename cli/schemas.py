@@ -33,16 +33,18 @@ def schemas() -> None:
 @schemas.command()
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
 def check(as_json: bool) -> None:
-    """Say how each subject stands; changes nothing."""
+    """Compare each subject; changes nothing."""
     _answer(check_subjects, as_json)
 
 
 @schemas.command()
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
 def register(as_json: bool) -> None:
-    """Register every kept version under every subject, and set its compatibility; may be repeated.
+    """Register every version of every subject.
 
-    Run it before workers with FRESHET_REGISTRY_AUTO_REGISTER=false, and again before an upgrade: a release whose
+    Also sets its compatibility. May be repeated.
+
+    Run it before workers with FRESHET_REGISTRY__AUTO_REGISTER=false, and again before an upgrade: a release whose
     contract the registry refuses is found before it writes.
     """
     _answer(register_subjects, as_json)

@@ -26,7 +26,10 @@ def topics() -> None:
 @topics.command()
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
 def create(as_json: bool) -> None:
-    """Create the topics that do not exist yet; existing ones stay as they are."""
+    """Create the topics that are missing.
+
+    Existing topics stay as they are.
+    """
     settings = resolve(Settings.load(), "kafka")
     try:
         made = Topics(settings).create(kafka_config(settings))
@@ -44,7 +47,10 @@ def create(as_json: bool) -> None:
 @topics.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
 def list_topics(as_json: bool) -> None:
-    """Show every topic of the current version: what it is for, and whether it exists."""
+    """Show every topic of the current version.
+
+    What it is for, and whether it exists.
+    """
     settings = resolve(Settings.load(), "kafka")
     wanted = Topics(settings).all()
     try:

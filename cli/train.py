@@ -73,7 +73,10 @@ def reasoner(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Train the block-diffusion reasoner on a log of events over a catalogue."""
+    """Train the reasoner on a log of events.
+
+    The block-diffusion reasoner, over a catalogue of items.
+    """
     settings = source.resolve(Settings.load())
     folder = out or (Path(settings.reasoner.checkpoint) if settings.reasoner.checkpoint else settings.home / "reasoner")
     config = TrainingConfig(

@@ -47,7 +47,9 @@ def aligner(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Train the aligner on a log of events over a catalogue: items bought together come to stand close.
+    """Train the aligner on a log of events.
+
+    Items bought together get similar vectors.
 
     Validated on items first seen in the newest third of the log; where PCA is as good there, PCA is what is saved.
     """

@@ -55,7 +55,10 @@ def versions() -> None:
 @versions.command("list")
 @_json
 def list_(as_json: bool) -> None:
-    """Show every version: active, previous, shadow (younger than the active one), old, or being deleted."""
+    """Show every version and its state.
+
+    A state is active, previous, shadow (newer than the active version), old, or being deleted.
+    """
     with operator_session() as session:
         seen = session.versions.overview()
         rows = [page.row(session.client, session.prefix, session.versions, seen, name) for name in seen.all]
@@ -68,7 +71,10 @@ def list_(as_json: bool) -> None:
 @click.option("--topics/--no-topics", default=True, help="Make its Kafka topics too, where Kafka is configured.")
 @_json
 def create(name: str, pins: tuple[str, ...], topics: bool, as_json: bool) -> None:
-    """Make the version NAME known, to be filled in the shadow; one that exists stays as it is."""
+    """Make the shadow version NAME, to be filled by replay.
+
+    A version that exists stays as it is.
+    """
     for one in pins:
         if not re.fullmatch(r"[a-z][a-z_-]*=.+", one):
             raise click.BadParameter(f"{one!r} is not COMPONENT=VALUE", param_hint="--pin")
@@ -87,7 +93,10 @@ def create(name: str, pins: tuple[str, ...], topics: bool, as_json: bool) -> Non
 @_measured
 @_json
 def status(name: str | None, active_within: float, sample: int, as_json: bool) -> None:
-    """Show what NAME (the active version) is made of and by whom, how much of it is there, and how fresh."""
+    """Show components, coverage and age of NAME.
+
+    Without NAME: of the active version. Also lists the workers that write it.
+    """
     with operator_session() as session:
         version = name or session.versions.active()
         if version is None:
@@ -120,7 +129,9 @@ def status(name: str | None, active_within: float, sample: int, as_json: bool) -
 def activate(
     name: str, least_items: float, least_users: float, force: bool, active_within: float, sample: int, as_json: bool
 ) -> None:
-    """Make rankers read NAME, items and users at once, if it has what they read now.
+    """Make rankers read NAME, if nothing is missing there.
+
+    Items and users are swapped together, by one pointer.
 
     Exit code 1, and nothing is changed, where it has not.
     """
@@ -152,7 +163,10 @@ def activate(
 @versions.command()
 @_json
 def rollback(as_json: bool) -> None:
-    """Make rankers read the previous version again, at once; doing it twice goes forward again."""
+    """Make rankers read the previous version again.
+
+    It takes effect at once. Doing it twice goes forward again.
+    """
     with operator_session() as session:
         left, now = session.versions.rollback()
         answer = {"active": now, "previous": left, "workers": session.workers(now)}
@@ -167,7 +181,9 @@ def rollback(as_json: bool) -> None:
 @click.option("--rate", type=click.FloatRange(1), default=RATE, show_default=True, help="Keys looked at a second.")
 @_json
 def gc(names: tuple[str, ...], execute: bool, force: bool, topics: bool, rate: float, as_json: bool) -> None:
-    """Delete versions: those named, else all that are older than the active one and not the previous.
+    """Delete old versions, or those named.
+
+    Without names: all that are older than the active one, except the previous.
 
     In small steps that hold up no ranker. Interrupted, it is ended by the same command again.
     """

@@ -283,7 +283,7 @@ def test_two_workers_share_the_load(deployment: Deployment) -> None:
     ("arguments", "setting", "named"),
     [
         (("worker", "--lanes", "nonsense"), {}, "nonsense"),
-        (("worker",), {"FRESHET_DIMS": "many"}, "FRESHET_DIMS"),
+        (("worker",), {"FRESHET_VECTORS__DIMS": "many"}, "FRESHET_VECTORS__DIMS"),
         (("features", "get", "item", "x"), {"FRESHET_REDIS": "localhost"}, "FRESHET_REDIS"),
     ],
 )

@@ -24,7 +24,7 @@ Tokens = Mapping[str, NDArray[np.int64]]
 """What the tokenizer gives: `input_ids`, `attention_mask` and the like, (B, T) each."""
 
 BACKENDS = ("auto", "torch", "openvino")
-"""What `FRESHET_ENCODER_BACKEND` takes."""
+"""What `FRESHET_ENCODER__BACKEND` takes."""
 LEAST_COSINE = 0.999
 """A back end whose vectors are further from torch in float32 is not used; bfloat16 gives 0.9999, int8 0.92."""
 PROBES = (

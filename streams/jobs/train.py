@@ -129,7 +129,7 @@ def trained_aligner(settings: Settings, file: Path | None = None) -> Aligner | N
     except (OSError, ValueError) as error:
         raise TrainingError(f"{file}: {error}") from error
     if aligner.dims != settings.vectors.dims:
-        raise TrainingError(f"{file} makes {aligner.dims} dimensions, FRESHET_DIMS is {settings.vectors.dims}")
+        raise TrainingError(f"{file} makes {aligner.dims} dimensions, FRESHET_VECTORS__DIMS is {settings.vectors.dims}")
     return aligner
 
 

@@ -113,7 +113,7 @@ class LiveReasoner:
         dims = trained.vectors.shape[1]
         if dims != self._context.settings.vectors.dims:
             raise CheckpointError(
-                f"{folder} is for {dims} dimensions, FRESHET_DIMS is {self._context.settings.vectors.dims}"
+                f"{folder} is for {dims} dimensions, FRESHET_VECTORS__DIMS is {self._context.settings.vectors.dims}"
             )
         revision = load_aligner(folder / ALIGNER).revision if (folder / ALIGNER).exists() else ""
         if revision and revision != self._context.aligner.revision:

@@ -25,7 +25,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def train(folder: Path, files: list[str], *options: str) -> Result:
-    env = {"FRESHET_HOME": str(folder / "home"), "FRESHET_DIMS": "16"}
+    env = {"FRESHET_HOME": str(folder / "home"), "FRESHET_VECTORS__DIMS": "16"}
     return CliRunner().invoke(main, ["train", "reasoner", *files, "--steps", "12", *options], env=env)
 
 

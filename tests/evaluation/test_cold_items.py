@@ -63,7 +63,7 @@ def test_the_command_prints_every_space_of_both_tiers(tmp_path: Path, monkeypatc
     items, events, knowledge = (str(file) for file in write(tmp_path))
     given = ["--items", items, "--events", events, "--knowledge", knowledge, "--split", SPLIT, "--known", "50"]
     result = CliRunner().invoke(
-        evaluation.cold_items.main, [*given, "--steps", "100", "--json"], env={"FRESHET_DIMS": "16"}
+        evaluation.cold_items.main, [*given, "--steps", "100", "--json"], env={"FRESHET_VECTORS__DIMS": "16"}
     )
     assert result.exit_code == 0, result.output
     answer = json.loads(result.output)

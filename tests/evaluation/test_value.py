@@ -26,7 +26,7 @@ def ways(folder: Path, monkeypatch: pytest.MonkeyPatch, *, opaque: bool) -> dict
     result = CliRunner().invoke(
         evaluation.value.main,
         ["--items", items, "--events", events, "--knowledge", knowledge, *options, "--json"],
-        env={"FRESHET_DIMS": "16"},
+        env={"FRESHET_VECTORS__DIMS": "16"},
     )
     assert result.exit_code == 0, result.output
     found: dict[str, Any] = json.loads(result.output)["ways"]

@@ -90,7 +90,7 @@ events and features made of them; each erased one nothing; each bad record its d
 **repeated letters**: a dead letter sent again because the worker died before its acknowledgement; its position
 identifies it. **recovery**: from the fault's end until all that stood in Kafka when it struck was acknowledged (of
 Valkey: until the rebuild was done). After `kill -9` it includes Kafka's session timeout, 6 s here
-(`FRESHET_SESSION_TIMEOUT_S`, 15 s by default).
+(`FRESHET_KAFKA__SESSION_TIMEOUT_S`, 15 s by default).
 
 While faults strike 1,500 to 3,000 records a second come (the language model's row: 100); the rest is sent afterwards,
 as fast as it goes. A user looks at 40 items, one event in fifty comes twice, a third of the items changes, some get an
@@ -104,7 +104,7 @@ process, not a power failure. The audit compares event times and tiers of items,
 The network is cut in a network namespace, the full disk is a small tmpfs, three brokers replicate with
 `min.insync.replicas=2`. The clock that jumps is the worker's own in Python, not that of libraries in C. A worker
 whose clock is an hour slow takes records of now for records of the future and dead-letters them
-(`FRESHET_MAX_FUTURE_S`): here event times are an hour old.
+(`FRESHET_HISTORY__MAX_FUTURE_S`): here event times are an hour old.
 """
 
 

@@ -109,5 +109,5 @@ def test_settings_name_the_encoder_and_its_back_end(folder: Path, tmp_path: Path
     """Catches a worker that goes its own way about the encoder."""
     settings = Settings.load({}, home=tmp_path, encoder=str(folder), encoder_backend="torch")
     assert isinstance(prepared_encoder(settings.encoder, settings.home), MiniLmEncoder)
-    with pytest.raises(SettingError, match="FRESHET_ENCODER_BACKEND is 'tpu'"):
+    with pytest.raises(SettingError, match="FRESHET_ENCODER__BACKEND is 'tpu'"):
         prepared_encoder(Settings.load({}, home=tmp_path, encoder_backend="tpu"))

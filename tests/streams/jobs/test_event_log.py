@@ -195,7 +195,7 @@ def command(shop: Shop, tmp_path: Path, *arguments: str, **env: str) -> Result:
         "FRESHET_KAFKA": settings.kafka.servers,
         "FRESHET_TOPIC_PREFIX": settings.topic_prefix,
         "FRESHET_HOME": str(tmp_path / "home"),
-        "FRESHET_DIMS": "16",
+        "FRESHET_VECTORS__DIMS": "16",
         **env,
     }
     return CliRunner().invoke(main, ["train", *arguments, "--json"], env=environment)

@@ -45,7 +45,7 @@ def worker(settings: Settings, tmp_path: Path, name: str, lease_s: int) -> Child
         "FRESHET_REDIS": settings.redis.url,
         "FRESHET_TOPIC_PREFIX": settings.topic_prefix,
         "FRESHET_HOME": str(tmp_path),
-        "FRESHET_DIMS": "8",
+        "FRESHET_VECTORS__DIMS": "8",
         "FRESHET_REFRESH_BATCH": "50",
         "FRESHET_LEASE_S": str(lease_s),
     }

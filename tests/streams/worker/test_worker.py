@@ -35,7 +35,7 @@ def environment(kafka: str, valkey: str, topic_prefix: str, tmp_path: Path) -> d
         "FRESHET_REDIS": valkey,
         "FRESHET_TOPIC_PREFIX": topic_prefix,
         "FRESHET_HOME": str(tmp_path),
-        "FRESHET_LLM_CONCURRENCY": "4",
+        "FRESHET_LLM__CONCURRENCY": "4",
     }
 
 
@@ -250,7 +250,7 @@ def test_an_unknown_lane_is_named(environment: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("FRESHET_LLM", ""), ("FRESHET_KAFKA", ""), ("FRESHET_LLM_CONCURRENCY", "zero")]
+    ("setting", "value"), [("FRESHET_LLM", ""), ("FRESHET_KAFKA", ""), ("FRESHET_LLM__CONCURRENCY", "zero")]
 )
 def test_a_wrong_setting_is_named(environment: dict[str, str], setting: str, value: str) -> None:
     """Catches a traceback, or a worker that starts and can never work."""

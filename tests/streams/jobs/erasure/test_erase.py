@@ -60,7 +60,7 @@ def run(settings: Settings, *arguments: str, code: int = 0) -> dict[str, Any]:
         "FRESHET_KAFKA": settings.kafka.servers,
         "FRESHET_REDIS": settings.redis.url,
         "FRESHET_TOPIC_PREFIX": settings.topic_prefix,
-        "FRESHET_DIMS": "8",
+        "FRESHET_VECTORS__DIMS": "8",
     }
     command = [sys.executable, "-m", "cli", "erase", *arguments, "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -186,7 +186,7 @@ async def test_nothing_brings_an_erased_user_back(settings: Settings, client: re
     client.flushall()
     environment = {
         **os.environ, "FRESHET_KAFKA": settings.kafka.servers, "FRESHET_REDIS": settings.redis.url,
-        "FRESHET_TOPIC_PREFIX": settings.topic_prefix, "FRESHET_DIMS": "8",
+        "FRESHET_TOPIC_PREFIX": settings.topic_prefix, "FRESHET_VECTORS__DIMS": "8",
     }  # fmt: skip
     for more in ([], ["--verify"]):
         command = [sys.executable, "-m", "cli", "rebuild", *more]
