@@ -56,16 +56,18 @@ class DistillOptions:
 @click.command()
 @click.option("--items", required=True, type=_in, help="Parquet or JSON lines: the catalogue to distill.")
 @click.option("--out", required=True, type=_out, help="JSON lines, or .parquet; goes on where it stands.")
-@click.option("--catalogue", type=_in, help="Wanted attributes per category; default: FRESHET_CATALOGUE, else open.")
-@click.option("--examples", type=_in, help="Annotated items, as worked examples; default: FRESHET_EXAMPLES.")
-@click.option("--profile", help="Team or agents that are asked; default: FRESHET_PROFILE.")
+@click.option(
+    "--catalogue", type=_in, help="Wanted attributes per category; default: FRESHET_KNOWLEDGE__CATALOGUE, else open."
+)
+@click.option("--examples", type=_in, help="Annotated items, as worked examples; default: FRESHET_KNOWLEDGE__EXAMPLES.")
+@click.option("--agents", help="Agent set or agents that are asked; default: FRESHET_KNOWLEDGE__AGENTS.")
 @click.option("--llm", help="Base URL of an OpenAI-compatible endpoint; default: FRESHET_LLM or `freshet up`.")
 @click.option(
     "--engine", metavar="WEIGHTS", help="Instead: vLLM in this process, on a folder of weights or a hub name."
 )
 @click.option("--limit", type=click.IntRange(1), help="Only so many items, drawn with --seed.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Which items --limit draws.")
-@click.option("--concurrency", type=click.IntRange(1, 1024), help="Items under way; default: FRESHET_LLM_CONCURRENCY.")
+@click.option("--concurrency", type=click.IntRange(1, 1024), help="Items under way; default: FRESHET_LLM__CONCURRENCY.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON at the end, no progress bar.")
 def distill(
     items: Path,
@@ -84,7 +86,7 @@ def distill(
     what is missing, changed or failed (OUT.failed.jsonl says why). While the endpoint is away it waits.
     """
     settings = _settings(llm, engine, llm_concurrency=concurrency, **distillation)
-    options = DistillOptions(items, out, limit, seed, settings.llm_concurrency)
+    options = DistillOptions(items, out, limit, seed, settings.llm.concurrency)
     # What Backoff logs stands in the bar.
     logging.getLogger("streams.backoff").addHandler(logging.NullHandler())
     before = signal.signal(signal.SIGTERM, _interrupt)  # so that `kill` ends as Ctrl-C does
@@ -115,11 +117,11 @@ def _settings(llm: str | None, engine: str | None, **others: Any) -> Settings:
     chosen_engine: dict[str, Any] = {"llm_backend": "vllm", "llm_model": engine} if engine else {}
     others = {name: str(value) if isinstance(value, Path) else value for name, value in others.items()}
     settings = Settings.load(llm=llm, **others, **chosen_engine)
-    if settings.llm_backend not in BACKENDS:
-        raise SettingError("llm_backend", settings.llm_backend, f"one of {', '.join(BACKENDS)}")
-    if settings.llm_backend == "vllm":
-        if not settings.llm_model:
-            raise SettingError("llm_model", "", "a folder of weights or a hub name, as the back end is vllm")
+    if settings.llm.backend not in BACKENDS:
+        raise SettingError("llm.backend", settings.llm.backend, f"one of {', '.join(BACKENDS)}")
+    if settings.llm.backend == "vllm":
+        if not settings.llm.model:
+            raise SettingError("llm.model", "", "a folder of weights or a hub name, as the back end is vllm")
         return settings
     try:
         return resolve(settings, "llm")
@@ -147,8 +149,8 @@ def _run(settings: Settings, options: DistillOptions, *, quiet: bool) -> tuple[D
 
 async def _distill(items: list[Item], file: KnowledgeFile, settings: Settings, bar: _Bar, tally: DistillCounts) -> None:
     llm = connect(
-        settings.llm_backend,
-        Endpoint(settings.llm, settings.llm_model, settings.llm_timeout_s, 2 * settings.llm_concurrency),
+        settings.llm.backend,
+        Endpoint(settings.llm.url, settings.llm.model, settings.llm.timeout_s, 2 * settings.llm.concurrency),
     )
     try:
         await _ready(llm, bar)
@@ -161,9 +163,9 @@ async def _distill(items: list[Item], file: KnowledgeFile, settings: Settings, b
             bar,
             wall_clock,
             tally,
-            concurrency=settings.llm_concurrency,
+            concurrency=settings.llm.concurrency,
             version=settings.version,
-            sharing=settings.share_knowledge,
+            sharing=settings.knowledge.share,
         )
         await run.run()
     finally:
@@ -172,15 +174,18 @@ async def _distill(items: list[Item], file: KnowledgeFile, settings: Settings, b
 
 def _recipe(settings: Settings) -> DistillationConfig:
     """What the settings ask for; without a prepared encoder the first examples are shown, not the nearest."""
-    folder = Path(settings.encoder) if settings.encoder else encoder_dir(settings.home)
-    return distillation_config(settings, prepared_encoder(settings) if prepared(folder) or settings.encoder else None)
+    folder = Path(settings.encoder.folder) if settings.encoder.folder else encoder_dir(settings.home)
+    return distillation_config(
+        settings,
+        prepared_encoder(settings.encoder, settings.home) if prepared(folder) or settings.encoder.folder else None,
+    )
 
 
 def _limited(llm: LanguageModel, settings: Settings) -> LanguageModel:
     """An endpoint may say that it is busy, and gets less; the engine queues by itself."""
-    if settings.llm_backend == "vllm":
+    if settings.llm.backend == "vllm":
         return llm
-    return LimitedModel(llm, AdaptiveLimit(settings.llm_concurrency))
+    return LimitedModel(llm, AdaptiveLimit(settings.llm.concurrency))
 
 
 async def _ready(llm: LanguageModel, bar: _Bar) -> None:

@@ -30,7 +30,9 @@ SUFFIX = Topics.dead_letters("")
 
 @click.group()
 def dlq() -> None:
-    """Look at dead letters, send their records again through the normal lanes, or remove them.
+    """Inspect dead letters, send their records again, remove them.
+
+    Records that are sent again take the normal lanes.
 
     TOPIC is a topic or its dead letters (items, items.dlq); without one, all are meant. TIME is 2026-11-25T04:00 (UTC),
     epoch milliseconds, or how long ago: 90s, 30m, 12h, 7d. Exit code 0: done; 1: refused or failed; 2: wrong options.
@@ -38,7 +40,7 @@ def dlq() -> None:
 
 
 def chosen(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that choose letters."""
+    """The options that choose dead letters."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Answer as JSON."),
         click.option("--key", help="The record's key."),
@@ -65,7 +67,7 @@ def filter_of(
 @dlq.command("list")
 @chosen
 def list_dead_letters(names: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Count letters by topic, reason and stage."""
+    """Count dead letters by topic, reason and stage."""
     with opened() as (session, codec):
         groups = page.Groups()
         which = filter_of(**options)
@@ -77,9 +79,12 @@ def list_dead_letters(names: tuple[str, ...], as_json: bool, **options: Any) -> 
 
 @dlq.command()
 @click.argument("positions", nargs=-1, required=True, metavar="POSITION...")
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON a letter.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON per dead letter.")
 def show(positions: tuple[str, ...], as_json: bool) -> None:
-    """Show letters whole. POSITION is the record's, such as items/3/1842; `list` names examples."""
+    """Show dead letters whole.
+
+    POSITION is the record's, such as items/3/1842; `list` names examples.
+    """
     wanted = _positions(positions)
     with opened() as (session, codec):
         topics = {one.topic if one.topic.endswith(SUFFIX) else Topics.dead_letters(one.topic) for one in wanted}
@@ -95,15 +100,17 @@ def show(positions: tuple[str, ...], as_json: bool) -> None:
 @chosen
 @click.option("--position", "positions", multiple=True, help="One record, such as items/3/1842; may be repeated.")
 @click.option("--rate", type=click.FloatRange(min=0), default=0.0, help="Records a second; 0: no limit.")
-@click.option("--keep", is_flag=True, help="Leave the letters where they are.")
+@click.option("--keep", is_flag=True, help="Leave the dead letters where they are.")
 @click.option("--execute", is_flag=True, help="Do it; without it, only say what would be done.")
 def replay(
     names: tuple[str, ...], positions: tuple[str, ...], rate: float, keep: bool, execute: bool, as_json: bool,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Send the records of letters to their topics again, untouched, then remove the letters.
+    """Send the records again, untouched.
 
-    They go through the normal lanes: what still cannot be processed becomes a letter again, its attempt counted up;
+    They go to their own topics; their dead letters are removed afterwards.
+
+    They go through the normal lanes: what still cannot be processed becomes a dead letter again, its attempt counted up;
     what is older than what stands does not win. A record that two lanes refused is sent once.
     """
     with opened() as (session, codec):
@@ -137,7 +144,7 @@ def replay(
 def purge(
     names: tuple[str, ...], positions: tuple[str, ...], everything: bool, execute: bool, as_json: bool, **options: Any
 ) -> None:
-    """Remove letters for good."""
+    """Remove dead letters for good."""
     which = _which(options, positions)
     if not which and not everything:
         raise click.UsageError("say which letters, or --all")
@@ -155,7 +162,7 @@ def purge(
 
 @contextmanager
 def opened() -> Iterator[tuple[OperatorSession, Codec]]:
-    """The desk, and the codec of its settings."""
+    """The operator session, and the codec of its settings."""
     with operator_session("kafka", refusals=(NoTopic, Busy, DeliveryFailed, RecordTooLarge)) as session:
         from streams.resources import Context
 

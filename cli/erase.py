@@ -29,7 +29,9 @@ from streams.kafka.ranges import NoTopic
 @click.option("--execute", is_flag=True, help="Do it; without it, only say what is known of them.")
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
 def erase(users: tuple[str, ...], file: Path | None, receipt: Path | None, execute: bool, as_json: bool) -> None:
-    """Forget users: histories, features of all versions, due-sets, dead letters; no replay brings them back.
+    """Erase users everywhere, with a receipt.
+
+    Histories, features of all versions, refresh queues, dead letters. No replay brings them back.
 
     What they do afterwards counts as a new user's. What Kafka still holds, and until when, is in the receipt; see
     docs/erasure.md. Exit code 0: done; 1: something is owed, do it again; 2: wrong options.

@@ -61,16 +61,16 @@ evaluation.add_command(reasoner)
     type=click.Choice([TEAM, NAIVE, NO_EXAMPLES]),
     default=TEAM,
     show_default=True,
-    help="The team, or a baseline: one naive call; the team without examples.",
+    help="The agent set, or a baseline: one naive call; the agent set without examples.",
 )
-@click.option("--profile", default=ATTRIBUTE_ANALYST, show_default=True, help="Team or agents that are asked.")
+@click.option("--agents", default=ATTRIBUTE_ANALYST, show_default=True, help="Agent set or agents that are asked.")
 @click.option("--shown", default=3, show_default=True, type=click.IntRange(0, 32), help="Examples in a prompt.")
 @click.option("--llm", help="Base URL of an OpenAI-compatible endpoint; default: FRESHET_LLM or `freshet up`.")
 @click.option("--concurrency", default=16, show_default=True, type=click.IntRange(1, 1024))
 @click.option("--answers", type=click.Path(dir_okay=False, path_type=Path), help="Write every answer here, JSON lines.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON at the end, no progress bar.")
 def knowledge(as_json: bool, **asked: Any) -> None:
-    """Score attributes distilled from --items against their gold ones."""
+    """Score distilled attributes against gold ones."""
     try:
         score = _run(KnowledgeOptions(**asked), quiet=as_json)
     except (FileError, FileNotFoundError, UnknownAgentSet, LLMForbidden, LLMUnavailable) as error:
@@ -91,7 +91,7 @@ class KnowledgeOptions:
     limit: int | None
     seed: int
     who: str
-    profile: str
+    agents: str
     shown: int
     llm: str | None
     concurrency: int
@@ -119,7 +119,7 @@ async def _score(
 ) -> Score:
     columns = (TextColumn("asking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     connections = 2 * options.concurrency
-    async with OpenAIClient(settings.llm, settings.llm_model, timeout_s=600, max_connections=connections) as client:
+    async with OpenAIClient(settings.llm.url, settings.llm.model, timeout_s=600, max_connections=connections) as client:
         extractor = _extractor(client, settings, catalogue, rest, options)
         with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
             task = bar.add_task("asking", total=len(rows))
@@ -142,8 +142,8 @@ def _extractor(
     if options.who == NAIVE:
         return NaiveExtractor(client, wall_clock, catalogue)
     distillation = make_distillation_config(
-        prepared_encoder(settings),
-        profile=options.profile,
+        prepared_encoder(settings.encoder, settings.home),
+        profile=options.agents,
         catalogue=catalogue,
         examples=rest,
         shown=0 if options.who == NO_EXAMPLES else options.shown,

@@ -66,7 +66,10 @@ def reasoner(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare the block-diffusion reasoner with popularity, kNN, co-occurrence and SASRec on EVENTS over ITEMS."""
+    """Compare the reasoner with its baselines.
+
+    Baselines: popularity, kNN, co-occurrence and SASRec, on EVENTS over ITEMS.
+    """
     from evaluation.reasoner import plots, report
     from evaluation.reasoner.run import WITHOUT_VALIDATION, ReasonerOptions
     from models.reasoner.sampler import SlotPlan
@@ -120,7 +123,7 @@ def _run(events: Path, items: Path, options: ReasonerOptions) -> dict[str, Any]:
     from models.encoder.encoder import prepared_encoder
 
     settings = Settings.load()
-    torch.set_num_threads(settings.torch_threads)
+    torch.set_num_threads(settings.worker.threads)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     errors = Console(stderr=True)
     with Progress(*columns, console=errors) as bar:
@@ -128,8 +131,8 @@ def _run(events: Path, items: Path, options: ReasonerOptions) -> dict[str, Any]:
         shop = load(
             events,
             items,
-            prepared_encoder(settings),
-            settings.dims,
+            prepared_encoder(settings.encoder, settings.home),
+            settings.vectors.dims,
             max_items=options.training.max_items,
             encoded=lambda done, total: bar.update(task, completed=done / max(1, total)),
         )

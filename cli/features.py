@@ -84,7 +84,9 @@ def user(user_id: str, as_json: bool) -> None:
 def _reader() -> FeatureReader:
     settings = resolve(Settings.load(), "redis")
     # A person waits longer than a ranker, and the server may be warming up.
-    return FeatureReader(settings.redis, settings.key_prefix, dims=settings.dims, timeout_s=5.0, raise_errors=True)
+    return FeatureReader(
+        settings.redis.url, settings.key_prefix, dims=settings.vectors.dims, timeout_s=5.0, raise_errors=True
+    )
 
 
 def _unreachable(error: redis.RedisError) -> NoReturn:

@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -38,7 +37,7 @@ def rebuild(version: str, compare: bool, rate: float, as_json: bool) -> None:
     options.
     """
     with operator_session("kafka", refusals=(NoTopic,)) as session:
-        settings = replace(session.settings, version=version) if version else session.settings
+        settings = session.settings.replace(version=version) if version else session.settings
         began = time.monotonic()
         with bars(as_json) as tell:
             answer = _verify(settings, tell) if compare else _rebuild(settings, rate, tell)

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,9 +45,9 @@ REFUSALS = (JobError, NoTopic, KeysChanged, FatalError, FileNotFoundError)
 )
 @click.option("--topic", type=click.Choice(TOPICS), default="all", show_default=True, help="What is replayed.")
 @click.option(
-    "--from", "from_ms", type=Time(), default=0, metavar="TIME", help="Records as young as this; default all."
+    "--from", "from_ms", type=Time(), default=0, metavar="TIME", help="Records at or after this time; default all."
 )
-@click.option("--to", "to_ms", type=Time(), default=0, metavar="TIME", help="Records older than this; default all.")
+@click.option("--to", "to_ms", type=Time(), default=0, metavar="TIME", help="Records before this time; default all.")
 @click.option("--keys", "keys_file", type=click.Path(exists=True, dir_okay=False), help="File of ids, one a line.")
 @click.option("--knowledge", is_flag=True, help="Distil items too; what is known already costs no LLM call.")
 @click.option("--rate", type=click.FloatRange(min=0), default=0.0, help="Records or users a second; 0: no limit.")
@@ -88,7 +87,7 @@ def replay(
 
 
 def _begin(session: OperatorSession, request: Request, execute: bool, force: bool, as_json: bool) -> None:
-    settings = replace(session.settings, version=request.version)
+    settings = session.settings.replace(version=request.version)
     keys, _ = read_keys(request.keys_file)
     refusal = _refusal(settings, session.versions, request.version, force)
     with counted("Looking for users", as_json) as advance:
@@ -124,7 +123,7 @@ def _resume(session: OperatorSession, job_id: str, force: bool, as_json: bool) -
     jobs = Jobs(session.client, session.prefix)
     job = jobs.take_over(job_id, worker_name(), wall_clock())
     request = job.plan.request
-    settings = replace(session.settings, version=request.version)
+    settings = session.settings.replace(version=request.version)
     if request.knowledge:
         settings = resolve(settings, "llm")
     keys, _ = read_keys(request.keys_file, request.keys_digest)
@@ -154,7 +153,7 @@ def _refusal(settings: Settings, versions: Versions, version: str, force: bool) 
 def _run(settings: Settings, job: Job, keys: frozenset[bytes], as_json: bool) -> None:
     resume = f"freshet replay --resume {job.id}"
     click.echo(f"Replay {job.id}. If it ends too early: {resume}", err=True)
-    os.environ["OMP_NUM_THREADS"] = str(settings.torch_threads)
+    os.environ["OMP_NUM_THREADS"] = str(settings.worker.threads)
     # Heavy from here on.
     from streams import logs
     from streams.jobs.replay.run import Run

@@ -84,16 +84,16 @@ def _ready() -> Settings:
     try:
         found = existing(kafka_config(settings), wanted)
     except KafkaException as error:
-        raise click.ClickException(f"Kafka at {settings.kafka}: {error.args[0].str()}") from error
+        raise click.ClickException(f"Kafka at {settings.kafka.servers}: {error.args[0].str()}") from error
     if missing := [name for name in wanted if name not in found]:
         raise click.ClickException(f"no topic {', '.join(missing)}; `freshet topics create` makes what is missing")
     return settings
 
 
 def _codec(settings: Settings) -> Codec:
-    if not settings.registry:
+    if not settings.registry.url:
         return Codec()
-    return Codec(RegistryClient(settings.registry, auto_register=settings.registry_auto_register))
+    return Codec(RegistryClient(settings.registry.url, auto_register=settings.registry.auto_register))
 
 
 def _send(

@@ -122,7 +122,7 @@ def operator_session(*needed: str, refusals: tuple[type[Exception], ...] = ()) -
     settings = resolve(Settings.load(), "redis", *needed)
     refused: tuple[type[Exception], ...] = (VersionError, RegistryUnavailable, RegistryRejected, NothingCame, *refusals)
     try:
-        client = connect(settings.redis, socket_timeout=30, socket_connect_timeout=5)
+        client = connect(settings.redis.url, socket_timeout=30, socket_connect_timeout=5)
         try:
             yield OperatorSession(settings, client, Versions(client, settings.key_prefix))
         finally:
@@ -134,7 +134,7 @@ def operator_session(*needed: str, refusals: tuple[type[Exception], ...] = ()) -
             f"Redis does not answer ({error}); is FRESHET_REDIS right, or `freshet up` running?"
         ) from error
     except KafkaException as error:
-        raise click.ClickException(f"Kafka at {settings.kafka}: {error.args[0].str()}") from error
+        raise click.ClickException(f"Kafka at {settings.kafka.servers}: {error.args[0].str()}") from error
 
 
 @contextmanager

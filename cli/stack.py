@@ -180,7 +180,7 @@ def _known(settings: Settings) -> list[ServiceState]:
     state = running(settings.home)
     services = list(state.services) if state else []
     for name in LABELS:
-        if address := getattr(settings, name):
+        if address := settings.value(name):
             services = [service for service in services if service.name != name]
             services.append(ServiceState(name, "given by the settings", "ready", address, 0, ""))
     return services
@@ -211,7 +211,7 @@ def _active_version(settings: Settings) -> str | None:
     from freshet.connect import connect
     from store.versions import Versions
 
-    with connect(resolve(settings).redis, socket_timeout=2) as client:
+    with connect(resolve(settings).redis.url, socket_timeout=2) as client:
         return Versions(client, settings.key_prefix).active()
 
 
@@ -222,12 +222,12 @@ def _budget(settings: Settings) -> dict[str, int | float] | None:
     from freshet.connect import connect
     from store.token_budget import budget_state
 
-    with connect(resolve(settings).redis, socket_timeout=2) as client:
+    with connect(resolve(settings).redis.url, socket_timeout=2) as client:
         try:
             state = budget_state(client, settings.key_prefix)
         except redis.RedisError:
             return None
-    limit = state.limit or settings.llm_tokens_per_hour
+    limit = state.limit or settings.llm.tokens_per_hour
     return {**asdict(state), "limit": limit} if limit else None
 
 

@@ -73,9 +73,12 @@ def reasoner(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Train the block-diffusion reasoner on a log of events over a catalogue."""
+    """Train the reasoner on a log of events.
+
+    The block-diffusion reasoner, over a catalogue of items.
+    """
     settings = source.resolve(Settings.load())
-    folder = out or (Path(settings.checkpoint) if settings.checkpoint else settings.home / "reasoner")
+    folder = out or (Path(settings.reasoner.checkpoint) if settings.reasoner.checkpoint else settings.home / "reasoner")
     config = TrainingConfig(
         steps=steps,
         minutes=minutes,

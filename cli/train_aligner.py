@@ -47,13 +47,15 @@ def aligner(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Train the aligner on a log of events over a catalogue: items bought together come to stand close.
+    """Train the aligner on a log of events.
+
+    Items bought together get similar vectors.
 
     Validated on items first seen in the newest third of the log; where PCA is as good there, PCA is what is saved.
     """
     settings = source.resolve(Settings.load())
     file = out or settings.home / ALIGNER_FILE
-    head = HeadConfig(dims=settings.dims, steps=steps, seed=seed)
+    head = HeadConfig(dims=settings.vectors.dims, steps=steps, seed=seed)
     config = AlignerConfig(head=head, window_ms=int(window_hours * 3_600_000))
     began = time.monotonic()
     with _bar(quiet=as_json) as bar:

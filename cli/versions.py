@@ -55,7 +55,10 @@ def versions() -> None:
 @versions.command("list")
 @_json
 def list_(as_json: bool) -> None:
-    """Show every version: active, previous, shadow (younger than the active one), old, or being deleted."""
+    """Show every version and its state.
+
+    A state is active, previous, shadow (newer than the active version), old, or being deleted.
+    """
     with operator_session() as session:
         seen = session.versions.overview()
         rows = [page.row(session.client, session.prefix, session.versions, seen, name) for name in seen.all]
@@ -68,16 +71,19 @@ def list_(as_json: bool) -> None:
 @click.option("--topics/--no-topics", default=True, help="Make its Kafka topics too, where Kafka is configured.")
 @_json
 def create(name: str, pins: tuple[str, ...], topics: bool, as_json: bool) -> None:
-    """Make the version NAME known, to be filled in the shadow; one that exists stays as it is."""
+    """Make the shadow version NAME, to be filled by replay.
+
+    A version that exists stays as it is.
+    """
     for one in pins:
         if not re.fullmatch(r"[a-z][a-z_-]*=.+", one):
             raise click.BadParameter(f"{one!r} is not COMPONENT=VALUE", param_hint="--pin")
     with operator_session() as session:
         new = session.versions.create(name, dict(one.split("=", 1) for one in pins), by="freshet versions create")
         made: list[str] = []
-        if topics and session.settings.kafka:
+        if topics and session.settings.kafka.servers:
             made = Topics(session.settings, name).create(kafka_config(session.settings))
-        registry = bool(session.settings.registry)
+        registry = bool(session.settings.registry.url)
     answer = {"version": name, "created": new, "topics_created": made}
     _answer(answer, as_json, lambda found: page.show_created(found, registry=registry))
 
@@ -87,7 +93,10 @@ def create(name: str, pins: tuple[str, ...], topics: bool, as_json: bool) -> Non
 @_measured
 @_json
 def status(name: str | None, active_within: float, sample: int, as_json: bool) -> None:
-    """Show what NAME (the active version) is made of and by whom, how much of it is there, and how fresh."""
+    """Show components, coverage and age of NAME.
+
+    Without NAME: of the active version. Also lists the workers that write it.
+    """
     with operator_session() as session:
         version = name or session.versions.active()
         if version is None:
@@ -120,7 +129,9 @@ def status(name: str | None, active_within: float, sample: int, as_json: bool) -
 def activate(
     name: str, least_items: float, least_users: float, force: bool, active_within: float, sample: int, as_json: bool
 ) -> None:
-    """Make rankers read NAME, items and users at once, if it has what they read now.
+    """Make rankers read NAME, if nothing is missing there.
+
+    Items and users are swapped together, by one pointer.
 
     Exit code 1, and nothing is changed, where it has not.
     """
@@ -152,7 +163,10 @@ def activate(
 @versions.command()
 @_json
 def rollback(as_json: bool) -> None:
-    """Make rankers read the previous version again, at once; doing it twice goes forward again."""
+    """Make rankers read the previous version again.
+
+    It takes effect at once. Doing it twice goes forward again.
+    """
     with operator_session() as session:
         left, now = session.versions.rollback()
         answer = {"active": now, "previous": left, "workers": session.workers(now)}
@@ -167,7 +181,9 @@ def rollback(as_json: bool) -> None:
 @click.option("--rate", type=click.FloatRange(1), default=RATE, show_default=True, help="Keys looked at a second.")
 @_json
 def gc(names: tuple[str, ...], execute: bool, force: bool, topics: bool, rate: float, as_json: bool) -> None:
-    """Delete versions: those named, else all that are older than the active one and not the previous.
+    """Delete old versions, or those named.
+
+    Without names: all that are older than the active one, except the previous.
 
     In small steps that hold up no ranker. Interrupted, it is ended by the same command again.
     """
@@ -193,7 +209,7 @@ def _collect(
     gone: list[str] = []
 
     def kafka() -> None:
-        if topics and session.settings.kafka:
+        if topics and session.settings.kafka.servers:
             gone.extend(delete(session.settings, name))
 
     preview = _preview(session, name, topics=topics, rate=rate, quiet=quiet)
@@ -219,7 +235,7 @@ def _preview(session: OperatorSession, name: str, *, topics: bool, rate: float, 
     state, refused = session.versions.overview().state(name), ""
     with counted(f"Counting the keys of {name}", quiet) as advance:
         counts = census(session.client, session.prefix, name, pace=Pace(rate), progress=advance)
-    kafka = existing_topics(session.settings, name) if topics and session.settings.kafka else []
+    kafka = existing_topics(session.settings, name) if topics and session.settings.kafka.servers else []
     if state in ("active", "previous"):
         refused = f"{name} is the {state} version"
     elif state == "unknown" and not counts and not kafka:

@@ -40,7 +40,7 @@ def worker(lanes: str, metrics_port: int | None) -> None:
         click.echo("freshet: no FRESHET_LLM, so item-distill does not run; the other lanes do", err=True)
     # Read when torch is imported. Several busy computations on few cores wait for each other's threads: with two
     # threads each, a loaded machine trains and infers up to seventy times slower than with one.
-    os.environ["OMP_NUM_THREADS"] = str(settings.torch_threads)
+    os.environ["OMP_NUM_THREADS"] = str(settings.worker.threads)
     # Heavy from here on; a wrong option has been answered without it.
     from streams import logs
     from streams.resources import Context

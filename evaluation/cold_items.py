@@ -102,8 +102,8 @@ def main(
     """Compare the encoder's space, PCA and the trained aligner on cold items."""
     settings = Settings.load()
     data = load(items, events, knowledge, split=split, config=ColdConfig(known=known))
-    texts = encoded_texts(data.items, data.knowledge, prepared_encoder(settings))
-    answer = compare(data, texts, AlignerConfig(head=HeadConfig(dims=settings.dims, steps=steps, seed=seed)))
+    texts = encoded_texts(data.items, data.knowledge, prepared_encoder(settings.encoder, settings.home))
+    answer = compare(data, texts, AlignerConfig(head=HeadConfig(dims=settings.vectors.dims, steps=steps, seed=seed)))
     if as_json:
         click.echo(json.dumps(answer))
         return

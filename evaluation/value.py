@@ -216,8 +216,8 @@ def main(
     settings = Settings.load()
     config = ColdConfig(known=known, least_baskets=least_baskets, damping=damping)
     data = load(items, events, knowledge, split=split, config=config, by_title=by_title)
-    head = HeadConfig(dims=settings.dims, steps=steps, seed=seed)
-    comparison = Comparison(data, prepared_encoder(settings), head, config, seed)
+    head = HeadConfig(dims=settings.vectors.dims, steps=steps, seed=seed)
+    comparison = Comparison(data, prepared_encoder(settings.encoder, settings.home), head, config, seed)
     comparison.run()
     answer = report(comparison)
     if as_json:

@@ -13,8 +13,11 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.client import HTTPException
-from typing import Any
+from typing import Any, ClassVar
+
+from schemas.setting import SettingGroup, setting
 
 # An id that answered 404 is not asked for again at once: a stream of poison must not become a stream of HTTP calls.
 UNKNOWN_FOR_S = 30.0
@@ -28,6 +31,17 @@ def _quoted(subject: str) -> str:
 
 def _subject(subject: str) -> str:
     return f"/subjects/{_quoted(subject)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrySettings(SettingGroup):
+    """`[registry]`: the schema registry, if there is one."""
+
+    GROUP: ClassVar[str] = "registry"
+    MAIN: ClassVar[str] = "url"
+
+    url: str = setting("", "Schema registry URL; empty: Avro single-object encoding", url=True)
+    auto_register: bool = setting(True, "Register schemas that the registry lacks; false in production")
 
 
 class RegistryUnavailable(Exception):

@@ -28,6 +28,8 @@ class CacheEntry:
     how: str
 
 
+TTL_S = 90 * 86_400
+"""How long cached knowledge lives without being used."""
 BY_CONTENT, BY_FINGERPRINT, BY_SHARING = "content", "fingerprint", "sharing"
 
 
@@ -38,7 +40,7 @@ class KnowledgeCache:
     redis-py raises them; a row that cannot be read (another release's) counts as absent.
     """
 
-    def __init__(self, client: Client, prefix: str = "f", *, ttl_s: int = 90 * 86_400) -> None:
+    def __init__(self, client: Client, prefix: str = "f", *, ttl_s: int = TTL_S) -> None:
         self._redis = client
         self._keys = keys_for(client, prefix)
         self._ttl_ms = 1_000 * ttl_s

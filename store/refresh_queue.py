@@ -41,7 +41,7 @@ class RefreshPolicy:
     @classmethod
     def of(cls, settings: Settings) -> RefreshPolicy:
         """The policy that `FRESHET_REFRESH_*` say."""
-        return cls(settings.refresh_events, settings.refresh_stale_s, settings.refresh_interval_s)
+        return cls(settings.refresh.events, settings.refresh.stale_s, settings.refresh.interval_s)
 
     def arguments(self) -> list[int]:
         """As every function of `histories.lua` takes it."""

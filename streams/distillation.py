@@ -49,23 +49,32 @@ def make_distillation_config(
 def distillation_config(settings: Settings, encoder: TextEncoder | None) -> DistillationConfig:
     """What the settings ask for; raises `SettingError` where a file or a name is wrong."""
     try:
-        catalogue = read_catalogue(Path(settings.catalogue).expanduser()) if settings.catalogue else None
+        catalogue = (
+            read_catalogue(Path(settings.knowledge.catalogue).expanduser()) if settings.knowledge.catalogue else None
+        )
     except FileError as error:
-        raise SettingError("catalogue", settings.catalogue, f"an attribute catalogue ({error})") from error
+        raise SettingError(
+            "knowledge.catalogue", settings.knowledge.catalogue, f"an attribute catalogue ({error})"
+        ) from error
     try:
-        annotated = read_annotated(Path(settings.examples).expanduser()) if settings.examples else []
+        annotated = (
+            read_annotated(Path(settings.knowledge.examples).expanduser()) if settings.knowledge.examples else []
+        )
     except FileError as error:
-        raise SettingError("examples", settings.examples, f"items with annotated attributes ({error})") from error
+        raise SettingError(
+            "knowledge.examples", settings.knowledge.examples, f"items with annotated attributes ({error})"
+        ) from error
     try:
         return make_distillation_config(
             encoder,
-            profile=settings.profile,
+            profile=settings.knowledge.agents,
             catalogue=catalogue,
             examples=annotated,
-            shown=settings.examples_shown,
         )
     except UnknownAgentSet as error:
-        raise SettingError("profile", settings.profile, f"a team or a list of agents ({error})") from error
+        raise SettingError(
+            "knowledge.agents", settings.knowledge.agents, f"an agent set or a list of agents ({error})"
+        ) from error
 
 
 def _rows(path: Path) -> list[Mapping[str, Any]]:

@@ -84,7 +84,7 @@ def deployment(
     """A deployment whose language model answers at once."""
     home = Settings.load().home
     with FakeLlmServer() as llm:
-        settings = Settings(
+        settings = Settings().replace(
             kafka=kafka,
             redis=valkey,
             llm=llm.url,
@@ -93,7 +93,6 @@ def deployment(
             encoder=str(home / "models" / encoder.revision.partition("@")[0]),
             partitions=2,
             refresh_interval_s=0.5,
-            refresh_poll_s=0.1,
             lease_s=5.0,
         )
         deployed = Deployment(settings, tmp_path)
@@ -105,7 +104,7 @@ def deployment(
 
 def dead_letters(deployment: Deployment, topic: str) -> list[DeadLetter]:
     codec, name = Codec(), deployment.topics.dead_letters(topic)
-    records = read_all(deployment.settings.kafka, name)
+    records = read_all(deployment.settings.kafka.servers, name)
     return [codec.decode(DeadLetter, record.value) for record in records if record.value]
 
 
@@ -126,10 +125,11 @@ def test_items_and_events_become_features_a_ranker_reads(deployment: Deployment,
 
     settings = deployment.settings
     ids, users = [item.item_id for item in items], sorted({event.user_id for event in events})
-    with FeatureReader(settings.redis, settings.key_prefix, timeout_s=10.0) as reader:
+    with FeatureReader(settings.redis.url, settings.key_prefix, timeout_s=10.0) as reader:
         deployment.until(lambda: bool((reader.items(ids).tier == ItemTier.KNOWLEDGE).all()), "knowledge of every item")
         deployment.until(
-            lambda: all(u.present and len(u.behaviors) == settings.slots for u in reader.users(users)), "every user"
+            lambda: all(u.present and len(u.behaviors) == settings.reasoner.slots for u in reader.users(users)),
+            "every user",
         )
         read = reader.read("user-1", ids)
         assert read.version == "v1"
@@ -143,7 +143,11 @@ def test_items_and_events_become_features_a_ranker_reads(deployment: Deployment,
         assert shown.returncode == 0
         assert "knowledge" in shown.stdout
         answer = json.loads(deployment.freshet("features", "get", "user", "user-1", "--json").stdout)
-        assert (answer["version"], answer["tier"], len(answer["behaviors"])) == ("v1", "diffusion", settings.slots)
+        assert (answer["version"], answer["tier"], len(answer["behaviors"])) == (
+            "v1",
+            "diffusion",
+            settings.reasoner.slots,
+        )
         assert answer["age_seconds"] > 0
 
         deployment.send(
@@ -179,7 +183,7 @@ def test_bad_records_become_dead_letters_and_the_rest_goes_on(deployment: Deploy
     deployment.worker()
     deployment.send([*items[:4], *events[:10], *bad, *items[4:], *events[10:]])
     settings = deployment.settings
-    with FeatureReader(settings.redis, settings.key_prefix, timeout_s=10.0) as reader:
+    with FeatureReader(settings.redis.url, settings.key_prefix, timeout_s=10.0) as reader:
         ids = [item.item_id for item in items]
         deployment.until(lambda: bool((reader.items(ids).tier == ItemTier.KNOWLEDGE).all()), "the good items")
     deployment.until(deployment.drained, "the queues to empty")
@@ -193,7 +197,7 @@ def test_bad_records_become_dead_letters_and_the_rest_goes_on(deployment: Deploy
     assert {dead_letter.value for dead_letter in of_events} == {
         value for topic, _, value in bad if topic == topics.user_events
     }
-    with redis.Redis.from_url(settings.redis) as client:
+    with redis.Redis.from_url(settings.redis.url) as client:
         stored = HistoryStore(client, settings.key_prefix).load(sorted({event.user_id for event in events}))
     assert sum(len(history.item_ids) for history in stored) == len(events)
 
@@ -231,7 +235,7 @@ def test_nothing_is_lost_when_the_worker_is_killed(deployment: Deployment) -> No
     settings = deployment.settings
     deployment.until(deployment.drained, "the queues to empty", timeout_s=180.0)
     users = sorted({event.user_id for event in events})
-    with redis.Redis.from_url(settings.redis) as client:
+    with redis.Redis.from_url(settings.redis.url) as client:
         deployment.until(
             lambda: RefreshQueue(client, settings.version, settings.key_prefix).size() == 0,
             "every due user",
@@ -242,7 +246,7 @@ def test_nothing_is_lost_when_the_worker_is_killed(deployment: Deployment) -> No
     for user_id, history in zip(users, stored, strict=True):
         wanted = sorted((e.event_time, e.item_id) for e in events if e.user_id == user_id)
         assert sorted(zip(history.event_times, history.item_ids, strict=True)) == wanted
-    with FeatureReader(settings.redis, settings.key_prefix, timeout_s=10.0) as reader:
+    with FeatureReader(settings.redis.url, settings.key_prefix, timeout_s=10.0) as reader:
         read = reader.items([item.item_id for item in items])
         assert (read.tier == ItemTier.KNOWLEDGE).all()
         assert all(user.present for user in reader.users(users))
@@ -267,10 +271,10 @@ def test_two_workers_share_the_load(deployment: Deployment) -> None:
     late = catalogue(10, prefix="late")
     deployment.send(late)
     settings = deployment.settings
-    with FeatureReader(settings.redis, settings.key_prefix, timeout_s=10.0) as reader:
+    with FeatureReader(settings.redis.url, settings.key_prefix, timeout_s=10.0) as reader:
         ids = [item.item_id for item in (*items, *late)]
         deployment.until(lambda: bool((reader.items(ids).tier == ItemTier.KNOWLEDGE).all()), "what came afterwards")
-    with redis.Redis.from_url(settings.redis) as client:
+    with redis.Redis.from_url(settings.redis.url) as client:
         stored = HistoryStore(client, settings.key_prefix).load(sorted({event.user_id for event in events}))
     assert sum(len(history.item_ids) for history in stored) == len(events)
 
@@ -279,7 +283,7 @@ def test_two_workers_share_the_load(deployment: Deployment) -> None:
     ("arguments", "setting", "named"),
     [
         (("worker", "--lanes", "nonsense"), {}, "nonsense"),
-        (("worker",), {"FRESHET_DIMS": "many"}, "FRESHET_DIMS"),
+        (("worker",), {"FRESHET_VECTORS__DIMS": "many"}, "FRESHET_VECTORS__DIMS"),
         (("features", "get", "item", "x"), {"FRESHET_REDIS": "localhost"}, "FRESHET_REDIS"),
     ],
 )
@@ -287,7 +291,7 @@ def test_a_wrong_setting_is_named_and_ends_with_2(
     arguments: tuple[str, ...], setting: dict[str, str], named: str
 ) -> None:
     """Catches a stack trace, or a worker that starts with a setting it does not understand."""
-    env = {**environment(Settings(kafka="127.0.0.1:1", redis="redis://127.0.0.1:1/0")), **setting}
+    env = {**environment(Settings().replace(kafka="127.0.0.1:1", redis="redis://127.0.0.1:1/0")), **setting}
     done = subprocess.run(
         [sys.executable, "-m", "cli", *arguments], env=env, capture_output=True, text=True, timeout=60, check=False
     )

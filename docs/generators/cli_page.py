@@ -1,6 +1,6 @@
 """`docs/reference/cli.md`: every command with its usage, help and options, grouped by who uses it.
 
-Owns the groups and the form of the page. Texts are the commands' own.
+Owns the form of the page. Texts are the commands' own, and the groups those of `freshet --help`.
 """
 
 from __future__ import annotations
@@ -11,27 +11,9 @@ from pathlib import Path
 
 import click
 
-from cli import COMMANDS, main
+from cli import GROUPS, main
 
 PAGE = Path(__file__).parents[1] / "reference" / "cli.md"
-
-GROUPS: dict[str, tuple[str, ...]] = {
-    "Try it": ("demo", "up", "down", "status"),
-    "Rankers": ("features",),
-    "Platform": ("send", "distill", "train", "evaluate", "models"),
-    "Operators": (
-        "worker",
-        "settings",
-        "topics",
-        "schemas",
-        "versions",
-        "replay",
-        "rebuild",
-        "dlq",
-        "erase",
-    ),
-}
-"""Who uses what. A name that is no command yet is left out; a command in no group fails the test."""
 
 
 def commands() -> Iterator[tuple[str, click.Command, click.Context]]:
@@ -52,7 +34,7 @@ def page() -> str:
         for title, names in GROUPS.items()
     ]
     overview = [
-        f"| {title} | {', '.join(f'[`{name}`](#freshet-{name})' for name in names if name in COMMANDS)} |"
+        f"| {title} | {', '.join(f'[`{name}`](#freshet-{name})' for name in names)} |"
         for title, names in GROUPS.items()
     ]
     return f"""# Commands

@@ -17,7 +17,7 @@ PROTOCOLS: dict[str, str] = {
     "models.reasoner.sampler.Denoiser": "The network that the sampler asks.",
     "streams.kafka.batch.Handler": "What a batch consumer does with a batch.",
     "streams.resources.Lane": "A consumer with its processing, as the worker runs it.",
-    "freshet.metrics.ReadObserver": "Who is told about each read in a ranker's process.",
+    "freshet.metrics.ReadObserver": "Gets a call for each read in a ranker's process.",
 }
 """Dotted name to the line above its docstring."""
 

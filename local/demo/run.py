@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import redis
@@ -89,13 +89,15 @@ def run(config: DemoConfig, settings: Settings, console: Console) -> Counts:
             prepare_encoder(settings.home, step.report)
             prepare(settings, report=step.report)
         with steps.step("Starting Kafka and Valkey") as step:
-            played = replace(
-                settings, topic_prefix="demo.", key_prefix="demo", refresh_interval_s=config.refresh_interval_s
+            played = settings.replace(
+                topic_prefix="demo.", key_prefix="demo", refresh_interval_s=config.refresh_interval_s
             )
             services = stack.enter_context(Stack(played))
             settings = services.settings
             Topics(settings).create(kafka_config(settings))
-            step.say(f"Kafka at {settings.kafka}, Redis at {settings.redis}; the language model is loading meanwhile")
+            step.say(
+                f"Kafka at {settings.kafka.servers}, Redis at {settings.redis.url}; the language model loads meanwhile"
+            )
         trained, settings = _reasoner(steps, config, settings, data)
         deployed = stack.enter_context(_deployed(steps, settings, data))
         _warm_up(steps, settings, data, trained, deployed)
@@ -125,7 +127,7 @@ def _reasoner(steps: Steps, config: DemoConfig, settings: Settings, data: DemoDa
                 trained=lambda p: step.report(f"step {p.step}, loss {p.loss:.2f}", p.share, 1.0),
             )
             step.say(_quality(found))
-    return found, replace(settings, checkpoint=str(folder))
+    return found, settings.replace(checkpoint=str(folder))
 
 
 def _quality(trained: Checkpoint) -> str:
@@ -176,9 +178,8 @@ def _deployed(steps: Steps, settings: Settings, data: DemoData) -> Iterator[Depl
 def environment(settings: Settings) -> dict[str, str]:
     """An environment that gives a child process exactly these settings."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FRESHET_")}
-    given = {f"FRESHET_{f.name.upper()}": str(getattr(settings, f.name)) for f in fields(settings)}
     kept = {name: os.environ[name] for name in ("FRESHET_VLLM_PYTHON",) if name in os.environ}
-    return {**inherited, **kept, **given}
+    return {**inherited, **kept, **settings.environment()}
 
 
 def _warm_up(steps: Steps, settings: Settings, data: DemoData, trained: Checkpoint, deployed: Deployment) -> None:
@@ -193,13 +194,13 @@ def _warm_up(steps: Steps, settings: Settings, data: DemoData, trained: Checkpoi
         )
         records = ((one.item_id.encode(), codec.encode(one, topics.item_features)) for one in known)
         _confirmed(send(settings, topics.item_features, records))
-        history = shifted_to_now(recent(data.history, settings.history_length), now)
+        history = shifted_to_now(recent(data.history, settings.history.length), now)
         events = _confirmed(send(settings, topics.user_events, keyed_events(history, codec, topics.user_events)))
         while pending := sum(lag for lane, lag in deployed.watch.lag().items() if lane in ("sink", "user-events")):
             deployed.check()
             step.report("reading them", max(0, history.num_rows - pending), history.num_rows)
             time.sleep(0.2)
-        with redis.Redis.from_url(settings.redis) as client:
+        with redis.Redis.from_url(settings.redis.url) as client:
             due = RefreshQueue(client, settings.version, settings.key_prefix)
             while pending := due.size() + due.leased():
                 deployed.check()
@@ -245,9 +246,9 @@ def _conclude(settings: Settings, data: DemoData, trained: Checkpoint, watch: De
     """Count in Redis through `FeatureReader`, print the closing pages; raises `DemoFailed` where a part is missing."""
     seen = watch.look()
     with (
-        redis.Redis.from_url(settings.redis) as client,
+        redis.Redis.from_url(settings.redis.url) as client,
         FeatureReader(
-            settings.redis, settings.key_prefix, dims=settings.dims, timeout_s=30.0, raise_errors=True
+            settings.redis.url, settings.key_prefix, dims=settings.vectors.dims, timeout_s=30.0, raise_errors=True
         ) as reader,
     ):
         counts = Counts(
@@ -256,7 +257,7 @@ def _conclude(settings: Settings, data: DemoData, trained: Checkpoint, watch: De
             users_diffusion=seen.users(UserTier.DIFFUSION),
             version=reader.items([]).version,
         )
-        histories = HistoryStore(client, settings.key_prefix, length=settings.history_length)
+        histories = HistoryStore(client, settings.key_prefix, length=settings.history.length)
         Summary(data, reader, histories, trained.item_ids, seen).show(console, counts)
     if not counts.complete:
         raise DemoFailed(f"not everything came through: {counts}; see the worker's log in {settings.home / 'demo'}")

@@ -89,7 +89,7 @@ class DemoWatch:
         self._data = data
         self._settings = settings
         self._reader = FeatureReader(
-            settings.redis, settings.key_prefix, dims=settings.dims, timeout_s=30.0, raise_errors=True
+            settings.redis.url, settings.key_prefix, dims=settings.vectors.dims, timeout_s=30.0, raise_errors=True
         )
         self._lag = GroupLag(kafka_config(settings), consumer_groups(settings))
         self._metrics_url = metrics_url
@@ -99,7 +99,7 @@ class DemoWatch:
         self.seen = Seen(
             item_tiers=np.zeros(count, np.uint8),
             user_tiers=np.zeros(len(self.user_ids), np.uint8),
-            text_vectors=np.zeros((count, settings.dims), np.float32),
+            text_vectors=np.zeros((count, settings.vectors.dims), np.float32),
             had_text=np.zeros(count, np.bool_),
         )
         self._before: dict[Series, Histogram] = {}

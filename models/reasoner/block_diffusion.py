@@ -148,7 +148,11 @@ def from_sources(sources: ReasonerSources) -> BlockDiffusionReasoner:
     """The reasoner as the settings want it."""
     settings = sources.settings
     assert sources.checkpoint is not None
-    plan = SlotPlan(temperature=settings.temperature, schedule=settings.schedule, bound=settings.schedule_bound)
+    plan = SlotPlan(
+        temperature=settings.temperature,
+        schedule=settings.schedule,
+        bound=settings.schedule_bound,
+    )
     return BlockDiffusionReasoner(sources.checkpoint, plan=plan, between=settings.slots_between)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from models.encoder.aligner import Aligner
     from models.encoder.encoder import TextEncoder
     from models.reasoner.checkpoint import Checkpoint
-    from streams.settings import Settings
+    from models.reasoner.config import ReasonerSettings
 
 
 class UserHistory(Protocol):
@@ -108,7 +108,8 @@ class ReasonerSources:
     `acceptable` says whether words of a model may be published.
     """
 
-    settings: Settings
+    settings: ReasonerSettings
+    timeout_s: float
     checkpoint: Checkpoint | None = None
     encoder: Callable[[], TextEncoder]
     aligner: Callable[[], Aligner]

@@ -19,7 +19,7 @@ from models.reasoner.reasoner import Inference, ReasonerSources, Titles, TitlesU
 from models.text_diffusion.grounding import Grounder
 from models.text_diffusion.prompt import MAX_TITLE, MOST_SHOWN, PromptLog, Writer, Written, plain
 from models.text_diffusion.server import ServerWriter
-from streams.settings import SettingError
+from schemas.setting import SettingError
 
 WRITING_SHARE = 0.75
 """Of the seconds until the deadline, what the writer may use: grounding 128 users' lines takes seconds on a CPU."""
@@ -123,23 +123,21 @@ def from_sources(sources: ReasonerSources) -> TextDiffusionReasoner:
     """
     settings = sources.settings
     writer: Writer
-    if settings.reasoner_url:
+    if settings.url:
         writer = ServerWriter(
-            settings.reasoner_url,
-            settings.reasoner_model,
-            concurrency=settings.reasoner_concurrency,
-            timeout_s=settings.llm_timeout_s,
+            settings.url,
+            settings.model,
+            concurrency=settings.concurrency,
+            timeout_s=sources.timeout_s,
         )
-    elif settings.reasoner_model:
+    elif settings.model:
         from models.text_diffusion.loading import ModelFolderError, load_writer
 
         try:
-            writer = load_writer(
-                Path(settings.reasoner_model).expanduser(), users_at_once=settings.reasoner_concurrency
-            )
+            writer = load_writer(Path(settings.model).expanduser(), users_at_once=settings.concurrency)
         except ModelFolderError as error:
-            raise SettingError("reasoner_model", settings.reasoner_model, f"a model folder ({error})") from error
+            raise SettingError("reasoner.model", settings.model, f"a model folder ({error})") from error
     else:
-        raise SettingError("reasoner_url", "", "a text diffusion server, or FRESHET_REASONER_MODEL, a model folder")
-    grounder = Grounder(sources.encoder(), sources.aligner(), settings.reasoner_threshold)
+        raise SettingError("reasoner.url", "", "a text diffusion server, or FRESHET_REASONER__MODEL, a model folder")
+    grounder = Grounder(sources.encoder(), sources.aligner(), settings.threshold)
     return TextDiffusionReasoner(writer, grounder, sources.titles, acceptable=sources.acceptable)

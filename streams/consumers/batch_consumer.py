@@ -31,6 +31,7 @@ from streams.settings import Settings
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+BATCH_RECORDS = 10_000
 LINGER_S = 0.05
 """A batch that does not fill up is handled after this long: what the lane adds to freshness on a quiet topic."""
 COMMIT_INTERVAL_S = 0.5
@@ -52,9 +53,9 @@ def consumer_config(settings: Settings, group: str, **more: Any) -> dict[str, An
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
             "partition.assignment.strategy": "cooperative-sticky",
-            "session.timeout.ms": int(1_000 * settings.session_timeout_s),
+            "session.timeout.ms": int(1_000 * settings.kafka.session_timeout_s),
             # Members learn of a rebalance by it; it comes in two rounds.
-            "heartbeat.interval.ms": int(min(1_000, 250 * settings.session_timeout_s)),
+            "heartbeat.interval.ms": int(min(1_000, 250 * settings.kafka.session_timeout_s)),
             # The default, 1000, stops fetching for a whole second whenever the local queue has been full.
             "fetch.queue.backoff.ms": 10,
             "fetch.wait.max.ms": 100,
@@ -115,7 +116,7 @@ class _Loop:
         self._dead_letters = context.dead_letters()
         self._handler = handler
         self._fail = fail
-        self._batch_size = context.settings.firehose_batch
+        self._batch_size = BATCH_RECORDS
         self._tracker = OffsetTracker()
         self._assigned: set[Place] = set()
         self._paused = False

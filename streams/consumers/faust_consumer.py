@@ -175,7 +175,7 @@ class LaneApp(faust.App):
         self.on_committed = on_committed
         super().__init__(
             consumer_group(settings, lane),
-            broker=[f"kafka://{server}" for server in settings.kafka.split(",")],
+            broker=[f"kafka://{server}" for server in settings.kafka.servers.split(",")],
             broker_credentials=faust_credentials(settings),
             autodiscover=False,
             store="memory://",
@@ -188,8 +188,8 @@ class LaneApp(faust.App):
             consumer_auto_offset_reset="earliest",
             broker_commit_interval=_COMMIT_INTERVAL_S,
             broker_max_poll_interval=_MAX_POLL_INTERVAL_S,
-            broker_session_timeout=settings.session_timeout_s,
-            broker_heartbeat_interval=settings.session_timeout_s / 10,
+            broker_session_timeout=settings.kafka.session_timeout_s,
+            broker_heartbeat_interval=settings.kafka.session_timeout_s / 10,
         )
 
     def _new_transport(self) -> _Transport:

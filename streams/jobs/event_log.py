@@ -62,7 +62,7 @@ class ItemLog:
 
 def read_event_topic(settings: Settings, topic: str, codec: Codec, now_ms: int, report: Report) -> EventLog:
     """Every event of `topic` that stands. Raises `LogError` where there is none, `KafkaException` without a broker."""
-    collected = _Events(codec, now_ms, settings.max_future_s)
+    collected = _Events(codec, now_ms, settings.history.max_future_s)
     read_topic(settings, topic, collected.add, report)
     log = collected.log()
     if not log.events.num_rows:
@@ -82,7 +82,7 @@ def read_item_topic(settings: Settings, topic: str, codec: Codec, now_ms: int, r
                     items.pop(check_deletion(message.key()), None)
                     continue
                 item = codec.decode(Item, value)
-                check_item(item, now_ms, settings.max_future_s, key=message.key())
+                check_item(item, now_ms, settings.history.max_future_s, key=message.key())
             except (DecodeError, ContractViolation) as error:
                 skipped[reason(error).value] += 1
                 continue

@@ -54,8 +54,8 @@ def train_on(
     start, aligner = _start(warm_start, aligner)
     columns = _columns(events)
     chosen = _chosen(columns, items, config)
-    encoder = prepared_encoder(settings)
-    catalogue, used = embed_catalogue(chosen, encoder, settings.dims, aligner=aligner, report=encoded)
+    encoder = prepared_encoder(settings.encoder, settings.home)
+    catalogue, used = embed_catalogue(chosen, encoder, settings.vectors.dims, aligner=aligner, report=encoded)
     train_reasoner(
         columns,
         catalogue,
@@ -109,7 +109,7 @@ def train_aligner_on(
     chosen = list({item.item_id: item for item in items if item.item_id in seen}.values())
     if not chosen:
         raise NothingToLearn(f"none of {events.num_rows} events is about one of the {len(items)} items")
-    texts = encoded_texts(chosen, knowledge, prepared_encoder(settings), report=encoded)
+    texts = encoded_texts(chosen, knowledge, prepared_encoder(settings.encoder, settings.home), report=encoded)
     aligner, metrics = train_aligner(columns, [item.item_id for item in chosen], texts, config, progress=trained)
     file.parent.mkdir(parents=True, exist_ok=True)
     aligner.save(file)
@@ -128,8 +128,8 @@ def trained_aligner(settings: Settings, file: Path | None = None) -> Aligner | N
         aligner = load_aligner(file)
     except (OSError, ValueError) as error:
         raise TrainingError(f"{file}: {error}") from error
-    if aligner.dims != settings.dims:
-        raise TrainingError(f"{file} makes {aligner.dims} dimensions, FRESHET_DIMS is {settings.dims}")
+    if aligner.dims != settings.vectors.dims:
+        raise TrainingError(f"{file} makes {aligner.dims} dimensions, FRESHET_VECTORS__DIMS is {settings.vectors.dims}")
     return aligner
 
 

@@ -70,12 +70,12 @@ class LimitCounter:
         partition.add(1, 1, self._slice)
         if partition.run > self._limits.run:
             self._stop(
-                place, partition, offset, f"{self._limits.run:,} dead letters in a row", "FRESHET_DEAD_LETTER_RUN"
+                place, partition, offset, f"{self._limits.run:,} dead letters in a row", "FRESHET_DEAD_LETTERS__RUN"
             )
         records, dead_letters = partition.latest()
         if records >= self._limits.window and dead_letters > self._limits.ratio * records:
             told = f"{dead_letters:,} of the latest {records:,} records are dead letters"
-            self._stop(place, partition, offset, told, "FRESHET_DEAD_LETTER_RATIO")
+            self._stop(place, partition, offset, told, "FRESHET_DEAD_LETTERS__RATIO")
 
     def _stop(self, place: Place, partition: _Partition, offset: int, told: str, setting: str) -> None:
         [(reason, _)] = partition.reasons.most_common(1)

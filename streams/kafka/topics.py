@@ -55,8 +55,8 @@ class Topics:
 
     def __init__(self, settings: Settings, version: str = "") -> None:
         prefix, version = settings.topic_prefix, version or settings.version
-        self._partitions = settings.partitions
-        self._replication = settings.replication
+        self._partitions = settings.kafka.partitions
+        self._replication = settings.kafka.replication
         self.items = f"{prefix}items"
         self.user_events = f"{prefix}user-events"
         self.item_knowledge = f"{prefix}item-knowledge"

@@ -148,7 +148,7 @@ def distill_window(context: Context) -> MakeInFlight:
 
     def window(finish: Finish, fail: Fail) -> InFlightLimiter:
         work = ItemDistill(context, context.cached_distiller)
-        size = IN_FLIGHT_PER_CALL * context.settings.llm_concurrency
+        size = IN_FLIGHT_PER_CALL * context.settings.llm.concurrency
         made = InFlightLimiter(work.process, finish, fail, size=size, parking=PARKING)
         work.park = made.park
         return made

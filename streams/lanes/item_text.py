@@ -40,7 +40,7 @@ def read_item(context: Context, record: SourceRecord) -> Item | Deleted:
     if record.value is None:
         return Deleted(check_deletion(record.key))
     item = context.codec.decode(Item, record.value)
-    check_item(item, context.clock(), context.settings.max_future_s, key=record.key)
+    check_item(item, context.clock(), context.settings.history.max_future_s, key=record.key)
     return item
 
 

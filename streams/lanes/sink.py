@@ -60,13 +60,13 @@ class SinkHandler:
         writer = self._writer = FeatureWriter(
             context.redis,
             settings.key_prefix,
-            dtype=settings.vector_dtype,
-            ttl_s=settings.feature_ttl_s,
-            item_ttl_s=settings.item_ttl_s,
-            knowledge_ttl_s=settings.knowledge_ttl_s,
+            dtype=settings.vectors.dtype,
+            ttl_s=settings.redis.feature_ttl_s,
+            item_ttl_s=settings.redis.item_ttl_s,
+            knowledge_ttl_s=settings.redis.knowledge_ttl_s,
         )
         self._versions = Versions(context.redis, settings.key_prefix)
-        self._cache = KnowledgeCache(context.redis, settings.key_prefix, ttl_s=settings.knowledge_cache_ttl_s)
+        self._cache = KnowledgeCache(context.redis, settings.key_prefix)
         self._context = context
         self._codec: Codec = context.codec
         self._version = settings.version

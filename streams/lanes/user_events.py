@@ -56,15 +56,15 @@ class UserEventsHandler:
         settings = context.settings
         self._clock = context.clock
         self._records = context.metrics.records
-        self._max_future_s = settings.max_future_s
+        self._max_future_s = settings.history.max_future_s
         self._columns = EventColumns(context.codec)
         self._context = context
         self._replaying = replaying
         self._store: Histories = store or HistoryStore(
             context.redis,
             settings.key_prefix,
-            length=settings.history_length,
-            ttl_s=settings.feature_ttl_s,
+            length=settings.history.length,
+            ttl_s=settings.redis.feature_ttl_s,
             policy=RefreshPolicy.of(settings),
         )
         self._versions = RefreshedVersions(context.redis, settings.key_prefix, settings.version)

@@ -30,6 +30,8 @@ from streams.lanes.live_reasoner import LiveReasoner
 from streams.resources import Context, failure_of
 
 NAME = "user-refresh"
+POLL_S = 0.5
+"""Between two looks at the queue."""
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -50,19 +52,19 @@ class UserRefreshLane:
         self._versions = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
         self._erasures = Erasures(context.redis, settings.key_prefix)
         self._announce_at = 0.0
-        self._together = settings.refresh_batch  # fewer while a batch takes longer than its lease
+        self._together = settings.refresh.batch  # fewer while a batch takes longer than its lease
         self._histories = HistoryStore(
-            context.redis, settings.key_prefix, length=settings.history_length, ttl_s=settings.feature_ttl_s
+            context.redis, settings.key_prefix, length=settings.history.length, ttl_s=settings.redis.feature_ttl_s
         )
         reader = FeatureReader(
             context.redis,
             settings.key_prefix,
             version=settings.version,
-            dims=settings.dims,
+            dims=settings.vectors.dims,
             timeout_s=10.0,
             raise_errors=True,
         )
-        self._catalogue = LiveCatalogue(reader, settings.dims)
+        self._catalogue = LiveCatalogue(reader, settings.vectors.dims)
         self._reasoner = LiveReasoner(context)
         self._backoff = Backoff(NAME, context.metrics)
         self._stopping = asyncio.Event()
@@ -92,7 +94,7 @@ class UserRefreshLane:
             asked = self._together
             if await self.refresh_once() < asked:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), self._context.settings.refresh_poll_s)
+                    await asyncio.wait_for(self._stopping.wait(), POLL_S)
 
     async def refresh_once(self) -> int:
         """Claim one batch of due users and refresh it; answers how many were claimed."""
@@ -104,14 +106,14 @@ class UserRefreshLane:
             return 0  # no item has a vector yet: nothing could be said about anybody
         metrics.catalogue_items.set(self._catalogue.live)
         claimed_at = time.monotonic()
-        claims = await self._redis(lambda: self._due.claim(self._together, settings.lease_s))
+        claims = await self._redis(lambda: self._due.claim(self._together, settings.refresh.lease_s))
         state = await self._redis(self._due.state)
         metrics.refresh_queue.set(state.due)
         metrics.waiting_users.set(state.waiting)
         metrics.due_age.set(state.oldest_s)
         if claims:
             try:
-                await self._refresh(claims, deadline=claimed_at + settings.lease_s)
+                await self._refresh(claims, deadline=claimed_at + settings.refresh.lease_s)
             except asyncio.CancelledError:
                 with suppress(RedisError):  # their lease ends anyhow
                     self._due.release(claims)
@@ -138,7 +140,7 @@ class UserRefreshLane:
             self._together = max(1, min(self._together, len(claims)) // 2)
             log.warning("gave up a batch of users: its lease ran out", extra={"lane": NAME, "users": len(claims)})
             return
-        self._together = min(self._context.settings.refresh_batch, 2 * self._together)
+        self._together = min(self._context.settings.refresh.batch, 2 * self._together)
         if held < len(claims):
             log.warning("users went to another worker", extra={"lane": NAME, "users": len(claims) - held})
         now = self._context.clock()

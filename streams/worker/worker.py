@@ -71,12 +71,12 @@ async def run(names: Sequence[str], context: Context, *, stop: asyncio.Event | N
 def _observe(names: Sequence[str], context: Context) -> list[Callable[[], None]]:
     """Answer probes and watch the lanes, where a port is set; what ends it."""
     settings, health = context.settings, context.health
-    if not settings.metrics_port:
+    if not settings.metrics.port:
         return []
-    redis = connect(settings.redis, socket_timeout=1, socket_connect_timeout=1)
+    redis = connect(settings.redis.url, socket_timeout=1, socket_connect_timeout=1)
     health.probe("dependencies", lambda: _waiting(context))
     health.probe("Redis", lambda: _silent(redis))
-    server = HealthServer(health, context.metrics, port=settings.metrics_port, host=settings.metrics_host)
+    server = HealthServer(health, context.metrics, port=settings.metrics.port, host=settings.metrics.host)
     watch = watched(settings, names, context.metrics, health)
     watch.start()
     return [watch.stop, server.close, redis.close]

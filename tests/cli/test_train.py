@@ -19,13 +19,13 @@ from tests.support.fakes_encoder import FakeEncoder
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(streams.jobs.train, "prepared_encoder", lambda _: FakeEncoder(64))
+    monkeypatch.setattr(streams.jobs.train, "prepared_encoder", lambda *_: FakeEncoder(64))
     items, events, _ = write(tmp_path)
     return ["--events", str(events), "--items", str(items)]
 
 
 def train(folder: Path, files: list[str], *options: str) -> Result:
-    env = {"FRESHET_HOME": str(folder / "home"), "FRESHET_DIMS": "16"}
+    env = {"FRESHET_HOME": str(folder / "home"), "FRESHET_VECTORS__DIMS": "16"}
     return CliRunner().invoke(main, ["train", "reasoner", *files, "--steps", "12", *options], env=env)
 
 

@@ -13,20 +13,10 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 FOLDERS = (
-    "benchmarks",
-    "cli",
-    "deploy",
-    "docs",
-    "evaluation",
-    "local",
-    "models",
-    "processors",
-    "schemas",
-    "sdk",
-    "store",
-    "streams",
-    "tests",
-)
+    "benchmarks", "cli", "deploy", "docs", "evaluation", "local", "models", "processors", "schemas", "sdk", "store",
+    "streams", "tests",
+)  # fmt: skip
+MADE_LATER = ("deploy/secrets/",)  # by a command that the page names
 NOT_SETTINGS = {
     "FRESHET_CONFIG",  # names the file of settings
     "FRESHET_CORES", "FRESHET_FAULTS_FILE", "FRESHET_REQUIRE_SERVERS", "FRESHET_TEST_SERVERS",  # the tests' own
@@ -77,7 +67,7 @@ def test_paths_in_code_are_there() -> None:
         for page in (*pages(), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")))
         if page.parent.name != "reports"
         for named in path.findall(page.read_text(encoding="utf-8"))
-        if not re.search(r"NAME|RECORD", named) and not (ROOT / named).exists()
+        if not re.search(r"NAME|RECORD", named) and not (ROOT / named).exists() and not named.startswith(MADE_LATER)
     ]
     assert not missing, "\n".join(missing)
 
@@ -95,9 +85,7 @@ def test_variables_are_settings() -> None:
     assert not unknown, "\n".join(unknown)
 
 
-@pytest.mark.parametrize(
-    "page", [page.name for page in pages() if page.parent.name == "reports" and page.name != "index.md"]
-)
+@pytest.mark.parametrize("page", sorted({page.name for page in (DOCS / "reports").glob("*.md")} - {"index.md"}))
 def test_a_report_says_when_and_how(page: str) -> None:
     """Catches figures without a date, a commit or a command, and a report that the overview leaves out."""
     text = (DOCS / "reports" / page).read_text(encoding="utf-8")

@@ -89,14 +89,14 @@ def _items(found: Findings, client: redis.Redis, keys: Keys, version: str, load:
 
 def _users(found: Findings, client: redis.Redis, settings: Settings, keys: Keys, load: Load, refreshed: bool) -> None:
     most = max(map(len, load.truth.events.values()), default=0)
-    assert most <= settings.history_length, "events that no history keeps are events that no audit can miss"
-    store = HistoryStore(client, settings.key_prefix, length=settings.history_length)
+    assert most <= settings.history.length, "events that no history keeps are events that no audit can miss"
+    store = HistoryStore(client, settings.key_prefix, length=settings.history.length)
     users = [*load.truth.events, *load.truth.erased]
     for some in _chunks(users):
         for history in store.load(some):
             found.checked += 1
             sent = load.truth.events.get(history.user_id, {})
-            times = sorted(sent)[-settings.history_length :]
+            times = sorted(sent)[-settings.history.length :]
             wanted = [(time, sent[time].item_id, sent[time].event_type) for time in times]
             there = list(zip(history.event_times, history.item_ids, history.event_types, strict=True))
             if there != wanted:
@@ -124,7 +124,7 @@ def _letters(found: Findings, settings: Settings, bad: Mapping[Position, Record]
     topics, codec = Topics(settings), Codec()
     counts: Counter[tuple[Position, str]] = Counter()
     for topic in (topics.items, topics.user_events):
-        for record in read_all(settings.kafka, topics.dead_letters(topic)):
+        for record in read_all(settings.kafka.servers, topics.dead_letters(topic)):
             dead_letter = codec.decode(DeadLetter, record.value or b"")
             place = (dead_letter.topic, dead_letter.partition, dead_letter.offset)
             counts[place, dead_letter.stage.partition("/")[0]] += 1

@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -34,7 +33,7 @@ class Reading:
     """Reads all the time on a thread of its own, as a ranker does, and notes what a ranker must never see."""
 
     def __init__(self, world: World, load: Load) -> None:
-        self._url, self._load = world.settings.redis, load
+        self._url, self._load = world.settings.redis.url, load
         self.reads, self.wrong = dict.fromkeys(DIMS, 0), list[str]()
         self._newest: dict[tuple[str, str], float] = {}
         self._stop = threading.Event()
@@ -73,7 +72,7 @@ class Reading:
 def seen_as(world: World, version: str) -> World:
     """The same deployment, as the workers of another version see it."""
     other = copy.copy(world)
-    other.settings = replace(world.settings, version=version, dims=DIMS[version])
+    other.settings = world.settings.replace(version=version, dims=DIMS[version])
     other.topics, other.workers = Topics(other.settings), []
     return other
 
@@ -81,7 +80,7 @@ def seen_as(world: World, version: str) -> World:
 def freshet(world: World, *arguments: str) -> None:
     """The command line, as an operator uses it."""
     names = ("kafka", "redis", "topic_prefix", "history_length")
-    told = {name: getattr(world.settings, name) for name in names}
+    told = {name: world.settings.value(name) for name in names}
     command_line.freshet(*arguments, **told, home=world.folder)
 
 

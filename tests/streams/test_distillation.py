@@ -52,9 +52,7 @@ def test_the_settings_make_the_recipe(tmp_path: Path) -> None:
     gold = json.dumps({"Brand": ["Acme"], "Size": []})
     items.write_text(json.dumps({"item_id": "i", "title": "Acme tea", "category": "Tea", "attributes": gold}))
     distillation = distillation_config(
-        Settings.load(
-            {}, profile="full", catalogue=str(written(tmp_path, "csv")), examples=str(items), examples_shown=1
-        ),
+        Settings.load({}, knowledge_agents="full", catalogue=str(written(tmp_path, "csv")), examples=str(items)),
         None,
     )
     assert distillation.agent_set == ("attribute_analyst", "need_analyst", "critic")
@@ -63,7 +61,7 @@ def test_the_settings_make_the_recipe(tmp_path: Path) -> None:
     assert "i" in {one.example_id for one in distillation.bank.examples}
 
 
-@pytest.mark.parametrize("wrong", [{"profile": "gpu"}, {"catalogue": "no.csv"}, {"examples": "no.jsonl"}])
+@pytest.mark.parametrize("wrong", ["agents", "catalogue", "examples"])
 def test_a_wrong_setting_names_itself(wrong: dict[str, str]) -> None:
     """Catches a worker that starts without the catalogue it was told to follow."""
     with pytest.raises(SettingError, match=f"FRESHET_{next(iter(wrong)).upper()}"):

@@ -64,10 +64,10 @@ class Eraser:
         self._context = context
         self._keys = keys_for(context.redis, settings.key_prefix)
         self._store = HistoryStore(
-            context.redis, settings.key_prefix, length=settings.history_length, ttl_s=settings.feature_ttl_s
+            context.redis, settings.key_prefix, length=settings.history.length, ttl_s=settings.redis.feature_ttl_s
         )
         self._refreshed = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
-        self._writer = FeatureWriter(context.redis, settings.key_prefix, ttl_s=settings.feature_ttl_s)
+        self._writer = FeatureWriter(context.redis, settings.key_prefix, ttl_s=settings.redis.feature_ttl_s)
         self._notices = ErasureNotices(context)
         self._erasures = Erasures(context.redis, settings.key_prefix)
 

@@ -133,7 +133,7 @@ class ExpectedHistories:
     """The newest events of each user as the log has them, `length` each: by user, member to time."""
 
     def __init__(self, context: Context) -> None:
-        self._length = context.settings.history_length
+        self._length = context.settings.history.length
         self._erased = ErasedUsers()
         self._handler = UserEventsHandler(context, replaying=True, store=self)
         self._touched: set[str] = set()

@@ -23,6 +23,7 @@ from store.refresh_queue import RefreshPolicy, RefreshQueue
 from store.scan import headers
 from store.versions import Versions
 from streams.backoff import Backoff
+from streams.consumers.batch_consumer import BATCH_RECORDS
 from streams.jobs.rebuild.erased import ErasedUsers
 from streams.jobs.replay.feed import Rate
 from streams.kafka.batch import Batch, Handler, Message
@@ -111,7 +112,7 @@ class Rebuild:
         stop: asyncio.Event,
     ) -> int:
         """Give every record of `topic` up to its present end to `work`; answers how many."""
-        size = self._context.settings.firehose_batch
+        size = BATCH_RECORDS
         read = 0
         with RangeReader(self._context.settings) as reader:
             ranges: list[Range] = await asyncio.to_thread(reader.find, topic)

@@ -122,8 +122,8 @@ def test_the_emulator_serves_a_demo_and_says_what_it_is(monkeypatch: pytest.Monk
     with Stack(Settings.load({}, home=tmp_path), llm=False) as stack:
         about = {service.name: service.about for service in stack.state.services}
         assert "demo only, not durable" in about["kafka"]
-        _create(stack.settings.kafka, "t")
-        producer = Producer({"bootstrap.servers": stack.settings.kafka, "acks": "all"})
+        _create(stack.settings.kafka.servers, "t")
+        producer = Producer({"bootstrap.servers": stack.settings.kafka.servers, "acks": "all"})
         producer.produce("t", value=b"shown")
         assert producer.flush(20) == 0
-        assert _read_all(stack.settings.kafka, "t", 1) == [b"shown"]
+        assert _read_all(stack.settings.kafka.servers, "t", 1) == [b"shown"]

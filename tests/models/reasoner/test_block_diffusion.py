@@ -12,8 +12,7 @@ from models.reasoner.catalogue import Catalogue
 from models.reasoner.cooccurrence_table import NeighborTable
 from models.reasoner.reasoner import Inference, ReasonerSources, make_reasoner
 from models.reasoner.sampler import SlotPlan
-from models.reasoner.schedules import SCHEDULES
-from streams.settings import CHOICES, SettingError, Settings
+from streams.settings import SettingError, Settings
 from tests.models.reasoner.reasoner_tools import (
     DIMS,
     Told,
@@ -241,7 +240,8 @@ def test_neighbors_lift_what_was_done_nearby_also_when_the_catalogue_has_another
 def sources(**settings: object) -> ReasonerSources:
     nothing: object = None
     return ReasonerSources(
-        settings=Settings.load({}, **settings),  # type: ignore[arg-type]
+        settings=Settings.load({}, **settings).reasoner,  # type: ignore[arg-type]
+        timeout_s=1.0,
         checkpoint=checkpoint(),
         encoder=lambda: nothing,  # type: ignore[arg-type,return-value]
         aligner=lambda: nothing,  # type: ignore[arg-type,return-value]
@@ -261,6 +261,5 @@ def test_the_settings_decide_how_slots_are_placed_and_fixed():
     assert between == reasoner(between=3).infer(spread, catalogue(), slots=6, steps=2) != plain
     drawn = make_reasoner("block-diffusion", sources(temperature=2.0)).infer(spread, catalogue(), slots=6, steps=2)
     assert drawn != plain
-    with pytest.raises(SettingError, match="FRESHET_SCHEDULE is 'fast', wanted fixed, confidence or entropy"):
+    with pytest.raises(SettingError, match="FRESHET_REASONER__SCHEDULE is 'fast', wanted fixed, confidence or entropy"):
         sources(schedule="fast")
-    assert CHOICES["schedule"] == tuple(SCHEDULES)

@@ -94,7 +94,7 @@ class Bench:
         await lane.context.close()
 
     def committed(self) -> int:
-        offsets = [committed(self.settings.kafka, f"{self.settings.topic_prefix}freshet-v1-test", self.topic, p)
+        offsets = [committed(self.settings.kafka.servers, f"{self.settings.topic_prefix}freshet-v1-test", self.topic, p)
                    for p in range(self.partitions)]  # fmt: skip
         return sum(offset or 0 for offset in offsets)
 
@@ -206,7 +206,9 @@ async def test_rejected_records_are_dead_letters_and_the_rest_goes_on(bench):
     await b.lane(handler)
     await until(lambda: b.committed() == 100, "the commit")
     assert len(handler.written) == 97
-    dead_letters = [Codec().decode(DeadLetter, record.value) for record in read_all(b.settings.kafka, b.topic + ".dlq")]
+    dead_letters = [
+        Codec().decode(DeadLetter, record.value) for record in read_all(b.settings.kafka.servers, b.topic + ".dlq")
+    ]
     assert [
         (dead_letter.offset, dead_letter.value, dead_letter.reason, dead_letter.stage) for dead_letter in dead_letters
     ] == [(n, b"%d" % n, "bad_payload", "test/decode") for n in (0, 50, 99)]
@@ -214,7 +216,7 @@ async def test_rejected_records_are_dead_letters_and_the_rest_goes_on(bench):
 
 async def test_a_run_of_dead_letters_stops_the_lane_but_scattered_ones_do_not(bench):
     # Catches counting the letters of a batch as one run, which would stop a lane over one per cent of poison.
-    b = bench(partitions=1, dead_letter_run=20)
+    b = bench(partitions=1, dead_letters_run=20)
     b.send(100)
     scattered = Recorder(reject=lambda message: int(message.value()) % 2 == 0)
     lane = await b.lane(scattered)

@@ -167,7 +167,7 @@ class World(ABC):
     def __init__(self, valkey: str, client: redis.Redis) -> None:
         client.flushall()
         self.client, self.broker = client, FakeBroker()
-        self.settings = Settings.load({}, redis=valkey, firehose_batch=BATCH, dims=8)
+        self.settings = Settings.load({}, redis=valkey, dims=8)
         self.log = [FakeMessage((self.topic, 0), at, *row) for at, row in enumerate(self.rows())]
         self.committed: dict[tuple[str, int], int] = {}
 

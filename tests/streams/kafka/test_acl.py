@@ -7,7 +7,6 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +83,12 @@ def roles(valkey: str, tmp_path: Path) -> Iterator[Callable[[str], Settings]]:
             client = AdminClient(kafka_config(admin))
             for made in client.create_acls(documented()).values():
                 made.result(30)
-            yield lambda role: replace(admin, kafka_username=role, kafka_password=WORDS[role])
+            yield lambda role: admin.replace(kafka_username=role, kafka_password=WORDS[role])
 
 
 def freshet(settings: Settings, *arguments: str) -> str:
     """What the command line says, to the role of `settings`."""
-    told = {name: getattr(settings, name) for name in TOLD}
+    told = {name: settings.value(name) for name in TOLD}
     return command_line.freshet(*arguments, **told, llm="http://127.0.0.1:9/v1")
 
 
@@ -140,7 +139,7 @@ def test_each_role_can_do_its_work_and_no_other(roles: Callable[[str], Settings]
     )
     child = start(
         worker, tmp_path, FRESHET_KAFKA_USERNAME="worker", FRESHET_KAFKA_PASSWORD=WORDS["worker"],
-        FRESHET_ERASURE_SWEEP_S="1",
+        TEST_SWEEP_S="1",
     )  # fmt: skip
 
     def until(holds: Callable[[], Any], what: str) -> None:

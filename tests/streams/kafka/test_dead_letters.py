@@ -54,7 +54,7 @@ def test_a_run_stops_the_worker_and_a_good_record_ends_the_run() -> None:
     for offset in range(10, 13):
         dead_letters.send(record(offset), Reason.BAD_FRAMING, "x/y")
     dead_letters.send(record(0, partition=1), Reason.BAD_FRAMING, "x/y")  # another partition, another run
-    with pytest.raises(TooManyDeadLetters, match=r"items\[3\].*offset 13.*FRESHET_DEAD_LETTER_RUN"):
+    with pytest.raises(TooManyDeadLetters, match=r"items\[3\].*offset 13.*FRESHET_DEAD_LETTERS__RUN"):
         dead_letters.send(record(13), Reason.BAD_FRAMING, "x/y")
 
 

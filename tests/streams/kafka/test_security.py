@@ -184,9 +184,9 @@ def test_secrets_come_from_files_too(tmp_path: Path) -> None:
         "FRESHET_KAFKA_USERNAME": "u",
         "FRESHET_KAFKA_SECURITY": "sasl_ssl",
     }
-    assert Settings.load(env).kafka_password == "s3cret"
-    assert Settings.load({**env, "FRESHET_KAFKA_PASSWORD": "own"}).kafka_password == "own"
+    assert Settings.load(env).kafka.password == "s3cret"
+    assert Settings.load({**env, "FRESHET_KAFKA_PASSWORD": "own"}).kafka.password == "own"
     file.write_text("redis://:pw@host:6379/0\n")
-    assert Settings.load({"FRESHET_REDIS_FILE": str(file)}).redis.endswith("host:6379/0")
+    assert Settings.load({"FRESHET_REDIS_FILE": str(file)}).redis.url.endswith("host:6379/0")
     with pytest.raises(SettingError, match=r"FRESHET_REDIS_FILE.*readable file"):
         Settings.load({"FRESHET_REDIS_FILE": str(tmp_path / "none")})

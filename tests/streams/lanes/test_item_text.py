@@ -29,7 +29,7 @@ def broker() -> FakeBroker:
 
 @pytest.fixture
 def context(broker: FakeBroker) -> Context:
-    context = Context(Settings.load({}, dead_letter_run=5), clock=FakeClock())
+    context = Context(Settings.load({}, dead_letters_run=5), clock=FakeClock())
     context.producer = FakeProducer(broker)
     context.encoder = FakeEncoder()
     return context

@@ -41,13 +41,12 @@ def client(valkey: str) -> Iterator[redis.Redis]:
 
 def worker(settings: Settings, tmp_path: Path, name: str, lease_s: int) -> ChildProcess:
     environment = {
-        "FRESHET_KAFKA": settings.kafka,
-        "FRESHET_REDIS": settings.redis,
+        "FRESHET_KAFKA": settings.kafka.servers,
+        "FRESHET_REDIS": settings.redis.url,
         "FRESHET_TOPIC_PREFIX": settings.topic_prefix,
         "FRESHET_HOME": str(tmp_path),
-        "FRESHET_DIMS": "8",
+        "FRESHET_VECTORS__DIMS": "8",
         "FRESHET_REFRESH_BATCH": "50",
-        "FRESHET_REFRESH_POLL_S": "0.1",
         "FRESHET_LEASE_S": str(lease_s),
     }
     child = ChildProcess(

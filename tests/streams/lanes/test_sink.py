@@ -60,12 +60,12 @@ class Flow:
 
     def done(self) -> bool:
         group = f"{self.settings.topic_prefix}freshet-v1-sink"
-        return all(committed(self.settings.kafka, group, topic) == count for topic, count in self.sent.items())
+        return all(committed(self.settings.kafka.servers, group, topic) == count for topic, count in self.sent.items())
 
     def dead_letters(self, topic: str) -> list[DeadLetter]:
         return [
             CODEC.decode(DeadLetter, record.value)
-            for record in read_all(self.settings.kafka, self.topics.dead_letters(topic))
+            for record in read_all(self.settings.kafka.servers, self.topics.dead_letters(topic))
         ]
 
 
@@ -168,7 +168,7 @@ async def test_what_cannot_be_stored_is_a_dead_letter_and_its_batch_is_kept(flow
 
 async def test_vectors_are_stored_and_live_as_the_settings_say(kafka, valkey, topic_prefix):
     # Catches a setting of the page that no worker reads.
-    flow = Flow(kafka, valkey, topic_prefix, vector_dtype="int8", item_ttl_s=200, knowledge_ttl_s=300)
+    flow = Flow(kafka, valkey, topic_prefix, vectors_dtype="int8", item_ttl_s=200, knowledge_ttl_s=300)
     flow.send(flow.topics.item_features, "i", item(fill=2.0))
     flow.send(flow.topics.item_knowledge, "i", knowledge())
     await flow.lane.start()

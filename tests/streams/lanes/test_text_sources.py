@@ -113,7 +113,7 @@ async def test_the_lane_publishes_what_the_text_model_infers(client: redis.Redis
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({}, "FRESHET_REASONER_URL"),
+        ({}, "FRESHET_REASONER__URL"),
         ({"reasoner_model": "/no/such/folder"}, "FRESHET_REASONER_MODEL is .*no readable config.json"),
     ],
 )

@@ -51,7 +51,8 @@ class Flow:
     def committed(self) -> int:
         group = f"{self.settings.topic_prefix}freshet-user-events"
         offsets = [
-            committed(self.settings.kafka, group, self.topics.user_events, p) for p in range(self.settings.partitions)
+            committed(self.settings.kafka.servers, group, self.topics.user_events, p)
+            for p in range(self.settings.kafka.partitions)
         ]
         return sum(offset or 0 for offset in offsets)
 
@@ -126,7 +127,7 @@ async def test_each_kind_of_poison_is_a_dead_letter_and_the_rest_of_its_batch_is
     assert f.items("u") == [f"i{n}" for n in range(len(records))]
     dead_letters = [
         CODEC.decode(DeadLetter, record.value)
-        for record in read_all(f.settings.kafka, f.topics.dead_letters(f.topics.user_events))
+        for record in read_all(f.settings.kafka.servers, f.topics.dead_letters(f.topics.user_events))
     ]
     assert {dead_letter.reason: (dead_letter.key, dead_letter.value) for dead_letter in dead_letters[:-2]} == poison
     assert [(dead_letter.reason, dead_letter.value) for dead_letter in dead_letters[-2:]] == [
@@ -146,11 +147,11 @@ async def test_a_null_value_erases_what_came_before_it_and_nothing_else(flow):
     await until(f.done, "the commit")
     assert f.items("a") == ["new"]
     assert f.items("b") == ["kept"]
-    deletions = read_all(f.settings.kafka, f.topics.user_features)
+    deletions = read_all(f.settings.kafka.servers, f.topics.user_features)
     assert [(record.key, record.value) for record in deletions] == [(b"a", None), (b"never seen", None)]
     # The lane's clock stands at NOW: a moment to come counts as now, and whoever erases can not erase the future.
     assert {record.timestamp for record in deletions} == {NOW}
-    kept = [CODEC.decode(Erasure, record.value) for record in read_all(f.settings.kafka, f.topics.erasures)]
+    kept = [CODEC.decode(Erasure, record.value) for record in read_all(f.settings.kafka.servers, f.topics.erasures)]
     assert sorted(kept, key=str) == sorted((Erasure(digest(user), NOW) for user in ("a", "never seen")), key=str)
     assert Erasures(f.client).timestamps(["a", "b", "never seen"]) == [NOW, 0, NOW]
     assert Erasures(f.client).owed() == {"a": NOW, "never seen": NOW}
@@ -203,7 +204,7 @@ async def test_redis_that_goes_away_and_comes_back_mid_stream_loses_nothing(flow
         f.send(*sent[2_000:])
         await until(f.done, "the commit", timeout_s=60)
         assert whole(f, 3_000)
-        assert read_all(f.settings.kafka, f.topics.dead_letters(f.topics.user_events)) == []
+        assert read_all(f.settings.kafka.servers, f.topics.dead_letters(f.topics.user_events)) == []
         await f.close()
     finally:
         server.stop()

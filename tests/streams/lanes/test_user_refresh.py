@@ -49,7 +49,6 @@ def make_context(valkey: str, broker: FakeBroker, tmp_path, **settings: object) 
         "home": tmp_path,
         "refresh_interval_s": 0,
         "dims": 8,
-        "refresh_poll_s": 0.02,
         **settings,
     }
     context = Context(Settings.load({}, **wanted))

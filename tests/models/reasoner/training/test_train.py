@@ -13,7 +13,7 @@ from models.reasoner.block_diffusion import BlockDiffusionReasoner
 from models.reasoner.catalogue import Catalogue
 from models.reasoner.sequences import TrainingEvents
 from models.reasoner.training.loss import sampled_cross_entropy
-from models.reasoner.training.train import Progress, TrainingConfig, TrainingError, train_reasoner
+from models.reasoner.training.train import TrainingConfig, TrainingError, TrainingProgress, train_reasoner
 from tests.models.reasoner.reasoner_tools import DIMS, Told, names, told, unit_vectors
 
 ITEMS = 60
@@ -68,7 +68,7 @@ class Interrupted(Exception):
 
 
 def interrupted(at: int):
-    def progress(told: Progress) -> None:
+    def progress(told: TrainingProgress) -> None:
         if told.step == at:
             raise Interrupted
 
@@ -196,7 +196,7 @@ def test_the_item_cap_keeps_the_most_frequent_and_rare_ones_only_when_asked(tmp_
 
 
 def test_progress_rises_to_one_and_steps_are_counted(tmp_path: Path):
-    heard: list[Progress] = []
+    heard: list[TrainingProgress] = []
     made = trained(tmp_path / "c", progress=heard.append)
     assert [each.step for each in heard] == [*range(1, 9), 8]
     assert sorted(each.share for each in heard) == [each.share for each in heard]

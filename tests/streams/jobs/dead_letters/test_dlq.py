@@ -70,8 +70,8 @@ def offsets(settings: Settings, topic: str) -> list[int]:
 
 def run(settings: Settings, *arguments: str) -> Result:
     environment = {
-        "FRESHET_KAFKA": settings.kafka,
-        "FRESHET_REDIS": settings.redis,
+        "FRESHET_KAFKA": settings.kafka.servers,
+        "FRESHET_REDIS": settings.redis.url,
         "FRESHET_TOPIC_PREFIX": settings.topic_prefix,
         "FRESHET_PARTITIONS": "2",
     }
@@ -194,7 +194,7 @@ def test_nothing_happens_without_execute(settings: Settings) -> None:
     assert "6 records would be sent again" in run(settings, "replay").stdout
     assert "2 records would be removed" in run(settings, "purge", "--from", str(NOW + 4_000)).stdout
     assert run(settings, "purge", "--execute").exit_code == 2
-    assert read_all(settings.kafka, Topics(settings).items) == []
+    assert read_all(settings.kafka.servers, Topics(settings).items) == []
     assert len(there(settings, topic)) == 6
 
 
@@ -221,7 +221,7 @@ def test_replay_sends_the_untouched_record_once_and_removes_its_letters(settings
     assert done == {"sent": 1, "removed": 2, "execute": True}
     assert answer(settings, "replay", "--keep", "--execute", "items")["sent"] == 2
     assert offsets(settings, topic) == [2, 4]
-    records = {one.key: one for one in read_all(settings.kafka, Topics(settings).items)}
+    records = {one.key: one for one in read_all(settings.kafka.servers, Topics(settings).items)}
     assert records.keys() == {b"k1", b"k2", b"k4"}
     assert (records[b"k1"].value, records[b"k1"].timestamp) == (b"\xff1", NOW + 1)
     assert records[b"k4"].value is None
@@ -244,7 +244,7 @@ async def test_an_older_record_sent_again_does_not_win_and_a_broken_one_comes_ba
     async with running(settings, "item-text", "sink"):
         done = await asyncio.to_thread(answer, settings, "replay", "--execute")
         assert done == {"sent": 2, "removed": 2, "execute": True}
-        await until(lambda: len(read_all(settings.kafka, topics.item_features)) == 2, "both vectors", 40)
+        await until(lambda: len(read_all(settings.kafka.servers, topics.item_features)) == 2, "both vectors", 40)
         await until(lambda: len(there(settings, topic)) == 1, "the broken one's letter")
         key = Keys("f").item("v1", "i1")
         await until(lambda: client.get(key) is not None, "the vector in Redis")

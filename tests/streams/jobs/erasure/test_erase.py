@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ USER, OTHER = "user-to-erase", "user-to-keep"
 def settings(kafka: str, valkey: str, topic_prefix: str) -> Settings:
     made = Settings.load({}, kafka=kafka, redis=valkey, topic_prefix=topic_prefix, partitions=2, dims=8)
     make_topics(made)
-    make_topics(replace(made, version="v2"))
+    make_topics(made.replace(version="v2"))
     return made
 
 
@@ -58,10 +57,10 @@ def client(valkey: str) -> Iterator[redis.Redis]:
 def run(settings: Settings, *arguments: str, code: int = 0) -> dict[str, Any]:
     environment = {
         **os.environ,
-        "FRESHET_KAFKA": settings.kafka,
-        "FRESHET_REDIS": settings.redis,
+        "FRESHET_KAFKA": settings.kafka.servers,
+        "FRESHET_REDIS": settings.redis.url,
         "FRESHET_TOPIC_PREFIX": settings.topic_prefix,
-        "FRESHET_DIMS": "8",
+        "FRESHET_VECTORS__DIMS": "8",
     }
     command = [sys.executable, "-m", "cli", "erase", *arguments, "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -141,12 +140,12 @@ def test_a_user_is_gone_everywhere_and_the_receipt_says_so(
         assert header.deleted
         for key in (KEYS.due(version), KEYS.waiting(version), KEYS.leased(version), KEYS.refreshed(version)):
             assert client.zscore(key, USER) is None
-        deletions = read_all(settings.kafka, Topics(settings, version).user_features)
+        deletions = read_all(settings.kafka.servers, Topics(settings, version).user_features)
         assert [(one.key, one.value) for one in deletions] == [(USER.encode(), None)]
     assert positions(settings) == [3, 4, 5]
     assert Erasures(client).timestamps([USER, OTHER]) == [receipt["erased_ms"], 0]
     assert Erasures(client).owed() == {}
-    [null] = read_all(settings.kafka, Topics(settings).user_events)
+    [null] = read_all(settings.kafka.servers, Topics(settings).user_events)
     assert (null.key, null.value, null.timestamp) == (USER.encode(), None, receipt["erased_ms"])
     left = [key for key in client.scan_iter("*") if USER.encode() in key]
     assert left == [KEYS.user(version, USER).encode() for version in ("v2", "v1")] or len(left) == 2
@@ -186,8 +185,8 @@ async def test_nothing_brings_an_erased_user_back(settings: Settings, client: re
         await context.close()
     client.flushall()
     environment = {
-        **os.environ, "FRESHET_KAFKA": settings.kafka, "FRESHET_REDIS": settings.redis,
-        "FRESHET_TOPIC_PREFIX": settings.topic_prefix, "FRESHET_DIMS": "8",
+        **os.environ, "FRESHET_KAFKA": settings.kafka.servers, "FRESHET_REDIS": settings.redis.url,
+        "FRESHET_TOPIC_PREFIX": settings.topic_prefix, "FRESHET_VECTORS__DIMS": "8",
     }  # fmt: skip
     for more in ([], ["--verify"]):
         command = [sys.executable, "-m", "cli", "rebuild", *more]
@@ -236,7 +235,7 @@ async def test_a_refresh_under_way_publishes_nobody_who_was_erased_meanwhile(
     monkeypatch.setattr(lane, "_publish", erased_while_publishing)
     assert await lane.refresh_once() == 3
     await context.close()
-    records = await asyncio.to_thread(read_all, settings.kafka, Topics(settings).user_features)
+    records = await asyncio.to_thread(read_all, settings.kafka.servers, Topics(settings).user_features)
     last = {record.key: record.value for record in records}
     assert last.keys() == {OTHER.encode(), b"user-erased-late"}
     assert last[b"user-erased-late"] is None

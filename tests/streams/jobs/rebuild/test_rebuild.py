@@ -46,8 +46,8 @@ def run(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]
         **os.environ,
         "FRESHET_HOME": "/nowhere",
         "FRESHET_LLM": "http://127.0.0.1:9/v1",
-        "FRESHET_KAFKA": settings.kafka,
-        "FRESHET_REDIS": settings.redis,
+        "FRESHET_KAFKA": settings.kafka.servers,
+        "FRESHET_REDIS": settings.redis.url,
         "FRESHET_TOPIC_PREFIX": settings.topic_prefix,
         "FRESHET_HISTORY_LENGTH": "5",
     }
@@ -74,7 +74,7 @@ async def filled(kafka: str, valkey: str, topic_prefix: str, client: redis.Redis
     with FakeLlmServer() as llm:
         settings = Settings.load(
             {}, kafka=kafka, redis=valkey, topic_prefix=topic_prefix, llm=llm.url, partitions=2, history_length=5,
-            refresh_interval_s=0.2, refresh_poll_s=0.05,
+            refresh_interval_s=0.2,
         )  # fmt: skip
         topics = await asyncio.to_thread(make_topics, settings)
         items: list[tuple[bytes | None, bytes | None]] = [

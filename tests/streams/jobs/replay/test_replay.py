@@ -91,7 +91,7 @@ class World:
 
     def published(self) -> list[str]:
         codec = Codec()
-        records = read_all(self.settings.kafka, self.topics.item_features)
+        records = read_all(self.settings.kafka.servers, self.topics.item_features)
         return [codec.decode(ItemFeatures, record.value or b"").item_id for record in records]
 
 
@@ -207,7 +207,7 @@ def test_a_window_ends_with_the_newest_of_what_it_touched(world: World) -> None:
     send_all(world.settings, world.topics.items, [(i.item_id.encode(), codec.encode(i)) for i in newer])
     assert world.run(world.job(topic="items", to_ms=end_ms)).state == "done"
     last: dict[str, int] = {}
-    for record in read_all(world.settings.kafka, world.topics.item_features):
+    for record in read_all(world.settings.kafka.servers, world.topics.item_features):
         one = codec.decode(ItemFeatures, record.value or b"")
         last[one.item_id] = one.event_time
     assert set(last) == everything()
