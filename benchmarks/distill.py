@@ -174,11 +174,11 @@ async def _lane(
         before = await server.counts()
         seconds = await run.put(bench.items)
         after = await server.counts()
-        letters = len(bench.items) + 1 - len(await asyncio.to_thread(run.known))
+        dead_letters = len(bench.items) + 1 - len(await asyncio.to_thread(run.known))
         calls = len(run.recorder.calls)
         bench.say(
             f"lane{'' if counted else ' (warming)'}: {len(bench.items) / seconds:.3f} items/s, {calls} calls, at most "
-            f"{run.recorder.most_under_way} at once, {letters} dead letters"
+            f"{run.recorder.most_under_way} at once, {dead_letters} dead letters"
         )
         if counted:
             totals.lane_s.append(seconds)

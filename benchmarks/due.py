@@ -16,7 +16,7 @@ import redis
 from freshet.layout import Keys
 from local.stack.valkey import ValkeyServer
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 
 BATCH, CALLS = 128, 300
 
@@ -48,7 +48,7 @@ def cpu_s(client: redis.Redis) -> float:
 
 def measure(client: redis.Redis, users: int) -> dict[str, int]:
     """Microseconds of CPU a call, by what it does."""
-    keys, due, store = Keys(), DueUsers(client, "v1"), HistoryStore(client)
+    keys, due, store = Keys(), RefreshQueue(client, "v1"), HistoryStore(client)
     now_ms = 1_000 * int(client.time()[0])  # type: ignore[index]
     fill(client, keys.due("v1"), users, now_ms - users)
     claims = due.claim(1, 60)  # loads the functions

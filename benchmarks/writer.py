@@ -3,7 +3,7 @@
 One client and a Valkey of its own. Rivals write the same number of blobs of the same size over what is there, in the
 same batches, each batch in one pipelined round trip through redis-py, and take turns in rounds; every write is newer
 than what stands there, so each one counts. For items (which live for ever by default and are indexed), items with a
-TTL, and users (with TTL, behaviours, no index):
+TTL, and users (with TTL, behaviors, no index):
 
 - *set*: a pipeline of `SET PX`, blobs and keys made beforehand: it compares nothing, and lets an older value win;
 - *put*: the calls of the server-side function that `FeatureWriter` makes, blobs and keys made beforehand as well;
@@ -216,7 +216,7 @@ def report(setting: Setting, found: dict[str, dict[str, Taken]], facts: dict[str
             | {
                 "records": setting.records,
                 "batch": f"{setting.batch} writes in one round trip, at most {KEYS_PER_CALL} in one function call",
-                "vectors": f"{setting.dims} dims, float16; users two each and 16 behaviours",
+                "vectors": f"{setting.dims} dims, float16; users two each and 16 behaviors",
                 "rounds": setting.rounds,
             },
         }

@@ -29,12 +29,12 @@ from models.encoder.weights import encoder_dir, prepared
 from models.llm.client import BACKENDS, Endpoint, LanguageModel, LLMForbidden, OpenAIClient, connect
 from models.llm.limits import AdaptiveLimit, LimitedModel
 from models.llm.vllm_engine import EngineError, VllmEngine
-from processors.items.distiller import Distiller, Recipe
+from processors.items.distiller import DistillationConfig, Distiller
 from schemas.files import FileError, read_items
 from schemas.knowledge_file import KnowledgeFile
 from streams.backoff import Backoff
-from streams.distillation import recipe_of
-from streams.jobs.distill_file.run import LONGEST_PAUSE_S, NAME, OfflineRun, Tally, chosen, told
+from streams.distillation import distillation_config
+from streams.jobs.distill_file.run import LONGEST_PAUSE_S, NAME, DistillCounts, OfflineRun, chosen, told
 from streams.metrics import Metrics
 from streams.settings import SettingError, Settings
 
@@ -43,7 +43,7 @@ _out = click.Path(dir_okay=False, path_type=Path)
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class DistillOptions:
     """What was asked for."""
 
     items: Path
@@ -54,7 +54,7 @@ class Options:
 
 
 @click.command()
-@click.option("--items", required=True, type=_in, help="Parquet or JSON lines: the catalogue to distil.")
+@click.option("--items", required=True, type=_in, help="Parquet or JSON lines: the catalogue to distill.")
 @click.option("--out", required=True, type=_out, help="JSON lines, or .parquet; goes on where it stands.")
 @click.option("--catalogue", type=_in, help="Wanted attributes per category; default: FRESHET_CATALOGUE, else open.")
 @click.option("--examples", type=_in, help="Annotated items, as worked examples; default: FRESHET_EXAMPLES.")
@@ -76,15 +76,15 @@ def distill(
     seed: int,
     concurrency: int | None,
     as_json: bool,
-    **recipe: Any,
+    **distillation: Any,
 ) -> None:
     """Distil ITEMS into OUT with a language model.
 
     Columns of ITEMS: as `freshet send items`. OUT gets a line as each item is ready; the same command again does only
     what is missing, changed or failed (OUT.failed.jsonl says why). While the endpoint is away it waits.
     """
-    settings = _settings(llm, engine, llm_concurrency=concurrency, **recipe)
-    options = Options(items, out, limit, seed, settings.llm_concurrency)
+    settings = _settings(llm, engine, llm_concurrency=concurrency, **distillation)
+    options = DistillOptions(items, out, limit, seed, settings.llm_concurrency)
     # What Backoff logs stands in the bar.
     logging.getLogger("streams.backoff").addHandler(logging.NullHandler())
     before = signal.signal(signal.SIGTERM, _interrupt)  # so that `kill` ends as Ctrl-C does
@@ -130,14 +130,14 @@ def _settings(llm: str | None, engine: str | None, **others: Any) -> Settings:
         ) from None
 
 
-def _run(settings: Settings, options: Options, *, quiet: bool) -> tuple[Tally, KnowledgeFile]:
+def _run(settings: Settings, options: DistillOptions, *, quiet: bool) -> tuple[DistillCounts, KnowledgeFile]:
     items = chosen(read_items(options.items, default_time=wall_clock()), options.limit, options.seed)
     file = KnowledgeFile(options.out)
     try:
         with _Bar(len(items), quiet=quiet) as bar:
-            tally = Tally(items=len(items))
+            tally = DistillCounts(items=len(items))
             with suppress(KeyboardInterrupt):  # the tally says how far it came
-                asyncio.run(_distil(items, file, settings, bar, tally))
+                asyncio.run(_distill(items, file, settings, bar, tally))
         if tally.complete:
             file.finish()
     finally:
@@ -145,15 +145,15 @@ def _run(settings: Settings, options: Options, *, quiet: bool) -> tuple[Tally, K
     return tally, file
 
 
-async def _distil(items: list[Item], file: KnowledgeFile, settings: Settings, bar: _Bar, tally: Tally) -> None:
+async def _distill(items: list[Item], file: KnowledgeFile, settings: Settings, bar: _Bar, tally: DistillCounts) -> None:
     llm = connect(
         settings.llm_backend,
         Endpoint(settings.llm, settings.llm_model, settings.llm_timeout_s, 2 * settings.llm_concurrency),
     )
     try:
         await _ready(llm, bar)
-        recipe = await asyncio.to_thread(_recipe, settings)
-        distiller = Distiller(_limited(llm, settings), wall_clock, recipe=recipe, version=settings.version)
+        distillation = await asyncio.to_thread(_recipe, settings)
+        distiller = Distiller(_limited(llm, settings), wall_clock, distillation=distillation, version=settings.version)
         run = OfflineRun(
             items,
             file,
@@ -170,10 +170,10 @@ async def _distil(items: list[Item], file: KnowledgeFile, settings: Settings, ba
         await llm.aclose()
 
 
-def _recipe(settings: Settings) -> Recipe:
+def _recipe(settings: Settings) -> DistillationConfig:
     """What the settings ask for; without a prepared encoder the first examples are shown, not the nearest."""
     folder = Path(settings.encoder) if settings.encoder else encoder_dir(settings.home)
-    return recipe_of(settings, prepared_encoder(settings) if prepared(folder) or settings.encoder else None)
+    return distillation_config(settings, prepared_encoder(settings) if prepared(folder) or settings.encoder else None)
 
 
 def _limited(llm: LanguageModel, settings: Settings) -> LanguageModel:
@@ -214,7 +214,7 @@ class _Bar:
     def __exit__(self, *_error: object) -> None:
         self._progress.stop()
 
-    def item(self, tally: Tally) -> None:
+    def item(self, tally: DistillCounts) -> None:
         """See `Watcher.item`."""
         tried = tally.items - tally.left
         failed = f", {tally.failed} failed" if tally.failed else ""
@@ -235,7 +235,7 @@ class _Bar:
         self._progress.update(self._task, description=text)
 
 
-def _show(tally: Tally, file: KnowledgeFile, options: Options, as_json: bool) -> None:
+def _show(tally: DistillCounts, file: KnowledgeFile, options: DistillOptions, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_answer(tally, file)))
         return
@@ -255,7 +255,7 @@ def _show(tally: Tally, file: KnowledgeFile, options: Options, as_json: bool) ->
     click.echo("next: freshet evaluate knowledge measures the same recipe where gold attributes are known")
 
 
-def _answer(tally: Tally, file: KnowledgeFile) -> dict[str, Any]:
+def _answer(tally: DistillCounts, file: KnowledgeFile) -> dict[str, Any]:
     return {
         **asdict(tally),
         "left": tally.left,

@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
-from cli.dlq_view import moment
-from cli.session import open_desk
+from cli.dlq_view import timestamp
+from cli.session import operator_session
 from processors.validate import ContractViolation
 from streams.errors import DeliveryFailed
 from streams.jobs.dead_letters.rewrite import Busy
@@ -46,8 +46,8 @@ def erase(users: tuple[str, ...], file: Path | None, receipt: Path | None, execu
             check_user(name)
     except ContractViolation as error:
         raise click.BadParameter(str(error), param_hint="USER") from error
-    with open_desk("kafka", refusals=(NoTopic, Busy, DeliveryFailed)) as desk:
-        context = Context(desk.settings)
+    with operator_session("kafka", refusals=(NoTopic, Busy, DeliveryFailed)) as session:
+        context = Context(session.settings)
         try:
             if not execute:
                 _show_known(Eraser(context).known(names), as_json)
@@ -79,12 +79,12 @@ def _show(answer: dict[str, Any]) -> None:
     for one in answer["receipts"]:
         features = ", ".join(one["features"]) or "no version"
         click.echo(
-            f"{one['user_digest']}: erased up to {moment(one['erased_ms'])}; {one['events']:,} events, "
+            f"{one['user_digest']}: erased up to {timestamp(one['erased_ms'])}; {one['events']:,} events, "
             f"features in {features}"
         )
         for owed in one["owed"]:
             click.echo(f"  still there: {owed}; run it again")
-    letters = sum(answer["dead_letters"].values())
-    click.echo(f"{letters:,} dead letters removed; deletions on {', '.join(answer['receipts'][0]['tombstones'])}")
+    dead_letters = sum(answer["dead_letters"].values())
+    click.echo(f"{dead_letters:,} dead letters removed; deletions on {', '.join(answer['receipts'][0]['tombstones'])}")
     for remains in answer["receipts"][0]["remains"]:
         click.echo(f"Kafka still holds {remains}")

@@ -25,12 +25,12 @@ from freshet.records import ItemKnowledge
 from local.stack.state import resolve
 from models.encoder.encoder import prepared_encoder
 from models.llm.client import LLMForbidden, LLMUnavailable, OpenAIClient
-from processors.items.agents import ATTRIBUTE_ANALYST, UnknownTeam
+from processors.items.agents import ATTRIBUTE_ANALYST, UnknownAgentSet
 from processors.items.attribute_catalogue import AttributeCatalogue
 from processors.items.distiller import Distiller
 from schemas.annotated import Annotated, read_annotated
 from schemas.files import FileError
-from streams.distillation import make_recipe, read_catalogue
+from streams.distillation import make_distillation_config, read_catalogue
 from streams.settings import Settings
 
 TEAM, NAIVE, NO_EXAMPLES = "team", "naive", "no-examples"
@@ -72,8 +72,8 @@ evaluation.add_command(reasoner)
 def knowledge(as_json: bool, **asked: Any) -> None:
     """Score attributes distilled from --items against their gold ones."""
     try:
-        score = _run(Options(**asked), quiet=as_json)
-    except (FileError, FileNotFoundError, UnknownTeam, LLMForbidden, LLMUnavailable) as error:
+        score = _run(KnowledgeOptions(**asked), quiet=as_json)
+    except (FileError, FileNotFoundError, UnknownAgentSet, LLMForbidden, LLMUnavailable) as error:
         raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(json.dumps(score.summary()))
@@ -82,7 +82,7 @@ def knowledge(as_json: bool, **asked: Any) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class KnowledgeOptions:
     """What was asked for."""
 
     items: Path
@@ -98,7 +98,7 @@ class Options:
     answers: Path | None
 
 
-def _run(options: Options, *, quiet: bool) -> Score:
+def _run(options: KnowledgeOptions, *, quiet: bool) -> Score:
     settings = resolve(Settings.load(llm=options.llm), "llm")
     catalogue = read_catalogue(options.catalogue_file)
     rows, rest = split(read_annotated(options.items), options.limit, options.seed)
@@ -114,7 +114,7 @@ async def _score(
     catalogue: AttributeCatalogue,
     rows: list[Annotated],
     rest: list[Annotated],
-    options: Options,
+    options: KnowledgeOptions,
     quiet: bool,
 ) -> Score:
     columns = (TextColumn("asking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -133,18 +133,22 @@ async def _score(
 
 
 def _extractor(
-    client: OpenAIClient, settings: Settings, catalogue: AttributeCatalogue, rest: list[Annotated], options: Options
+    client: OpenAIClient,
+    settings: Settings,
+    catalogue: AttributeCatalogue,
+    rest: list[Annotated],
+    options: KnowledgeOptions,
 ) -> Extractor:
     if options.who == NAIVE:
         return NaiveExtractor(client, wall_clock, catalogue)
-    recipe = make_recipe(
+    distillation = make_distillation_config(
         prepared_encoder(settings),
         profile=options.profile,
         catalogue=catalogue,
         examples=rest,
         shown=0 if options.who == NO_EXAMPLES else options.shown,
     )
-    return Distiller(client, wall_clock, recipe=recipe)
+    return Distiller(client, wall_clock, distillation=distillation)
 
 
 def _append(path: Path, row: Annotated, made: ItemKnowledge | None) -> None:

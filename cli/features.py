@@ -61,7 +61,7 @@ def item(item_id: str, as_json: bool) -> None:
 @click.argument("user_id")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON, vectors in full.")
 def user(user_id: str, as_json: bool) -> None:
-    """Vectors, age and inferred behaviours of USER_ID."""
+    """Vectors, age and inferred behaviors of USER_ID."""
     with _reader() as reader:
         try:
             [read] = reader.users([user_id])

@@ -18,7 +18,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from cli.session import bars, open_desk, version_name
+from cli.session import bars, operator_session, version_name
 from streams.kafka.ranges import NoTopic
 from streams.settings import Settings
 
@@ -37,8 +37,8 @@ def rebuild(version: str, compare: bool, rate: float, as_json: bool) -> None:
     gone: see docs/use/operators/rebuild.md. Exit code 0: done, no differences; 1: failed, stopped, or differences; 2:
     wrong options.
     """
-    with open_desk("kafka", refusals=(NoTopic,)) as desk:
-        settings = replace(desk.settings, version=version) if version else desk.settings
+    with operator_session("kafka", refusals=(NoTopic,)) as session:
+        settings = replace(session.settings, version=version) if version else session.settings
         began = time.monotonic()
         with bars(as_json) as tell:
             answer = _verify(settings, tell) if compare else _rebuild(settings, rate, tell)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli import replay_view as page
-from cli.session import Desk, Time, counted, open_desk, version_name
+from cli.session import OperatorSession, Time, counted, operator_session, version_name
 from freshet.clock import wall_clock
 from local.stack.state import resolve
 from store.histories import HistoryStore
@@ -26,7 +26,7 @@ from store.versions import Versions
 from streams.errors import FatalError
 from streams.jobs.replay.estimate import Estimate, estimate
 from streams.jobs.replay.jobs import Job, JobError, Jobs, new_job
-from streams.jobs.replay.plan import Plan, make_plan, warnings
+from streams.jobs.replay.plan import ReplayPlan, make_plan, warnings
 from streams.jobs.replay.request import TOPICS, KeysChanged, Request, read_keys
 from streams.kafka.producer import kafka_config
 from streams.kafka.ranges import NoTopic
@@ -72,30 +72,30 @@ def replay(
     if sum(map(bool, (version, job_id, list_jobs))) != 1:
         raise click.UsageError("give one of --into VERSION, --resume JOB and --jobs")
     if list_jobs:
-        with open_desk() as desk:
-            page.show_jobs(Jobs(desk.client, desk.prefix).all(wall_clock()), as_json)
+        with operator_session() as session:
+            page.show_jobs(Jobs(session.client, session.prefix).all(wall_clock()), as_json)
         return
     if to_ms and to_ms <= from_ms:
         raise click.BadParameter("it is not after --from", param_hint="--to")
-    with open_desk("kafka", *(("llm",) if knowledge else ()), refusals=REFUSALS) as desk:
+    with operator_session("kafka", *(("llm",) if knowledge else ()), refusals=REFUSALS) as session:
         if job_id:
-            _resume(desk, job_id, force, as_json)
+            _resume(session, job_id, force, as_json)
             return
         _, digest = read_keys(keys_file or "")
         file = str(Path(keys_file).resolve()) if keys_file else ""
         request = Request(version, topic, from_ms, to_ms, file, digest, knowledge, rate)
-        _begin(desk, request, execute, force, as_json)
+        _begin(session, request, execute, force, as_json)
 
 
-def _begin(desk: Desk, request: Request, execute: bool, force: bool, as_json: bool) -> None:
-    settings = replace(desk.settings, version=request.version)
+def _begin(session: OperatorSession, request: Request, execute: bool, force: bool, as_json: bool) -> None:
+    settings = replace(session.settings, version=request.version)
     keys, _ = read_keys(request.keys_file)
-    refusal = _refusal(settings, desk.versions, request.version, force)
+    refusal = _refusal(settings, session.versions, request.version, force)
     with counted("Looking for users", as_json) as advance:
-        plan = make_plan(settings, request, keys, HistoryStore(desk.client, desk.prefix), advance)
-    answer = {"into": request.version, "active": desk.versions.active(), "execute": execute, **page.plan_row(plan)}
-    answer["warnings"] = warnings(plan, desk.versions)
-    answer["estimate"] = _estimate(desk, settings, plan)
+        plan = make_plan(settings, request, keys, HistoryStore(session.client, session.prefix), advance)
+    answer = {"into": request.version, "active": session.versions.active(), "execute": execute, **page.plan_row(plan)}
+    answer["warnings"] = warnings(plan, session.versions)
+    answer["estimate"] = _estimate(session, settings, plan)
     if refusal:
         answer["refused"] = refusal
     if not (as_json and execute and not refusal):  # where a machine is told what became of it, once
@@ -105,11 +105,11 @@ def _begin(desk: Desk, request: Request, execute: bool, force: bool, as_json: bo
     if refusal:
         raise click.ClickException(refusal)
     job = new_job(plan, worker_name(), wall_clock())
-    Jobs(desk.client, desk.prefix).save(job)
+    Jobs(session.client, session.prefix).save(job)
     _run(settings, job, keys, as_json)
 
 
-def _estimate(desk: Desk, settings: Settings, plan: Plan) -> Estimate | None:
+def _estimate(session: OperatorSession, settings: Settings, plan: ReplayPlan) -> Estimate | None:
     """What asking the model would cost, where the replay asks it."""
     from streams.resources import Context
 
@@ -117,18 +117,18 @@ def _estimate(desk: Desk, settings: Settings, plan: Plan) -> Estimate | None:
     if not ranges:
         return None
     codec = Context(settings).codec
-    return estimate(settings, desk.client, codec, settings.version, desk.versions.names(), ranges)
+    return estimate(settings, session.client, codec, settings.version, session.versions.names(), ranges)
 
 
-def _resume(desk: Desk, job_id: str, force: bool, as_json: bool) -> None:
-    jobs = Jobs(desk.client, desk.prefix)
+def _resume(session: OperatorSession, job_id: str, force: bool, as_json: bool) -> None:
+    jobs = Jobs(session.client, session.prefix)
     job = jobs.take_over(job_id, worker_name(), wall_clock())
     request = job.plan.request
-    settings = replace(desk.settings, version=request.version)
+    settings = replace(session.settings, version=request.version)
     if request.knowledge:
         settings = resolve(settings, "llm")
     keys, _ = read_keys(request.keys_file, request.keys_digest)
-    if refusal := _refusal(settings, desk.versions, settings.version, force):
+    if refusal := _refusal(settings, session.versions, settings.version, force):
         raise click.ClickException(refusal)
     jobs.save(job)
     _run(settings, job, keys, as_json)

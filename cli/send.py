@@ -20,7 +20,7 @@ from local.stack.state import resolve
 from schemas.codec import Codec
 from schemas.files import FileError, read_events, read_items
 from schemas.registry import RegistryClient
-from streams.jobs.send import Keyed, Tally, keyed_events, keyed_items
+from streams.jobs.send import Keyed, SendCounts, keyed_events, keyed_items
 from streams.jobs.send import send as send_records
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics, existing
@@ -108,7 +108,7 @@ def _send(
         sys.exit(1)
 
 
-def _report(tally: Tally, topic: str, what: str, as_json: bool) -> None:
+def _report(tally: SendCounts, topic: str, what: str, as_json: bool) -> None:
     if as_json:
         answer = {
             "topic": topic,

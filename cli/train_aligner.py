@@ -17,8 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from cli.log_options import LogSource, log_options
 from models.encoder.aligner_training import AlignerConfig
-from models.encoder.contrastive import HeadConfig
-from models.encoder.contrastive import Progress as HeadProgress
+from models.encoder.contrastive import AlignerProgress, HeadConfig
 from models.encoder.pairs import NothingToLearn
 from schemas.files import FileError
 from schemas.knowledge_file import read_knowledge
@@ -61,7 +60,7 @@ def aligner(
         encoding = bar.add_task("encoding item texts", total=None)
         training = bar.add_task("training the aligner", total=1.0, visible=False)
 
-        def trained(progress: HeadProgress) -> None:
+        def trained(progress: AlignerProgress) -> None:
             text = f"training the aligner, step {progress.step}, recall@50 {progress.score:.4f}"
             bar.update(training, completed=progress.step / progress.steps, description=text, visible=True)
 

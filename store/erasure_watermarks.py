@@ -29,34 +29,34 @@ class Erasures:
         self._redis: Any = client
         self._keys = keys_for(client, prefix)
 
-    def moments(self, user_ids: Sequence[str]) -> list[int]:
+    def timestamps(self, user_ids: Sequence[str]) -> list[int]:
         """Up to which epoch millisecond each of these was erased, 0 where it never was. One round trip."""
         if not user_ids:
             return []
         found = self._redis.zmscore(self._keys.erased(), [digest(user_id) for user_id in user_ids])
         return [int(score or 0) for score in found]
 
-    def restore(self, moments: Mapping[str, int]) -> None:
+    def restore(self, timestamps: Mapping[str, int]) -> None:
         """Put watermarks back, by digest; the later one of each user stays."""
-        rows = list(moments.items())
+        rows = list(timestamps.items())
         calls = [
             ([self._keys.erased()], [part for row in rows[start : start + _TOGETHER] for part in row])
             for start in range(0, len(rows), _TOGETHER)
         ]
         library("histories").call(self._redis, "restore", calls)
 
-    def owe(self, moments: Mapping[str, int]) -> None:
+    def owe(self, timestamps: Mapping[str, int]) -> None:
         """Note users whose dead letters are still to be removed."""
-        if moments:
-            self._redis.zadd(self._keys.erasures_owed(), dict(moments), gt=True)
+        if timestamps:
+            self._redis.zadd(self._keys.erasures_owed(), dict(timestamps), gt=True)
 
     def owed(self) -> dict[str, int]:
         """Users whose dead letters are still to be removed, with the moment of their erasure."""
         rows = self._redis.zrange(self._keys.erasures_owed(), 0, -1, withscores=True)
         return {user_id.decode(): int(score) for user_id, score in rows}
 
-    def settle(self, moments: Mapping[str, int]) -> None:
+    def settle(self, timestamps: Mapping[str, int]) -> None:
         """Note that these dead letters are gone up to these moments; one erased again since is owed still."""
-        if moments:
-            call = ([self._keys.erasures_owed()], [part for row in moments.items() for part in row])
+        if timestamps:
+            call = ([self._keys.erasures_owed()], [part for row in timestamps.items() for part in row])
             library("histories").call(self._redis, "settle", [call])

@@ -123,7 +123,7 @@ class FeatureWriter:
         return results
 
     def put_users(self, users: Sequence[UserFeatures]) -> list[WriteResult]:
-        """Write user vectors and behaviours, each into its own version."""
+        """Write user vectors and behaviors, each into its own version."""
         blobs = blob.encode_users(users, self._dtype)
         lacking = self._check_shapes(users)
         places = [(one.version, one.user_id) for one in users]
@@ -151,7 +151,7 @@ class FeatureWriter:
         return self._send([self._plan_marks(self._keys.knowledge_stem, versions, deletions)])[: len(deletions)]
 
     def delete_users(self, versions: str | Sequence[str], deletions: Sequence[Deletion]) -> list[WriteResult]:
-        """Delete users' vectors and behaviours; otherwise as `delete_items`."""
+        """Delete users' vectors and behaviors; otherwise as `delete_items`."""
         return self._send([self._plan_marks(self._keys.user_stem, versions, deletions)])[: len(deletions)]
 
     def _plan_marks(

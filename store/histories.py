@@ -191,9 +191,9 @@ class HistoryStore:
             for keys in scan(self._redis, prefix.decode() + "*", pace, node=node):
                 yield [key[len(prefix) :].decode() for key in keys]
 
-    def erase(self, moments: Mapping[str, int], versions: DueVersions = NO_VERSIONS) -> None:
+    def erase(self, timestamps: Mapping[str, int], versions: DueVersions = NO_VERSIONS) -> None:
         """Forget each of these users up to its moment: history, and in each of `versions` mark, lease and refresh."""
-        self.append(HistoryBatch.of((), erased=moments), versions)
+        self.append(HistoryBatch.of((), erased=timestamps), versions)
 
     def _calls(self, batch: HistoryBatch, versions: DueVersions = NO_VERSIONS) -> Iterator[Call]:
         """Keys and arguments of each call, within USERS_PER_CALL and EVENTS_PER_CALL."""

@@ -21,7 +21,7 @@ from freshet.records import Claim, ItemKnowledge, Provenance
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CacheEntry:
     """A row and how it was found: by this version's pointer for the content, by fingerprint, or by a sharing key."""
 
     knowledge: ItemKnowledge
@@ -43,7 +43,7 @@ class KnowledgeCache:
         self._keys = keys_for(client, prefix)
         self._ttl_ms = 1_000 * ttl_s
 
-    def find(self, version: str, content: str, fingerprint: str, sharing: str = "") -> Found | None:
+    def find(self, version: str, content: str, fingerprint: str, sharing: str = "") -> CacheEntry | None:
         """The best row for some content in `version`; an empty `sharing` key is not looked for.
 
         One round trip, and one more where a pointer leads to another row than `fingerprint`'s.
@@ -60,7 +60,7 @@ class KnowledgeCache:
             rows |= dict(zip(other, found, strict=True))
         for how, name in ((BY_CONTENT, by_content), (BY_FINGERPRINT, fingerprint), (BY_SHARING, by_sharing)):
             if name and (knowledge := _record(rows[name])) is not None:
-                return Found(knowledge, how)
+                return CacheEntry(knowledge, how)
         return None
 
     def put(self, records: Iterable[ItemKnowledge], sharing: Mapping[str, str] | None = None) -> None:

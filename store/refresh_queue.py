@@ -49,7 +49,7 @@ class RefreshPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Lease:
     """The right to refresh one user until the lease runs out; `token` proves it."""
 
     user_id: str
@@ -57,7 +57,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class DueState:
+class QueueState:
     """How many users are `due` now, `waiting` to be, and `leased` (a lease that ran out unnoticed included).
 
     `oldest_s`: how long the first in line has been due, its bonus for activity counted as waiting.
@@ -69,7 +69,7 @@ class DueState:
     oldest_s: float
 
 
-class DueUsers:
+class RefreshQueue:
     """The due-set of one version; every call is one round trip and may be repeated after a Redis error.
 
     1. `claim` takes due users, by staleness and activity, and leases them;
@@ -86,7 +86,7 @@ class DueUsers:
         self._keys = due_keys(self._layout, check_version(version))
         self._policy = (policy or RefreshPolicy()).arguments()
 
-    def claim(self, limit: int, lease_s: float) -> list[Claim]:
+    def claim(self, limit: int, lease_s: float) -> list[Lease]:
         """Lease up to `limit` due users for `lease_s`."""
         lease_ms = max(1, round(1_000 * lease_s))
         calls = [
@@ -95,14 +95,14 @@ class DueUsers:
         ]
         claims = []
         for token, *users in library("histories").call(self._redis, "claim", calls):
-            claims += [Claim(_text(user_id), _text(token)) for user_id in users]
+            claims += [Lease(_text(user_id), _text(token)) for user_id in users]
         return claims
 
-    def complete(self, claims: Sequence[Claim]) -> int:
+    def complete(self, claims: Sequence[Lease]) -> int:
         """End these leases as refreshed; answers how many were still held (the others went to someone else)."""
         return self._finish("complete", claims)
 
-    def release(self, claims: Sequence[Claim]) -> int:
+    def release(self, claims: Sequence[Lease]) -> int:
         """Give these users back at once, for anybody to claim; answers how many were still held."""
         return self._finish("release", claims)
 
@@ -127,12 +127,12 @@ class DueUsers:
         """Users somebody is refreshing now, or whose lease has run out and nobody has noticed yet."""
         return self.state().leased
 
-    def state(self) -> DueState:
+    def state(self) -> QueueState:
         """How the queue stands, in one round trip."""
         [(due, waiting, leased, age_ms)] = library("histories").call(self._redis, "state", [(self._keys, [])])
-        return DueState(due, waiting, leased, age_ms / 1_000)
+        return QueueState(due, waiting, leased, age_ms / 1_000)
 
-    def _finish(self, how: str, claims: Sequence[Claim]) -> int:
+    def _finish(self, how: str, claims: Sequence[Lease]) -> int:
         parts = [claims[start : start + USERS_PER_CALL] for start in range(0, len(claims), USERS_PER_CALL)]
         calls = [
             (self._keys, [how, *self._policy, *(field for claim in part for field in (claim.user_id, claim.token))])

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from models.encoder.aligner import Aligner
     from models.encoder.encoder import TextEncoder
     from models.llm.client import LanguageModel
-    from processors.items.cached_distiller import ThriftyDistiller
-    from processors.items.distiller import Distiller, Recipe
+    from processors.items.cached_distiller import CachedDistiller
+    from processors.items.distiller import DistillationConfig, Distiller
     from processors.items.embed import ItemEmbedder
     from schemas.codec import Codec
     from streams.kafka.dead_letters import DeadLetterProducer
@@ -170,11 +170,11 @@ class Context:
         return LimitedModel(llm, AdaptiveLimit(s.llm_concurrency, changed=metrics.llm_limit.set))
 
     @cached_property
-    def recipe(self) -> Recipe:
+    def distillation(self) -> DistillationConfig:
         """How knowledge is made, as the settings ask for; raises `SettingError` where a file or a name is wrong."""
-        from streams.distillation import recipe_of
+        from streams.distillation import distillation_config
 
-        return recipe_of(self.settings, self.encoder)
+        return distillation_config(self.settings, self.encoder)
 
     @cached_property
     def distiller(self) -> Distiller:
@@ -182,17 +182,17 @@ class Context:
         from processors.items.distiller import Distiller
 
         version = self.settings.version
-        return Distiller(self.limited_llm, clock=self.clock, recipe=self.recipe, version=version)
+        return Distiller(self.limited_llm, clock=self.clock, distillation=self.distillation, version=version)
 
     @cached_property
-    def thrifty(self) -> ThriftyDistiller:
+    def cached_distiller(self) -> CachedDistiller:
         """Items to knowledge, by calls only where neither the cache nor a near-duplicate has it."""
-        from processors.items.cached_distiller import ThriftyDistiller
+        from processors.items.cached_distiller import CachedDistiller
         from store.knowledge_cache import KnowledgeCache
 
         s = self.settings
         cache = KnowledgeCache(self.redis, s.key_prefix, ttl_s=s.knowledge_cache_ttl_s)
-        return ThriftyDistiller(self.distiller, cache, s.version, self.clock, sharing=s.share_knowledge)
+        return CachedDistiller(self.distiller, cache, s.version, self.clock, sharing=s.share_knowledge)
 
     @property
     def checkpoint_dir(self) -> Path:

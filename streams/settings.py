@@ -70,7 +70,7 @@ def _setting(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything a worker, a command or a reader can be told; see `docs/settings.md`."""
+    """Everything a worker, a command or a reader can be told; see `docs/reference/settings.md`."""
 
     kafka: str = _setting("", "Kafka bootstrap servers, host:port[,host:port]; empty: the stack of `freshet up`")
     kafka_security: str = _setting("plaintext", "How Kafka is spoken to: plaintext, ssl, sasl_plaintext or sasl_ssl")
@@ -152,12 +152,12 @@ class Settings:
     refresh_interval_s: float = _setting(30.0, "At most one refresh per user in this many seconds", least=0)
     refresh_batch: int = _setting(128, "Users claimed and inferred together", least=1, most=10_000)
     lease_s: float = _setting(60.0, "A claimed user comes back after this many seconds", least=1)
-    slots: int = _setting(16, "Behaviours inferred per user", least=1, most=256)
+    slots: int = _setting(16, "Behaviors inferred per user", least=1, most=256)
     steps: int = _setting(1, "Most denoising steps per block", least=1, most=256)
     slots_between: int = _setting(0, "Of these slots, how many stand in the gaps of the log", least=0, most=256)
     schedule: str = _setting("fixed", "What a denoising step fixes: fixed, confidence or entropy")
     schedule_bound: float = _setting(0.0, "Least probability, or most entropy in nats, of the other schedules", least=0)
-    temperature: float = _setting(0.0, "Above 0, behaviours are drawn; each user has its own seed", least=0)
+    temperature: float = _setting(0.0, "Above 0, behaviors are drawn; each user has its own seed", least=0)
     feature_ttl_s: int = _setting(
         30 * 86_400, "Seconds a user, history or deletion mark lives without a write", least=60
     )

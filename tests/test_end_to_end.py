@@ -27,7 +27,7 @@ from local.demo.run import environment
 from models.encoder.encoder import MiniLmEncoder
 from schemas.codec import Codec
 from store.histories import HistoryStore
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 from streams.settings import Settings
 from tests.support.deployment import Deployment
 from tests.support.fakes_llm import FakeLlmServer
@@ -103,7 +103,7 @@ def deployment(
             deployed.stop()
 
 
-def letters(deployment: Deployment, topic: str) -> list[DeadLetter]:
+def dead_letters(deployment: Deployment, topic: str) -> list[DeadLetter]:
     codec, name = Codec(), deployment.topics.dead_letters(topic)
     records = read_all(deployment.settings.kafka, name)
     return [codec.decode(DeadLetter, record.value) for record in records if record.value]
@@ -160,7 +160,7 @@ def test_items_and_events_become_features_a_ranker_reads(deployment: Deployment,
 
 
 def test_bad_records_become_dead_letters_and_the_rest_goes_on(deployment: Deployment) -> None:
-    """Catches a lane that stops at, loses, or swallows a bad record, and neighbours lost with it."""
+    """Catches a lane that stops at, loses, or swallows a bad record, and neighbors lost with it."""
     items, topics = catalogue(8), deployment.topics
     events = purchases(4, 5, 8, start_ms=now_ms() - 60_000)
     far = now_ms() + 86_400_000
@@ -183,12 +183,16 @@ def test_bad_records_become_dead_letters_and_the_rest_goes_on(deployment: Deploy
         ids = [item.item_id for item in items]
         deployment.until(lambda: bool((reader.items(ids).tier == ItemTier.KNOWLEDGE).all()), "the good items")
     deployment.until(deployment.drained, "the queues to empty")
-    of_items, of_events = letters(deployment, topics.items), letters(deployment, topics.user_events)
-    reasons = sorted(letter.reason for letter in of_events)
+    of_items, of_events = dead_letters(deployment, topics.items), dead_letters(deployment, topics.user_events)
+    reasons = sorted(dead_letter.reason for dead_letter in of_events)
     assert reasons == ["bad_framing", "future_time", "missing_user", "unknown_schema"]
     # Two lanes read items, and each answers for itself.
-    assert sorted(letter.reason for letter in of_items) == sorted(["bad_framing", "empty_title", "unknown_schema"] * 2)
-    assert {letter.value for letter in of_events} == {value for topic, _, value in bad if topic == topics.user_events}
+    assert sorted(dead_letter.reason for dead_letter in of_items) == sorted(
+        ["bad_framing", "empty_title", "unknown_schema"] * 2
+    )
+    assert {dead_letter.value for dead_letter in of_events} == {
+        value for topic, _, value in bad if topic == topics.user_events
+    }
     with redis.Redis.from_url(settings.redis) as client:
         stored = HistoryStore(client, settings.key_prefix).load(sorted({event.user_id for event in events}))
     assert sum(len(history.item_ids) for history in stored) == len(events)
@@ -229,7 +233,7 @@ def test_nothing_is_lost_when_the_worker_is_killed(deployment: Deployment) -> No
     users = sorted({event.user_id for event in events})
     with redis.Redis.from_url(settings.redis) as client:
         deployment.until(
-            lambda: DueUsers(client, settings.version, settings.key_prefix).size() == 0,
+            lambda: RefreshQueue(client, settings.version, settings.key_prefix).size() == 0,
             "every due user",
             timeout_s=60.0,
         )
@@ -242,7 +246,10 @@ def test_nothing_is_lost_when_the_worker_is_killed(deployment: Deployment) -> No
         read = reader.items([item.item_id for item in items])
         assert (read.tier == ItemTier.KNOWLEDGE).all()
         assert all(user.present for user in reader.users(users))
-    found = {(letter.partition, letter.offset) for letter in letters(deployment, deployment.topics.user_events)}
+    found = {
+        (dead_letter.partition, dead_letter.offset)
+        for dead_letter in dead_letters(deployment, deployment.topics.user_events)
+    }
     assert len(found) == len(poison)
 
 

@@ -55,7 +55,7 @@ def command(*arguments: str, **settings: str) -> str:
     [("versions", "list"), ("dlq", "list"), ("rebuild", "--verify"), ("features", "get", "item", "i"), ("erase", "u")],
     ids=" ".join,
 )
-def test_a_command_whose_neighbours_refuse_says_no_secret(kafka: str, arguments: tuple[str, ...]) -> None:
+def test_a_command_whose_neighbors_refuse_says_no_secret(kafka: str, arguments: tuple[str, ...]) -> None:
     """Catches a traceback or an error message with a URL in it, password and all."""
     said = command(*arguments, kafka=kafka, redis=marked("redis"), registry=marked("registry"))
     assert said

@@ -1,4 +1,4 @@
-"""`docs/settings.md`: every setting as the table that people read.
+"""`docs/reference/settings.md`: every setting as the table that people read.
 
 Owns the page. What a setting is, `streams.settings` says.
 """
@@ -6,8 +6,16 @@ Owns the page. What a setting is, `streams.settings` says.
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 from streams.settings import WANTED, Settings, range_of, variable
+
+PAGE = Path(__file__).parents[1] / "reference" / "settings.md"
+
+
+def variables(settings: type[Settings]) -> list[str]:
+    """The name of every variable."""
+    return [variable(field.name) for field in fields(settings)]
 
 
 def table() -> str:
@@ -21,10 +29,10 @@ def table() -> str:
 
 
 def page() -> str:
-    """`docs/settings.md`, whole."""
+    """`docs/reference/settings.md`, whole."""
     return f"""# Settings
 
-<!-- made by python -m tests.streams.test_settings; a test compares -->
+<!-- made by python -m docs.generators.settings_page; a test compares -->
 
 A setting comes from the first of these that has it: a command's own option, the environment variable below, the TOML
 file that `FRESHET_CONFIG` names (keys: the names without `FRESHET_`, in lower case), the default. An empty variable
@@ -34,3 +42,7 @@ names it. Secrets, and passwords in URLs, are never printed. Each secret, and ea
 
 {table()}
 """
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

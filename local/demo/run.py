@@ -22,11 +22,11 @@ from freshet import FeatureReader, ItemTier, UserTier
 from freshet.clock import wall_clock
 from freshet.records import ItemFeatures
 from local.demo.data import DemoData, load, recent, split
-from local.demo.feed import Feed, shifted_to_now
+from local.demo.feed import DemoFeed, shifted_to_now
 from local.demo.steps import Steps
 from local.demo.summary import Counts, Summary
 from local.demo.view import render
-from local.demo.watch import Watch
+from local.demo.watch import DemoWatch
 from local.stack.process import HOST, ChildProcess, ServiceError, free_port, log_tail
 from local.stack.stack import Stack, prepare
 from models.encoder.weights import prepare_encoder
@@ -35,8 +35,8 @@ from models.reasoner.checkpoint import Checkpoint
 from models.reasoner.training.train import TrainingConfig
 from schemas.codec import Codec
 from store.histories import HistoryStore
-from store.refresh_queue import DueUsers
-from streams.jobs.send import Tally, keyed_events, send
+from store.refresh_queue import RefreshQueue
+from streams.jobs.send import SendCounts, keyed_events, send
 from streams.jobs.train import train_on
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics
@@ -141,7 +141,7 @@ class Deployment:
     """The running worker, and who watches what it does."""
 
     worker: ChildProcess
-    watch: Watch
+    watch: DemoWatch
 
     def check(self) -> None:
         """Raise `ServiceError` where the worker has ended by itself."""
@@ -164,7 +164,7 @@ def _deployed(steps: Steps, settings: Settings, data: DemoData) -> Iterator[Depl
             worker.start()
             worker.wait_ready(lambda: "worker runs" in log.read_text(), timeout_s=120.0)
             step.say(f"log in {log}")
-        watch = Watch(data, settings, f"http://{HOST}:{port}/metrics")
+        watch = DemoWatch(data, settings, f"http://{HOST}:{port}/metrics")
         try:
             yield Deployment(worker, watch)
         finally:
@@ -200,7 +200,7 @@ def _warm_up(steps: Steps, settings: Settings, data: DemoData, trained: Checkpoi
             step.report("reading them", max(0, history.num_rows - pending), history.num_rows)
             time.sleep(0.2)
         with redis.Redis.from_url(settings.redis) as client:
-            due = DueUsers(client, settings.version, settings.key_prefix)
+            due = RefreshQueue(client, settings.version, settings.key_prefix)
             while pending := due.size() + due.leased():
                 deployed.check()
                 step.report("inferring for the users they make due", max(0, data.users - pending), data.users)
@@ -208,7 +208,7 @@ def _warm_up(steps: Steps, settings: Settings, data: DemoData, trained: Checkpoi
         step.say(f"{len(trained.item_ids):,} items, {events.confirmed:,} events")
 
 
-def _confirmed(tally: Tally) -> Tally:
+def _confirmed(tally: SendCounts) -> SendCounts:
     if tally.failed:
         raise DemoFailed(f"Kafka did not confirm {tally.failed:,} records: {'; '.join(tally.errors)}")
     return tally
@@ -216,7 +216,7 @@ def _confirmed(tally: Tally) -> Tally:
 
 def _play(config: DemoConfig, settings: Settings, data: DemoData, deployed: Deployment, console: Console) -> None:
     """Play the log under a live view, then wait until enough has come through."""
-    feed, watch = Feed(data, settings, Codec(), config.rate), deployed.watch
+    feed, watch = DemoFeed(data, settings, Codec(), config.rate), deployed.watch
     watch.begin()
     feed.start()
     deadline = None
@@ -241,7 +241,7 @@ def _play(config: DemoConfig, settings: Settings, data: DemoData, deployed: Depl
         console.print(render(now))
 
 
-def _conclude(settings: Settings, data: DemoData, trained: Checkpoint, watch: Watch, console: Console) -> Counts:
+def _conclude(settings: Settings, data: DemoData, trained: Checkpoint, watch: DemoWatch, console: Console) -> Counts:
     """Count in Redis through `FeatureReader`, print the closing pages; raises `DemoFailed` where a part is missing."""
     seen = watch.look()
     with (

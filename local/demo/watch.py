@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from freshet import FeatureReader, ItemTier, UserTier
 from local.demo.data import DemoData
-from local.demo.feed import Feed
+from local.demo.feed import DemoFeed
 from local.demo.view import Freshness, Snapshot
 from streams.kafka.lag import GroupLag
 from streams.kafka.producer import kafka_config
@@ -82,7 +82,7 @@ class Histogram:
         return lower
 
 
-class Watch:
+class DemoWatch:
     """One look a second at a deployment that plays `data`."""
 
     def __init__(self, data: DemoData, settings: Settings, metrics_url: str) -> None:
@@ -128,7 +128,7 @@ class Watch:
             return {}
         return {lane: lags[group] for lane in LANES if (group := consumer_group(self._settings, lane)) in lags}
 
-    def snapshot(self, phase: str, feed: Feed) -> Snapshot:
+    def snapshot(self, phase: str, feed: DemoFeed) -> Snapshot:
         """Everything the live view shows."""
         seen = self.look()
         histograms, dead_letters = self._scrape()

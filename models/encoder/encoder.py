@@ -54,7 +54,7 @@ class TextEncoder(Protocol):
         ...
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """L2-normalised vectors (N, dims), row by row; an empty text gets a vector like any other. Thread-safe."""
+        """L2-normalized vectors (N, dims), row by row; an empty text gets a vector like any other. Thread-safe."""
         ...
 
 

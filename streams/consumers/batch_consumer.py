@@ -39,7 +39,7 @@ STOP_S = 30.0
 
 
 class _Abandoned(Exception):
-    """The lane stops while a neighbour is away: what is in hand will be read again."""
+    """The lane stops while a dependency is away: what is in hand will be read again."""
 
 
 def consumer_config(settings: Settings, group: str, **more: Any) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def consumer_config(settings: Settings, group: str, **more: Any) -> dict[str, An
     )
 
 
-class Firehose:
+class BatchConsumer:
     """One consumer group on a thread; see `streams.resources.Lane`."""
 
     def __init__(self, name: str, context: Context, topics: Sequence[str], handler: Handler) -> None:
@@ -193,9 +193,9 @@ class _Loop:
         self._metrics.batch_records.labels(lane=self._name).observe(len(batch))
         self._metrics.batch_seconds.labels(lane=self._name).observe(time.perf_counter() - started)
 
-    def _send_letters(self, batch: Batch, letters: Mapping[int, Rejected]) -> None:
+    def _send_letters(self, batch: Batch, dead_letters: Mapping[int, Rejected]) -> None:
         """Send and confirm the rejected rows, and note the good ones: each ends a run of dead letters."""
-        if not letters:
+        if not dead_letters:
             for place, count in Counter(batch.places).items():
                 self._dead_letters.good(*place, count)
             return
@@ -203,10 +203,10 @@ class _Loop:
 
         def attempt() -> None:
             for row, place in enumerate(batch.places):
-                if row not in letters:
+                if row not in dead_letters:
                     self._dead_letters.good(*place)
                 elif row not in sent:
-                    one, record = letters[row], SourceRecord.of_message(batch.messages[row])
+                    one, record = dead_letters[row], SourceRecord.of_message(batch.messages[row])
                     sent[row] = self._dead_letters.send(record, one.reason, one.stage, error=one.error)
             failed = {row: error for row, future in sent.items() if (error := future.exception()) is not None}
             for row in failed:
@@ -215,10 +215,10 @@ class _Loop:
                 raise error
 
         self._persevere(attempt)
-        self._metrics.records.labels(lane=self._name, outcome="dead_letter").inc(len(letters))
+        self._metrics.records.labels(lane=self._name, outcome="dead_letter").inc(len(dead_letters))
 
     def _persevere(self, operation: Callable[[], T]) -> T:
-        """Run `operation` until it succeeds; while a neighbour is away, pause and poll, to stay in the group."""
+        """Run `operation` until it succeeds; while a dependency is away, pause and poll, to stay in the group."""
         delay_s = 0.0
         while True:
             try:
@@ -228,13 +228,13 @@ class _Loop:
                     raise
                 self._metrics.retries.labels(lane=self._name, cause=type(error).__name__).inc()
                 if not delay_s:
-                    log.warning("waiting for a neighbour", extra={"lane": self._name, "cause": repr(error)})
+                    log.warning("waiting for a dependency", extra={"lane": self._name, "cause": repr(error)})
                     self._pause(True)
                 delay_s = min(MOST_BACKOFF_S, max(LEAST_BACKOFF_S, 2 * delay_s))
                 self._wait(delay_s * random.uniform(0.75, 1.25))
             else:
                 if delay_s:
-                    log.info("the neighbour is back", extra={"lane": self._name})
+                    log.info("the dependency is back", extra={"lane": self._name})
                     self._pause(False)
                 return result
 

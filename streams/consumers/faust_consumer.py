@@ -21,7 +21,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
-from streams.consumers.assignment import Intake, MakeWindow
+from streams.consumers.assignment import Intake, MakeInFlight
 from streams.errors import KAFKA_REFUSALS, FatalError
 from streams.kafka.faust_security import faust_credentials
 from streams.kafka.offsets import Place
@@ -199,7 +199,7 @@ class LaneApp(faust.App):
         """Nothing of ours lives in files."""
 
 
-class FaustLane:
+class FaustConsumer:
     """One lane on Faust; see `streams.resources.Lane`."""
 
     def __init__(
@@ -207,7 +207,7 @@ class FaustLane:
         name: str,
         context: Context,
         topic: str,
-        make_window: MakeWindow,
+        make_window: MakeInFlight,
         *,
         prepare: Callable[[], object] | None = None,
     ) -> None:

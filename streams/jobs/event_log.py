@@ -202,9 +202,9 @@ class _Events:
         theirs = pc.is_in(table["user_id"], pa.array(list(self._erasures), pa.string()))
         rows = np.flatnonzero(theirs.to_numpy(zero_copy_only=False))
         users = table["user_id"].take(pa.array(rows)).to_pylist()
-        for row, user_id, (partition, offset, moment) in zip(rows, users, stood[:, rows].T.tolist(), strict=True):
+        for row, user_id, (partition, offset, timestamp) in zip(rows, users, stood[:, rows].T.tolist(), strict=True):
             gone[row] = any(
-                offset < at if partition == where else moment <= when for where, at, when in self._erasures[user_id]
+                offset < at if partition == where else timestamp <= when for where, at, when in self._erasures[user_id]
             )
         return gone
 

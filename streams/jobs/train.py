@@ -21,8 +21,8 @@ from models.encoder.aligner_training import AlignerConfig, train_aligner
 from models.encoder.encoder import prepared_encoder
 from models.encoder.pairs import NothingToLearn
 from models.reasoner import checkpoint
-from models.reasoner.sequences import EventColumns
-from models.reasoner.training.train import Progress, TrainingConfig, TrainingError, train_reasoner
+from models.reasoner.sequences import TrainingEvents
+from models.reasoner.training.train import TrainingConfig, TrainingError, TrainingProgress, train_reasoner
 from processors.items.embed_catalogue import embed_catalogue
 from processors.items.embed_texts import encoded_texts
 from streams.settings import Settings
@@ -42,7 +42,7 @@ def train_on(
     warm_start: Path | None = None,
     resume: bool = False,
     encoded: Callable[[int, int], None] = lambda _done, _total: None,
-    trained: Callable[[Progress], None] = lambda _: None,
+    trained: Callable[[TrainingProgress], None] = lambda _: None,
 ) -> checkpoint.Checkpoint:
     """Train a reasoner on `events` (`files.EVENT_SCHEMA`) over `items` and put its checkpoint at `folder`.
 
@@ -95,7 +95,7 @@ def train_aligner_on(
     *,
     event_types: Collection[str] = (),
     encoded: Callable[[int, int], None] = lambda _done, _total: None,
-    trained: Callable[[contrastive.Progress], None] = lambda _: None,
+    trained: Callable[[contrastive.AlignerProgress], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Train an aligner on `events` (of `event_types`, of all where there are none) and write it to `file`.
 
@@ -133,12 +133,12 @@ def trained_aligner(settings: Settings, file: Path | None = None) -> Aligner | N
     return aligner
 
 
-def _columns(events: pa.Table) -> EventColumns:
+def _columns(events: pa.Table) -> TrainingEvents:
     times = events["event_time"].to_numpy().astype(np.int64)
-    return EventColumns(events["user_id"].to_pylist(), events["item_id"].to_pylist(), times)
+    return TrainingEvents(events["user_id"].to_pylist(), events["item_id"].to_pylist(), times)
 
 
-def _chosen(columns: EventColumns, items: Iterable[Item], config: TrainingConfig) -> list[Item]:
+def _chosen(columns: TrainingEvents, items: Iterable[Item], config: TrainingConfig) -> list[Item]:
     """The catalogue without what will not be used: encoding a text costs milliseconds."""
     by_id = {item.item_id: item for item in items}
     if config.include_rare:

@@ -24,19 +24,19 @@ class ErasureNotices:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def send(self, moments: Mapping[str, int], versions: DueVersions) -> list[str]:
+    def send(self, timestamps: Mapping[str, int], versions: DueVersions) -> list[str]:
         """Confirmed when it returns; answers the topics. Raises what `streams.errors` judges; may be repeated.
 
         A deletion carries the time of the erasure, so that a replay of it cannot delete what came later.
         """
-        if not moments:
+        if not timestamps:
             return []
         context, topics = self._context, self.topics(versions)
         sent: list[Future[Delivery]] = []
-        for user_id, moment in moments.items():
+        for user_id, timestamp in timestamps.items():
             for topic in topics:
-                sent.append(context.producer.send(topic, user_id.encode(), None, timestamp=max(1, moment)))
-            one = Erasure(digest(user_id), moment)
+                sent.append(context.producer.send(topic, user_id.encode(), None, timestamp=max(1, timestamp)))
+            one = Erasure(digest(user_id), timestamp)
             value = context.codec.encode(one, context.topics.erasures)
             sent.append(context.producer.send(context.topics.erasures, one.user_digest.encode(), value))
         for future in sent:

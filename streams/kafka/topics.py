@@ -86,9 +86,9 @@ class Topics:
             Topic(self.item_features, n, "Item vectors of one version; key item id", _COMPACTED),
             Topic(self.user_features, n, "User vectors of one version; key user id", _COMPACTED),
         ]
-        letters = [Topic(self.dead_letters(t.name), n, f"Dead letters of {t.name}", _DEAD_LETTERS) for t in flow]
+        dead_letters = [Topic(self.dead_letters(t.name), n, f"Dead letters of {t.name}", _DEAD_LETTERS) for t in flow]
         erasures = Topic(self.erasures, n, "Who was erased, up to when; key digest of the user id", _COMPACTED)
-        return [*flow, *letters, erasures]
+        return [*flow, *dead_letters, erasures]
 
     def create(self, kafka: Mapping[str, str | int], *, timeout_s: float = 30.0) -> list[str]:
         """Make the topics that do not exist yet and return their names; existing ones stay as they are.

@@ -21,7 +21,7 @@ from freshet.records import UserFeatures, UserTier
 from processors.users.refresh import UserRefresher
 from store.erasure_watermarks import Erasures
 from store.histories import History, HistoryStore
-from store.refresh_queue import Claim, DueUsers, RefreshPolicy
+from store.refresh_queue import Lease, RefreshPolicy, RefreshQueue
 from store.refreshed_versions import ANNOUNCE_S, RefreshedVersions
 from streams.backoff import Backoff
 from streams.kafka.producer import delivered
@@ -44,7 +44,9 @@ class UserRefreshLane:
     def __init__(self, context: Context) -> None:
         settings = context.settings
         self._context = context
-        self._due = DueUsers(context.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings))
+        self._due = RefreshQueue(
+            context.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings)
+        )
         self._versions = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
         self._erasures = Erasures(context.redis, settings.key_prefix)
         self._announce_at = 0.0
@@ -104,7 +106,7 @@ class UserRefreshLane:
         claimed_at = time.monotonic()
         claims = await self._redis(lambda: self._due.claim(self._together, settings.lease_s))
         state = await self._redis(self._due.state)
-        metrics.due_users.set(state.due)
+        metrics.refresh_queue.set(state.due)
         metrics.waiting_users.set(state.waiting)
         metrics.due_age.set(state.oldest_s)
         if claims:
@@ -116,7 +118,7 @@ class UserRefreshLane:
                 raise
         return len(claims)
 
-    async def _refresh(self, claims: Sequence[Claim], deadline: float) -> None:
+    async def _refresh(self, claims: Sequence[Lease], deadline: float) -> None:
         """1. load; 2. infer; 3. publish, confirmed, but nobody who was erased meanwhile; 4. complete.
 
         Past the lease the users are somebody else's.
@@ -153,21 +155,25 @@ class UserRefreshLane:
 
     async def _standing(self, features: Sequence[UserFeatures]) -> list[UserFeatures]:
         """Without those of users who were erased while they were inferred."""
-        moments = await self._redis(lambda: self._erasures.moments([one.user_id for one in features]))
-        return [one for one, moment in zip(features, moments, strict=True) if one.event_time > moment]
+        timestamps = await self._redis(lambda: self._erasures.timestamps([one.user_id for one in features]))
+        return [one for one, timestamp in zip(features, timestamps, strict=True) if one.event_time > timestamp]
 
     async def _take_back(self, features: Sequence[UserFeatures]) -> None:
         """Delete what was published after its user's erasure had told the topic: the last record of a key is kept.
 
         An erasure sets its mark before it tells the topic: either it is seen here, or its deletion comes later.
         """
-        moments = await self._redis(lambda: self._erasures.moments([one.user_id for one in features]))
-        late = {one.user_id: moment for one, moment in zip(features, moments, strict=True) if one.event_time <= moment}
+        timestamps = await self._redis(lambda: self._erasures.timestamps([one.user_id for one in features]))
+        late = {
+            one.user_id: timestamp
+            for one, timestamp in zip(features, timestamps, strict=True)
+            if one.event_time <= timestamp
+        }
         topic, producer = self._context.topics.user_features, self._context.producer
         if late:
             await self._backoff.persevere(
                 lambda: delivered(
-                    [producer.send(topic, user.encode(), None, timestamp=moment) for user, moment in late.items()]
+                    [producer.send(topic, user.encode(), None, timestamp=timestamp) for user, timestamp in late.items()]
                 )
             )
 

@@ -44,7 +44,7 @@ def components(names: Sequence[str], context: Context) -> dict[str, str]:
     if lanes & ITEM_LANES:
         found |= {"encoder": context.encoder.revision, "aligner": context.aligner.revision}
     if "item-distill" in lanes:
-        found["prompts"] = context.recipe.fingerprint
+        found["prompts"] = context.distillation.fingerprint
     if "user-refresh" in lanes:
         found["reasoner"] = settings.reasoner
         # A random aligner is known by the encoder's width alone, and refreshing users asks for no encoder.

@@ -23,7 +23,7 @@ from streams.kafka.producer import kafka_config
 from streams.kafka.topics import existing
 from streams.lanes import build_lane
 from streams.resources import Context, Lane
-from streams.worker.membership import Registration
+from streams.worker.membership import Membership
 from streams.worker.stall_detector import beat, watched
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def _observe(names: Sequence[str], context: Context) -> list[Callable[[], None]]
     if not settings.metrics_port:
         return []
     redis = connect(settings.redis, socket_timeout=1, socket_connect_timeout=1)
-    health.probe("neighbours", lambda: _waiting(context))
+    health.probe("dependencies", lambda: _waiting(context))
     health.probe("Redis", lambda: _silent(redis))
     server = HealthServer(health, context.metrics, port=settings.metrics_port, host=settings.metrics_host)
     watch = watched(settings, names, context.metrics, health)
@@ -107,7 +107,7 @@ async def _start(names: Sequence[str], context: Context, lanes: list[Lane]) -> B
     backoff = Backoff("worker", context.metrics)
     try:
         await backoff.persevere(lambda: asyncio.to_thread(_check_topics, context))
-        lanes.append(Registration(names, context))
+        lanes.append(Membership(names, context))
         await lanes[0].start()
         if "user-events" in names:
             lanes.append(ErasureSweep(context))

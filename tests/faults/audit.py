@@ -16,7 +16,7 @@ from freshet.layout import Keys
 from freshet.records import DeadLetter, ItemTier
 from schemas.codec import Codec
 from store.histories import HistoryStore
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 from streams.kafka.topics import Topics
 from streams.settings import Settings
 from tests.faults.load import Load, Record
@@ -33,7 +33,7 @@ class Findings:
     checked: int = 0
     lost: list[str] = field(default_factory=list)
     older: list[str] = field(default_factory=list)
-    letters: int = 0
+    dead_letters: int = 0
     repeats: int = 0
 
     def __str__(self) -> str:
@@ -106,7 +106,7 @@ def _users(found: Findings, client: redis.Redis, settings: Settings, keys: Keys,
                 )
     if not refreshed:
         return
-    if left := DueUsers(client, settings.version, settings.key_prefix).size():
+    if left := RefreshQueue(client, settings.version, settings.key_prefix).size():
         found.lost.append(f"{left} users are due and nobody refreshes them")
     for user_id, header in _headers(client, users, lambda one: keys.user(settings.version, one)):
         found.checked += 1
@@ -125,16 +125,16 @@ def _letters(found: Findings, settings: Settings, bad: Mapping[Position, Record]
     counts: Counter[tuple[Position, str]] = Counter()
     for topic in (topics.items, topics.user_events):
         for record in read_all(settings.kafka, topics.dead_letters(topic)):
-            letter = codec.decode(DeadLetter, record.value or b"")
-            place = (letter.topic, letter.partition, letter.offset)
-            counts[place, letter.stage.partition("/")[0]] += 1
+            dead_letter = codec.decode(DeadLetter, record.value or b"")
+            place = (dead_letter.topic, dead_letter.partition, dead_letter.offset)
+            counts[place, dead_letter.stage.partition("/")[0]] += 1
             if place not in bad and place in mended:
                 continue
             if place not in bad:
-                found.lost.append(f"a good record is a dead letter: {place} {letter.reason}")
-            elif (letter.key, letter.value) != (bad[place].key, bad[place].value):
+                found.lost.append(f"a good record is a dead letter: {place} {dead_letter.reason}")
+            elif (dead_letter.key, dead_letter.value) != (bad[place].key, bad[place].value):
                 found.lost.append(f"the dead letter of {place} is not its record")
-    found.letters = len({place for place, _ in counts})
+    found.dead_letters = len({place for place, _ in counts})
     found.repeats = sum(counts.values()) - len(counts)
     found.checked += len(bad)
     found.lost += [f"the dead letter of {place}" for place in bad.keys() - {place for place, _ in counts}]

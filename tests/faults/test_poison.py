@@ -167,20 +167,22 @@ def test_ten_thousand_bad_inputs_stop_nobody_and_none_is_lost(
     world.settle(refreshed=False)
     assert worker.runs
 
-    letters: dict[tuple[str, int, int], DeadLetter] = {}
+    dead_letters: dict[tuple[str, int, int], DeadLetter] = {}
     reasons: Counter[str] = Counter()
     for topic in {topic for topic, _, _ in sent}:
         for record in read_all(world.settings.kafka, topics.dead_letters(topic)):
             one = CODEC.decode(DeadLetter, record.value or b"")
-            if (one.topic, one.partition, one.offset) not in letters:
+            if (one.topic, one.partition, one.offset) not in dead_letters:
                 reasons[one.reason] += 1
-            letters[one.topic, one.partition, one.offset] = one
-    found = Findings(checked=len(sent), letters=len(letters))
+            dead_letters[one.topic, one.partition, one.offset] = one
+    found = Findings(checked=len(sent), dead_letters=len(dead_letters))
     for (_, made, bad), at in zip(sent, positions, strict=True):
-        letter = letters.get((at.topic, at.partition, at.offset))
-        if bad != (letter is not None):
-            found.lost.append(f"{at}: {'no letter' if bad else 'a good record refused'}: {made[1] and made[1][:40]!r}")
-        elif letter is not None and (letter.key, letter.value) != made:
+        dead_letter = dead_letters.get((at.topic, at.partition, at.offset))
+        if bad != (dead_letter is not None):
+            found.lost.append(
+                f"{at}: {'no dead_letter' if bad else 'a good record refused'}: {made[1] and made[1][:40]!r}"
+            )
+        elif dead_letter is not None and (dead_letter.key, dead_letter.value) != made:
             found.lost.append(f"{at}: other bytes")
     good_ids = [made[0].decode() for topic, made, bad in sent if not bad and made[0] and made[0].startswith(b"good")]
     for item_id in good_ids:
@@ -214,8 +216,8 @@ def test_a_flood_trips_the_limit(broker: KafkaServer, make_world: Callable[..., 
     log = limited.log.read_text()
     assert "500 dead letters in a row" in log
     assert "freshet dlq list items.dlq" in log
-    letters = len(read_all(world.settings.kafka, world.topics.dead_letters(world.topics.items)))
-    assert 500 <= letters <= 1_000
+    dead_letters = len(read_all(world.settings.kafka, world.topics.dead_letters(world.topics.items)))
+    assert 500 <= dead_letters <= 1_000
     raised = world.worker(lanes, DEAD_LETTER_RUN="1000000", DEAD_LETTER_RATIO="1")
     world.settle(refreshed=False)
     assert raised.runs

@@ -64,10 +64,10 @@ class Reading:
             self.wrong.append(f"vectors of {width} and {len(user.log_vector)} values in an answer of {version}")
         for one, here, age in zip(ids, found.present, found.age_seconds, strict=True):
             if here:
-                moment = now - float(age)  # states of an item are a second apart, and a read takes milliseconds
-                if moment < self._newest.get((version, one), 0.0) - 0.5:
+                timestamp = now - float(age)  # states of an item are a second apart, and a read takes milliseconds
+                if timestamp < self._newest.get((version, one), 0.0) - 0.5:
                     self.wrong.append(f"{one} in {version} became older")
-                self._newest[version, one] = moment
+                self._newest[version, one] = timestamp
 
 
 def seen_as(world: World, version: str) -> World:

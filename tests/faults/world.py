@@ -18,7 +18,7 @@ import redis
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from local.stack.process import HOST, ChildProcess, log_tail
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 from streams.kafka.lag import watermarks
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics
@@ -154,7 +154,7 @@ class World:
 
     def settle(self, timeout_s: float = 240.0, *, refreshed: bool = True) -> None:
         """Wait until nothing is left to do: all of every topic acknowledged, and (`refreshed`) nobody due."""
-        due = DueUsers(self.client, self.settings.version, self.settings.key_prefix)
+        due = RefreshQueue(self.client, self.settings.version, self.settings.key_prefix)
 
         def quiet() -> bool:
             return self.behind(self.ends()) == 0 and not (refreshed and due.size() + due.leased())

@@ -18,7 +18,7 @@ from store.erasure_watermarks import Erasures
 from store.feature_writer import Deletion, FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from store.knowledge_cache import KnowledgeCache
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 from store.refreshed_versions import RefreshedVersions
 from store.version_gc import collect
 from store.versions import Versions
@@ -77,10 +77,10 @@ def write(server: Node | Cluster, role: str) -> None:
         RefreshedVersions(client, "f", "v1").announce("v1")
         store = HistoryStore(client)
         store.append(HistoryBatch.of([HistoryEvent("u", "i", "view", NOW, "e")]), DueVersions(["v1"]))
-        due = DueUsers(client, "v1")
+        due = RefreshQueue(client, "v1")
         assert due.complete(due.claim(5, 60)) == 1
         store.erase({"u": NOW + 1}, DueVersions(["v1"]))
-        assert Erasures(client).moments(["u"]) == [NOW + 1]
+        assert Erasures(client).timestamps(["u"]) == [NOW + 1]
         assert list(store.scan_users()) == []
         with FeatureReader(client, raise_errors=True) as reader:
             assert reader.changed_items().written == ["i"]

@@ -9,7 +9,7 @@ import redis
 from freshet.layout import Keys
 from store import histories
 from store.histories import DueVersions, History, HistoryBatch, HistoryEvent, HistoryStore, pack, unpack_member
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 
 V1 = DueVersions(["v1"])
 
@@ -76,7 +76,7 @@ def test_the_event_id_is_the_identity_where_there_is_one(client):
 
 
 def test_a_redelivered_batch_does_not_make_its_users_due_again(client):
-    store, due = HistoryStore(client), DueUsers(client, "v1")
+    store, due = HistoryStore(client), RefreshQueue(client, "v1")
     batch = HistoryBatch.of([event("a"), event("b")])
     store.append(batch, V1)
     claims = due.claim(10, 60)
@@ -86,7 +86,7 @@ def test_a_redelivered_batch_does_not_make_its_users_due_again(client):
 
 
 def test_erasing_in_a_batch_drops_the_past_and_keeps_what_follows(client):
-    store, due = HistoryStore(client), DueUsers(client, "v1")
+    store, due = HistoryStore(client), RefreshQueue(client, "v1")
     store.append(HistoryBatch.of([event("a", "old"), event("b", "old")]), V1)
     assert len(due.claim(1, 60)) == 1
     store.append(HistoryBatch.of([event("a", "new", offset=5)], erased={"a": 1, "b": 1}), V1)

@@ -58,7 +58,7 @@ def keys_of(client: Any, pattern: str) -> set[bytes]:
 
 
 def test_everything_of_the_version_goes_and_nothing_else(client: Any) -> None:
-    """Catches a pattern that takes a neighbour's keys, or leaves an index behind."""
+    """Catches a pattern that takes a neighbor's keys, or leaves an index behind."""
     fill(client, "v1", "v2", "v20")
     client.set(keys_for(client).history("u1"), b"kept")
     Versions(client).activate("v1")

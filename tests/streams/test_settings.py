@@ -1,4 +1,4 @@
-"""Settings; run as a script, this writes `docs/settings.md`."""
+"""Settings: where they come from, and what is refused."""
 
 from __future__ import annotations
 
@@ -6,15 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.generators.settings_page import page
 from streams.settings import SettingError, Settings, UnknownSetting, without_password
-
-PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
-
-
-def test_page_is_current() -> None:
-    """Catches a setting added or changed without its documentation."""
-    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m tests.streams.test_settings"
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -102,7 +94,3 @@ def test_passwords_are_never_shown(url: str) -> None:
     assert "hunter2" not in str(SettingError("redis", url, "a URL"))
     assert "hunter2" not in repr(Settings(registry=url if "://" in url else f"http://{url}"))
     assert without_password("a:9092,b:9092") == "a:9092,b:9092"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")

@@ -1,7 +1,7 @@
 """The bytes under a feature key: a header, vectors, and what an entity adds.
 
 Owns blobs in both directions; `header.py` and `vectors.py` own their parts. Must not know Redis. In words:
-`docs/redis-layout.md`.
+`docs/reference/redis-layout.md`.
 """
 
 from __future__ import annotations

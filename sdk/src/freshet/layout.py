@@ -1,4 +1,4 @@
-"""Every Redis key of Freshet, defined once; `docs/redis-layout.md` describes what stands under each.
+"""Every Redis key of Freshet, defined once; `docs/reference/redis-layout.md` describes what stands under each.
 
 Owns names, and which bucket of a Redis Cluster an entity is in. Must not know what a value holds, nor talk to Redis.
 """

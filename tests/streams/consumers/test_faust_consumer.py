@@ -14,8 +14,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import CommitFailedError, GroupAuthorizationFailedError, IllegalStateError, UnknownError
 
-from streams.consumers.faust_consumer import FaustLane
-from streams.consumers.in_flight import BatchWindow, SlidingWindow
+from streams.consumers.faust_consumer import FaustConsumer
+from streams.consumers.in_flight import Batcher, InFlightLimiter
 from streams.kafka.producer import KafkaProducer
 from streams.kafka.record import SourceRecord
 from streams.resources import Context
@@ -46,14 +46,16 @@ async def nothing(records: Sequence[SourceRecord]) -> None:
 
 def batch_lane(
     settings: Settings, topic: str, work: Callable[[Sequence[SourceRecord]], Awaitable[None]], name: str = "lane"
-) -> FaustLane:
-    return FaustLane(
-        name, Context(settings), topic, lambda finish, fail: BatchWindow(work, finish, fail, size=10, wait_s=0.05)
+) -> FaustConsumer:
+    return FaustConsumer(
+        name, Context(settings), topic, lambda finish, fail: Batcher(work, finish, fail, size=10, wait_s=0.05)
     )
 
 
-def sliding_lane(settings: Settings, topic: str, work: Callable[[SourceRecord], Awaitable[None]]) -> FaustLane:
-    return FaustLane("lane", Context(settings), topic, lambda finish, fail: SlidingWindow(work, finish, fail, size=50))
+def sliding_lane(settings: Settings, topic: str, work: Callable[[SourceRecord], Awaitable[None]]) -> FaustConsumer:
+    return FaustConsumer(
+        "lane", Context(settings), topic, lambda finish, fail: InFlightLimiter(work, finish, fail, size=50)
+    )
 
 
 async def test_reads_a_fresh_topic_from_record_0_and_commits_behind_the_last(settings: Settings) -> None:

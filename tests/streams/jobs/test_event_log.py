@@ -121,7 +121,7 @@ def test_bad_records_are_skipped_and_counted(shop: Shop) -> None:
 
 
 def test_an_event_that_was_sent_twice_counts_once(shop: Shop) -> None:
-    """Catches a producer's retry as a second behaviour; without an event id two events are two."""
+    """Catches a producer's retry as a second behavior; without an event id two events are two."""
     shop.events(event("a", "x", event_id="1"), event("a", "x", event_id="1"), event("b", "x", event_id="1"))
     shop.events(event("c", "x"), event("c", "x"))
     log = shop.log()

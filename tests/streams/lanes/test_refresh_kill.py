@@ -21,7 +21,7 @@ from local.stack.process import ChildProcess, log_tail
 from schemas.codec import Codec
 from store.feature_writer import FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
-from store.refresh_queue import DueState, DueUsers
+from store.refresh_queue import QueueState, RefreshQueue
 from streams.settings import Settings
 from tests.support.lane_tools import make_topics, read_all, until
 
@@ -92,7 +92,7 @@ async def test_a_killed_worker_costs_its_batch_one_refresh_more_and_nobody_is_fo
     )
     events = [HistoryEvent(user, f"i{(n + m) % 40}", "view", NOW + m) for n, user in enumerate(USERS) for m in range(3)]
     HistoryStore(client).append(HistoryBatch.of(events), DueVersions(["v1"]))
-    due = DueUsers(client, "v1")
+    due = RefreshQueue(client, "v1")
     assert due.state().due == len(USERS)
     doomed = worker(settings, tmp_path, "doomed", DOOMED_LEASE_S)
     other = worker(settings, tmp_path, "other", OTHER_LEASE_S)
@@ -112,4 +112,4 @@ async def test_a_killed_worker_costs_its_batch_one_refresh_more_and_nobody_is_fo
     twice = {user for user, count in refreshes.items() if count > 1}
     assert twice <= orphans
     assert max(refreshes.values()) <= 2
-    assert due.state() == DueState(0, 0, 0, 0.0)
+    assert due.state() == QueueState(0, 0, 0, 0.0)

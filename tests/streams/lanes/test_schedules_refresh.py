@@ -21,7 +21,7 @@ from schemas.codec import Codec
 from store.feature_writer import FeatureWriter
 from store.functions import Library
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 from streams.errors import DeliveryFailed
 from streams.lanes.user_refresh import UserRefreshLane
 from streams.resources import Context
@@ -88,7 +88,7 @@ class World:
                 loop.finish(task.done)
                 task.result()
         assert self.durable() == set(USERS)
-        assert DueUsers(self.client, "v1").size() == 0
+        assert RefreshQueue(self.client, "v1").size() == 0
 
 
 def work(
@@ -115,7 +115,7 @@ def work(
                 return steps, error
         patched.setattr(Library, "call", call)
         if how == "crash":  # a dead process gives nothing back
-            patched.setattr(DueUsers, "release", lambda *_: 0)
+            patched.setattr(RefreshQueue, "release", lambda *_: 0)
             for task in asyncio.all_tasks(loop):
                 task.cancel()
             loop.step()

@@ -11,7 +11,7 @@ from local.stack.valkey import ValkeyServer
 from schemas.codec import Codec
 from store.erasure_watermarks import Erasures, digest
 from store.histories import HistoryStore
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 from streams.lanes.user_events import UserEventsLane
 from streams.resources import Context
 from streams.settings import Settings
@@ -99,7 +99,7 @@ async def test_events_become_histories_and_due_users(flow):
     await f.lane()
     await until(f.done, "the commit")
     assert f.items("u3") == [f"i{n}" for n in range(103, 200, 20)]
-    assert DueUsers(f.client, "v1").size() == 20
+    assert RefreshQueue(f.client, "v1").size() == 20
 
 
 async def test_each_kind_of_poison_is_a_dead_letter_and_the_rest_of_its_batch_is_kept(flow):
@@ -124,14 +124,16 @@ async def test_each_kind_of_poison_is_a_dead_letter_and_the_rest_of_its_batch_is
     await f.lane()
     await until(f.done, "the commit")
     assert f.items("u") == [f"i{n}" for n in range(len(records))]
-    letters = [
+    dead_letters = [
         CODEC.decode(DeadLetter, record.value)
         for record in read_all(f.settings.kafka, f.topics.dead_letters(f.topics.user_events))
     ]
-    assert {letter.reason: (letter.key, letter.value) for letter in letters[:-2]} == poison
-    assert [(letter.reason, letter.value) for letter in letters[-2:]] == [("key_mismatch", None)] * 2
-    assert {letter.stage for letter in letters} == {"user-events/decode", "user-events/validate"}
-    assert len(letters) == len(poison) + 2
+    assert {dead_letter.reason: (dead_letter.key, dead_letter.value) for dead_letter in dead_letters[:-2]} == poison
+    assert [(dead_letter.reason, dead_letter.value) for dead_letter in dead_letters[-2:]] == [
+        ("key_mismatch", None)
+    ] * 2
+    assert {dead_letter.stage for dead_letter in dead_letters} == {"user-events/decode", "user-events/validate"}
+    assert len(dead_letters) == len(poison) + 2
 
 
 async def test_a_null_value_erases_what_came_before_it_and_nothing_else(flow):
@@ -150,7 +152,7 @@ async def test_a_null_value_erases_what_came_before_it_and_nothing_else(flow):
     assert {record.timestamp for record in deletions} == {NOW}
     kept = [CODEC.decode(Erasure, record.value) for record in read_all(f.settings.kafka, f.topics.erasures)]
     assert sorted(kept, key=str) == sorted((Erasure(digest(user), NOW) for user in ("a", "never seen")), key=str)
-    assert Erasures(f.client).moments(["a", "b", "never seen"]) == [NOW, 0, NOW]
+    assert Erasures(f.client).timestamps(["a", "b", "never seen"]) == [NOW, 0, NOW]
     assert Erasures(f.client).owed() == {"a": NOW, "never seen": NOW}
 
 

@@ -89,7 +89,7 @@ ITEMS = [f"i{n}" for n in range(8)]
 
 
 async def test_due_users_get_features_under_their_id(client: redis.Redis, context: Context, broker: FakeBroker) -> None:
-    """Catches features without behaviours, vectors or the event time that freshness counts from."""
+    """Catches features without behaviors, vectors or the event time that freshness counts from."""
     write_items(client, ITEMS)
     for n in range(6):
         write_events(client, f"u{n}", ["i0", "i1", "i2"][: 2 + n % 2])

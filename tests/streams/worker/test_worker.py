@@ -92,8 +92,8 @@ async def test_a_worker_killed_in_the_middle_of_its_windows_loses_nothing(
     await until(lambda: len({r.offset for r in read_all(settings.kafka, f"{topics.items}.dlq")}) >= 4, "dead letters")
     os.kill(child.pid, signal.SIGTERM)
     assert await asyncio.to_thread(exit_code, child) == 0, (tmp_path / "worker.log").read_text()[-3000:]
-    letters = await asyncio.to_thread(read_all, settings.kafka, f"{topics.items}.dlq")
-    assert {record.key for record in letters} == {b"bad0", b"bad1", b"bad2", b"bad3"}
+    dead_letters = await asyncio.to_thread(read_all, settings.kafka, f"{topics.items}.dlq")
+    assert {record.key for record in dead_letters} == {b"bad0", b"bad1", b"bad2", b"bad3"}
 
 
 def exit_code(child: ChildProcess, timeout_s: float = 30) -> int | None:

@@ -24,9 +24,9 @@ from schemas.codec import Codec
 from store.erasure_watermarks import Erasures, digest
 from store.feature_writer import FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 from store.versions import Versions
-from streams.jobs.dead_letters.read import letter_ranges, read_letters
+from streams.jobs.dead_letters.read import dead_letter_ranges, read_dead_letters
 from streams.jobs.erasure.dead_letters import names_user, sweep_owed
 from streams.kafka.topics import Topics
 from streams.lanes.user_refresh import UserRefreshLane
@@ -71,15 +71,15 @@ def run(settings: Settings, *arguments: str, code: int = 0) -> dict[str, Any]:
     return answer
 
 
-def event(user: str, n: int = 0, moment: int = NOW) -> tuple[bytes, bytes]:
-    return user.encode(), CODEC.encode(UserEvent(user, f"i{n}", "view", moment + n, f"e{user}{n}"))
+def event(user: str, n: int = 0, timestamp: int = NOW) -> tuple[bytes, bytes]:
+    return user.encode(), CODEC.encode(UserEvent(user, f"i{n}", "view", timestamp + n, f"e{user}{n}"))
 
 
 def features(user: str, version: str) -> UserFeatures:
     return UserFeatures(user, version, UserTier.FALLBACK, NOW + 2, NOW, 8, bytes(16), bytes(16))
 
 
-def letter(n: int, key: bytes | None, value: bytes | None, topic: str) -> tuple[bytes | None, bytes]:
+def dead_letter(n: int, key: bytes | None, value: bytes | None, topic: str) -> tuple[bytes | None, bytes]:
     one = DeadLetter(topic, 0, n, NOW, key, value, (), "bad_framing", "user-events/decode", 1, "", "", "", NOW)
     return key, CODEC.encode(one)
 
@@ -93,29 +93,31 @@ def fill(settings: Settings, client: redis.Redis) -> list[int]:
     HistoryStore(client).append(HistoryBatch.of(events), DueVersions(["v1", "v2"]))
     topic = Topics(settings).user_events
     mine, theirs = event(USER)[1], event(OTHER)[1]
-    letters = [
-        letter(0, USER.encode(), b"broken", topic),
-        letter(1, OTHER.encode(), mine, topic),  # under another's key: a mismatch is why it is here
-        letter(2, None, b"\x00" + USER.encode() + b"\x01", topic),
-        letter(3, OTHER.encode(), b"broken", topic),
-        letter(4, OTHER.encode(), theirs, topic),
-        letter(5, None, b"nobody", topic),
+    dead_letters = [
+        dead_letter(0, USER.encode(), b"broken", topic),
+        dead_letter(1, OTHER.encode(), mine, topic),  # under another's key: a mismatch is why it is here
+        dead_letter(2, None, b"\x00" + USER.encode() + b"\x01", topic),
+        dead_letter(3, OTHER.encode(), b"broken", topic),
+        dead_letter(4, OTHER.encode(), theirs, topic),
+        dead_letter(5, None, b"nobody", topic),
     ]
-    send_all(settings, Topics.dead_letters(topic), letters)
+    send_all(settings, Topics.dead_letters(topic), dead_letters)
     others = Topics(settings, "v2").user_features
-    send_all(settings, Topics.dead_letters(others), [letter(0, USER.encode(), b"broken", others)])
+    send_all(settings, Topics.dead_letters(others), [dead_letter(0, USER.encode(), b"broken", others)])
     return [0, 1, 2]
 
 
 def positions(settings: Settings) -> list[int]:
     topic = Topics.dead_letters(Topics(settings).user_events)
-    return sorted(one.position.offset for one in read_letters(settings, CODEC, letter_ranges(settings, topic)))
+    return sorted(
+        one.position.offset for one in read_dead_letters(settings, CODEC, dead_letter_ranges(settings, topic))
+    )
 
 
 def test_a_user_is_gone_everywhere_and_the_receipt_says_so(
     settings: Settings, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """Catches anything of a user left behind in any version, set or letter, or of a neighbour taken along."""
+    """Catches anything of a user left behind in any version, set or letter, or of a neighbor taken along."""
     named = fill(settings, client)
     known = run(settings, USER)
     assert known == {"execute": False, "users": {USER: {"events": 3, "features": ["v1", "v2"]}}}
@@ -142,7 +144,7 @@ def test_a_user_is_gone_everywhere_and_the_receipt_says_so(
         deletions = read_all(settings.kafka, Topics(settings, version).user_features)
         assert [(one.key, one.value) for one in deletions] == [(USER.encode(), None)]
     assert positions(settings) == [3, 4, 5]
-    assert Erasures(client).moments([USER, OTHER]) == [receipt["erased_ms"], 0]
+    assert Erasures(client).timestamps([USER, OTHER]) == [receipt["erased_ms"], 0]
     assert Erasures(client).owed() == {}
     [null] = read_all(settings.kafka, Topics(settings).user_events)
     assert (null.key, null.value, null.timestamp) == (USER.encode(), None, receipt["erased_ms"])
@@ -197,13 +199,13 @@ async def test_nothing_brings_an_erased_user_back(settings: Settings, client: re
         assert done.returncode == 0, done.stdout + done.stderr
     assert not client.exists(KEYS.history(USER))
     assert client.zcard(KEYS.history(OTHER)) == 2
-    [moment] = Erasures(client).moments([USER])
-    assert moment > NOW
+    [timestamp] = Erasures(client).timestamps([USER])
+    assert timestamp > NOW
     async with running(settings, "user-events"):
-        again = [event(USER, 9), event(USER, 0, moment + 1), event(OTHER, 6, late)]
+        again = [event(USER, 9), event(USER, 0, timestamp + 1), event(OTHER, 6, late)]
         await asyncio.to_thread(send_all, settings, topics.user_events, again)
         await until(lambda: client.zcard(KEYS.history(OTHER)) == 3, "the last event")
-    assert HistoryStore(client).load([USER])[0].event_times == (moment + 1,), "who comes back is a new user"
+    assert HistoryStore(client).load([USER])[0].event_times == (timestamp + 1,), "who comes back is a new user"
 
 
 async def test_a_refresh_under_way_publishes_nobody_who_was_erased_meanwhile(
@@ -239,17 +241,17 @@ async def test_a_refresh_under_way_publishes_nobody_who_was_erased_meanwhile(
     assert last.keys() == {OTHER.encode(), b"user-erased-late"}
     assert last[b"user-erased-late"] is None
     assert last[OTHER.encode()] is not None
-    assert DueUsers(client, "v1").size() == 0
+    assert RefreshQueue(client, "v1").size() == 0
 
 
 def test_letters_of_others_are_not_taken_for_a_short_id() -> None:
     """Catches a user called 7 whose erasure takes every letter with a 7 in it."""
-    from streams.jobs.dead_letters.read import Letter
+    from streams.jobs.dead_letters.read import StoredDeadLetter
     from streams.kafka.record import SourceRecord
 
-    def about(key: bytes | None, value: bytes | None, moment: int = NOW) -> Letter:
-        one = DeadLetter("user-events", 0, 1, moment, key, value, (), "r", "s", 1, "", "", "", NOW)
-        return Letter(SourceRecord("user-events.dlq", 0, 0, NOW, key, b""), one)
+    def about(key: bytes | None, value: bytes | None, timestamp: int = NOW) -> StoredDeadLetter:
+        one = DeadLetter("user-events", 0, 1, timestamp, key, value, (), "r", "s", 1, "", "", "", NOW)
+        return StoredDeadLetter(SourceRecord("user-events.dlq", 0, 0, NOW, key, b""), one)
 
     which = names_user(CODEC, Topics(Settings.load({})), {"7": NOW, USER: NOW})
     assert which(about(b"7", b"x"))

@@ -20,7 +20,7 @@ from freshet.records import Item, ItemFeatures, ItemTier, UserEvent
 from schemas.codec import Codec
 from store.feature_writer import FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 from store.versions import Versions
 from streams.kafka.topics import Topics
 from streams.settings import Settings
@@ -90,7 +90,7 @@ async def filled(kafka: str, valkey: str, topic_prefix: str, client: redis.Redis
         async with running(settings, "item-text", "item-distill", "user-events", "user-refresh", "sink"):
             await until(lambda: client.zcard(KEYS.items("v1")) == ITEMS - 1, "the items", 60)
             await asyncio.to_thread(send_all, settings, topics.user_events, events)
-            due = DueUsers(client, "v1")
+            due = RefreshQueue(client, "v1")
             await until(lambda: acknowledged(settings, len(items)) or True, "the commit")
             await until(lambda: knowledge_keys(client) == ITEMS, "the knowledge", 60)
             await until(lambda: user_keys(client) >= USERS and due.size() + due.leased() == 0, "the users", 60)
@@ -126,8 +126,8 @@ async def test_an_emptied_redis_is_filled_from_the_log_alone(filled: Settings, c
     """Catches anything that only Redis knew, an erased user that comes back, and a rebuild that needs a model."""
     before = everything(client)
     sources = Topics(filled).items, Topics(filled).user_events
-    letters = [read_all(filled.kafka, Topics.dead_letters(topic)) for topic in sources]
-    assert [len(one) for one in letters] == [2, 2]
+    dead_letters = [read_all(filled.kafka, Topics.dead_letters(topic)) for topic in sources]
+    assert [len(one) for one in dead_letters] == [2, 2]
     found = await answer(filled, "--verify")
     assert found["differences"] == 0, found
     assert found["compared"] == {"item": ITEMS, "user": USERS, "knowledge": ITEMS, "history": USERS}
@@ -142,7 +142,7 @@ async def test_an_emptied_redis_is_filled_from_the_log_alone(filled: Settings, c
     assert (await answer(filled, "--verify"))["differences"] == 0
     history = HistoryStore(client, length=5).load(["u1", "u2"])
     assert [one.item_ids for one in history] == [("i7",), ()]
-    for topic, was in zip(sources, letters, strict=True):
+    for topic, was in zip(sources, dead_letters, strict=True):
         assert len(read_all(filled.kafka, Topics.dead_letters(topic))) == len(was)
     again = await answer(filled)
     assert (again["activated"], again["due"]) == (False, 0)

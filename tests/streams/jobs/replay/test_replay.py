@@ -20,7 +20,7 @@ from cli import main
 from freshet.records import Item, ItemFeatures, UserEvent
 from schemas.codec import Codec
 from store.histories import HistoryBatch, HistoryEvent, HistoryStore
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 from store.versions import Versions
 from streams.jobs.replay.jobs import Job, Jobs, new_job
 from streams.jobs.replay.plan import make_plan
@@ -220,4 +220,4 @@ def test_users_of_the_log_become_due_in_this_version_alone(world: World) -> None
     HistoryStore(world.client, "f").append(HistoryBatch.of(events))
     ended = world.run(world.job(topic="user-events"))
     assert ended.state == "done"
-    assert [DueUsers(world.client, version).state().due for version in ("v1", "v2")] == [0, USERS]
+    assert [RefreshQueue(world.client, version).state().due for version in ("v1", "v2")] == [0, USERS]

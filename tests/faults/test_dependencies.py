@@ -13,7 +13,7 @@ import pytest
 from local.stack.kafka import KafkaServer
 from local.stack.process import ServiceError
 from schemas.codec import Codec
-from streams.jobs.dead_letters.read import Letter, letter_ranges, read_letters
+from streams.jobs.dead_letters.read import StoredDeadLetter, dead_letter_ranges, read_dead_letters
 from streams.jobs.dead_letters.replay import send_again
 from streams.kafka.producer import KafkaProducer
 from streams.settings import Settings
@@ -48,20 +48,20 @@ def test_a_language_model_that_is_slow_busy_broken_or_away(broker: KafkaServer, 
         time.sleep(4.0)
         llm.trouble.delay_s = 0.0
         trial.finish(refreshed=False)
-        letters = distinct(world, "invalid_knowledge")
-        assert letters, "the model's broken answers should have made dead letters"
+        dead_letters = distinct(world, "invalid_knowledge")
+        assert dead_letters, "the model's broken answers should have made dead letters"
         producer = KafkaProducer(world.settings)
-        send_again(producer, letters, pace=lambda: None, sent=lambda _: None)
+        send_again(producer, dead_letters, pace=lambda: None, sent=lambda _: None)
         producer.close()
         world.settle(refreshed=False)
-    again = {tuple(letter.position) for letter in letters}
+    again = {tuple(dead_letter.position) for dead_letter in dead_letters}
     trial.audit("LLM 429, 503, garbage, hanging, slow, truncated", 6, refreshed=False, mended=again)
 
 
-def distinct(world: World, reason: str) -> list[Letter]:
+def distinct(world: World, reason: str) -> list[StoredDeadLetter]:
     topic = world.topics.dead_letters(world.topics.items)
-    found = read_letters(world.settings, Codec(), letter_ranges(world.settings, topic))
-    return [letter for letter in found if letter.reason == reason]
+    found = read_dead_letters(world.settings, Codec(), dead_letter_ranges(world.settings, topic))
+    return [dead_letter for dead_letter in found if dead_letter.reason == reason]
 
 
 @pytest.fixture
