@@ -206,9 +206,6 @@ def test_a_block_that_fails_is_noticed(tmp_path: Path) -> None:
         for code in codes:
             with Terminal(tmp_path, environment, tmp_path) as terminal, pytest.raises(BlockFailed, match=r"page\.md:7"):
                 terminal.run(Block("page.md", 7, language, code))
-    with pytest.raises(BlockFailed, match=r"page\.md:8"), Terminal(tmp_path, environment, tmp_path) as terminal:
-        terminal.run(Block("page.md", 8, "bash", "exit 3", "second terminal"))
-        terminal.run(Block("page.md", 10, "bash", "sleep 1"))
     with pytest.raises(BlockFailed, match=r"page\.md:9"), Terminal(tmp_path, environment, tmp_path) as terminal:
         terminal.run(Block("page.md", 9, "bash", "sleep 0.5; exit 3", "second terminal"))
 

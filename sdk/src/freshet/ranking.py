@@ -1,6 +1,6 @@
 """The columns that a ranker takes from one answer: every candidate against its user, as one float32 matrix.
 
-Owns what each column means (`docs/use/rankers/rank.md` is written from COLUMNS) and what stands where something is missing. Must
+Owns what each column means (`docs/ranking.md` is written from COLUMNS) and what stands where something is missing. Must
 not read anything: `ranking_reader.py` does.
 """
 

@@ -1,4 +1,4 @@
-"""The ACL lines of `docs/use/operators/security.md` on the real broker: each role can do its work, and not another's."""
+"""The ACL lines of the page on security, on the real broker: each role can do its work, and not another's."""
 
 from __future__ import annotations
 
