@@ -34,7 +34,7 @@ def erase(users: tuple[str, ...], file: Path | None, receipt: Path | None, execu
     Histories, features of all versions, refresh queues, dead letters. No replay brings them back.
 
     What they do afterwards counts as a new user's. What Kafka still holds, and until when, is in the receipt; see
-    docs/erasure.md. Exit code 0: done; 1: something is owed, do it again; 2: wrong options.
+    docs/use/operators/erase.md. Exit code 0: done; 1: something is owed, do it again; 2: wrong options.
     """
     wanted = [*users, *(file.read_text(encoding="utf-8").splitlines() if file else ())]
     names = [name for name in wanted if name.strip()]

@@ -32,9 +32,9 @@ Tell = Callable[[str, int, int], None]
 def rebuild(version: str, compare: bool, rate: float, as_json: bool) -> None:
     """Fill Redis for VERSION from its topics, item-knowledge and user-events: no model is asked.
 
-    Safe beside live workers and as often as you like: newer is never replaced by older. What only Redis had is not
-    there again: see docs/rebuild.md. Exit code 0: done, no differences; 1: failed, stopped, or differences; 2: wrong
-    options.
+    Safe beside live workers and as often as you like: newer is never replaced by older. What only Redis had is
+    gone: see docs/use/operators/rebuild.md. Exit code 0: done, no differences; 1: failed, stopped, or differences; 2:
+    wrong options.
     """
     with operator_session("kafka", refusals=(NoTopic,)) as session:
         settings = session.settings.replace(version=version) if version else session.settings

@@ -143,7 +143,7 @@ def down(erase: bool) -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-@click.option("--env", is_flag=True, help="Only the addresses, as a shell sets them: eval \"$(freshet status --env)\".")
+@click.option("--env", is_flag=True, help='Only the addresses, as a shell sets them: eval "$(freshet status --env)".')
 def status(as_json: bool, env: bool) -> None:
     """Show what runs and where, the active version and the lags. Exit code 1 unless all of it is healthy."""
     from streams.lanes import consumer_group

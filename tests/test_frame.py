@@ -76,8 +76,9 @@ def test_compose_settings_exist(tmp_path: Path) -> None:
 def test_compose_secrets_come_from_files_that_the_script_writes(tmp_path: Path) -> None:
     """Catches a secret in an environment or on a command line, and one that nobody makes."""
     shutil.copytree(ROOT / "deploy", tmp_path / "deploy", ignore=shutil.ignore_patterns("secrets"))
-    (tmp_path / "docs").mkdir()
-    shutil.copy(ROOT / "docs" / "security.md", tmp_path / "docs")
+    page = Path("docs", "use", "operators", "security.md")
+    (tmp_path / page).parent.mkdir(parents=True)
+    shutil.copy(ROOT / page, tmp_path / page)
     subprocess.run(["bash", str(tmp_path / "deploy" / "secrets.sh")], check=True, capture_output=True)
     for secret in COMPOSE["secrets"].values():
         assert (tmp_path / secret["file"]).read_text().strip()

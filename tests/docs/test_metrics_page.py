@@ -18,7 +18,7 @@ from streams.metrics import Metrics
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "freshet.json"
-RUNBOOK = ROOT / "docs" / "runbook.md"
+RUNBOOK = ROOT / "docs" / "use" / "operators" / "runbook.md"
 UNITS = (
     "_total",
     "_seconds",
@@ -92,7 +92,7 @@ def test_every_alert_has_its_entry_in_the_runbook_and_the_other_way_round() -> N
     entries = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", text, re.M | re.S))
     assert entries.keys() == alerts.keys()
     for name, rule in alerts.items():
-        assert rule["annotations"]["runbook"] == f"docs/runbook.md#{name.lower()}"
+        assert rule["annotations"]["runbook"] == f"docs/use/operators/runbook.md#{name.lower()}"
         assert rule["annotations"]["summary"]
         assert rule["labels"]["severity"] in ("page", "ticket")
         assert rule["for"]

@@ -1,4 +1,4 @@
-"""The ACL lines of `docs/security.md`: each role can do its work, and nothing that would hurt."""
+"""The ACL lines of `docs/use/operators/security.md`: each role can do its work, and nothing that would hurt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support import servers
 from tests.support.topologies import Cluster, Node
 
 NOW = 1_700_000_000_000
-PAGE = Path(__file__).parents[2] / "docs" / "security.md"
+PAGE = Path(__file__).parents[2] / "docs" / "use" / "operators" / "security.md"
 
 
 def lines() -> list[str]:

@@ -1,4 +1,4 @@
-"""The ACL lines of `docs/security.md` on the real broker: each role can do its work, and not another's."""
+"""The ACL lines of the page on security, on the real broker: each role can do its work, and not another's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support import command_line, servers
 from tests.support.secured_kafka import REPOSITORY, SecuredKafka, running, scram, start
 
 pytestmark = pytest.mark.timeout(300)
-PAGE = REPOSITORY / "docs" / "security.md"
+PAGE = REPOSITORY / "docs" / "use" / "operators" / "security.md"
 WORDS = {role: f"{role}-word" for role in ("platform", "worker", "operator")}
 TOLD = (
     "kafka", "redis", "kafka_security", "kafka_ca_file", "kafka_username", "kafka_password", "dims", "partitions",
