@@ -110,8 +110,8 @@ def replay(
 
     They go to their own topics; their dead letters are removed afterwards.
 
-    They go through the normal lanes: what still cannot be processed becomes a dead letter again, its attempt counted up;
-    what is older than what stands does not win. A record that two lanes refused is sent once.
+    They go through the normal lanes: what still cannot be processed becomes a dead letter again, its attempt counted
+    up; a record older than the stored state does not win. A record that two lanes refused is sent once.
     """
     with opened() as (session, codec):
         which = _which(options, positions)

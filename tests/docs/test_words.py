@@ -7,7 +7,6 @@ leaves them alone. Reports may quote names of their commit in code, so their cod
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,9 +77,9 @@ def found(text: str) -> list[str]:
     ]
 
 
-def pages() -> Iterator[Path]:
-    yield from sorted((ROOT / "docs").rglob("*.md"))
-    yield from (ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "sdk/README.md"))
+def pages() -> list[Path]:
+    beside = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "sdk/README.md")]
+    return [*sorted((ROOT / "docs").rglob("*.md")), *beside]
 
 
 def without_code(text: str) -> str:
