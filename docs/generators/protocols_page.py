@@ -16,7 +16,7 @@ PROTOCOLS: dict[str, str] = {
     "models.reasoner.reasoner.BehaviorReasoner": "What a user does beyond the log. Registered in `REASONERS`.",
     "models.reasoner.sampler.Denoiser": "The network that the sampler asks.",
     "streams.kafka.batch.Handler": "What a batch consumer does with a batch.",
-    "streams.resources.Lane": "A consumer with its processing, as the worker runs it.",
+    "streams.lanes.lane.Lane": "A consumer with its processing, as the worker runs it.",
     "freshet.metrics.ReadObserver": "Gets a call for each read in a ranker's process.",
 }
 """Dotted name to the line above its docstring."""
