@@ -27,7 +27,7 @@ def page() -> str:
     section = {f"freshet.{module}": title for title, modules in GROUPS.items() for module in modules}
     names: dict[str, list[str]] = {title: [] for title in (*GROUPS, OTHERS)}
     for name in freshet.__all__:
-        names[section.get(getattr(freshet, name).__module__, OTHERS)].append(name)
+        names[section.get(getattr(getattr(freshet, name), "__module__", ""), OTHERS)].append(name)
     sections = [
         f"## {title}\n\n" + "\n\n".join(f"::: freshet.{name}" for name in sorted(listed)) + "\n"
         for title, listed in names.items()
