@@ -17,9 +17,10 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from freshet import FeatureReader, InferredBehavior, ItemFeatures, UserFeatures
+from freshet import FeatureReader, InferredBehavior
 from freshet.ranking import RankingOptions
 from freshet.ranking_reader import RankingReader
+from freshet.records import ItemFeatures, UserFeatures
 from store.feature_writer import FeatureWriter
 from store.versions import Versions
 

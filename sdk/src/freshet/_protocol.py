@@ -14,13 +14,14 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
+from freshet._answering import Answering
 from freshet._resp import pack_mget
 from freshet._round_trip import Part, Reply, Trip, Values, control_slot
 from freshet.blob import Shape, decode_rows
 from freshet.clock import Clock
 from freshet.layout import Keys, check_version
 from freshet.local_cache import LocalCache
-from freshet.results import Answering, FeatureRead, ItemsRead, KnowledgeRead, UserRead
+from freshet.results import FeatureRead, ItemsRead, KnowledgeRead, UserRead
 
 ITEMS_PER_TRIP = 2_000
 """`items()` and `users()` cut longer lists into trips, as one command holds up all others on the server."""

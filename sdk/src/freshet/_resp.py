@@ -34,6 +34,18 @@ def pack_mget(heads: Sequence[str], stem: str, ids: Sequence[str]) -> bytes:
     return "".join(parts).encode()
 
 
+def unpack_mget(request: bytes) -> list[str]:
+    """The keys of a request that `pack_mget` made."""
+    keys, at = [], request.index(b"$")
+    while at < len(request):
+        end = request.index(b"\r\n", at)  # of the line that gives the length of the part after it
+        start = end + 2
+        stop = start + int(request[at + 1 : end])
+        keys.append(request[start:stop].decode())
+        at = stop + 2
+    return keys[1:]  # the first part is the word MGET
+
+
 class _Leads(dict[int, str]):
     """Length of an id in bytes to what stands before it on the wire."""
 

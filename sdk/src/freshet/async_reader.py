@@ -15,7 +15,7 @@ import redis
 import redis.asyncio
 from numpy.typing import NDArray
 
-from freshet import changed_items as changes
+from freshet import _changed_items
 from freshet._async_transport import AsyncClusterServers, AsyncServers, AsyncSingleServer
 from freshet._breaker import CircuitBreaker
 from freshet._protocol import Question, Questions
@@ -110,8 +110,8 @@ class AsyncFeatureReader:
         version, errors = await self._answer(self._questions.version())
         for error in errors:
             raise error
-        answers = await changes.ask(self._client, self._keys, version, since_ms).execute()
-        return changes.changes(self._keys, version, since_ms, answers)
+        answers = await _changed_items.ask(self._client, self._keys, version, since_ms).execute()
+        return _changed_items.changes(self._keys, version, since_ms, answers)
 
     async def _answer(self, question: Question[T], *, each: bool = False) -> T:
         deadline = time.monotonic() + self._timeout_s

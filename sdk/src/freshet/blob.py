@@ -27,7 +27,7 @@ from freshet.header import (
     HEADER,
     OFFSETS,
     BlobError,
-    Header,
+    BlobHeader,
     Shape,
     decode_header,
     pack_header,
@@ -40,7 +40,7 @@ __all__ = [
     "HEADER",
     "LEAD_MASK",
     "BlobError",
-    "Header",
+    "BlobHeader",
     "Rows",
     "Shape",
     "User",
@@ -85,7 +85,7 @@ class Rows(NamedTuple):
 class User(NamedTuple):
     """A decoded user blob."""
 
-    header: Header
+    header: BlobHeader
     log_vector: NDArray[np.float32]  # (dims,)
     inferred_vector: NDArray[np.float32]  # (dims,)
     behaviors: tuple[InferredBehavior, ...]
@@ -264,7 +264,7 @@ def _behaviors(blob: bytes, at: int, count: int) -> tuple[InferredBehavior, ...]
     return tuple(map(InferredBehavior, ids, confidences))
 
 
-def decode_knowledge(blob: bytes | None) -> tuple[Header, dict[str, Any]] | None:
+def decode_knowledge(blob: bytes | None) -> tuple[BlobHeader, dict[str, Any]] | None:
     """Header and JSON object of a knowledge blob, or None where there is none or a deletion."""
     header = decode_header(blob)
     if blob is None or header is None or header.deleted:

@@ -62,7 +62,7 @@ class Shape(NamedTuple):
         return f"{self.dims} {self.dtype}"
 
 
-class Header(NamedTuple):
+class BlobHeader(NamedTuple):
     """The first 40 bytes of every blob; see FIELDS."""
 
     format: int
@@ -82,11 +82,11 @@ class Header(NamedTuple):
         return bool(self.flags & DELETED)
 
 
-def decode_header(blob: bytes | None) -> Header | None:
+def decode_header(blob: bytes | None) -> BlobHeader | None:
     """The header of a blob, or None where there is none of this format."""
     if blob is None or len(blob) < HEADER.size:
         return None
-    header = Header(*HEADER.unpack_from(blob))
+    header = BlobHeader(*HEADER.unpack_from(blob))
     return header if header.format == FORMAT and header.dtype in _NUMBERS else None
 
 

@@ -96,6 +96,10 @@ class CandidateFeatures:
     matrix: NDArray[np.float32]  # (N, F)
     names: tuple[str, ...]  # F
 
+    def __repr__(self) -> str:
+        rows, columns = self.matrix.shape
+        return f"CandidateFeatures({rows} candidates, {columns} columns)"
+
     def column(self, name: str) -> NDArray[np.float32]:
         """The values of one column (N,); raises ValueError for a name that is none."""
         values: NDArray[np.float32] = self.matrix[:, self.names.index(name)]

@@ -33,6 +33,10 @@ class RankingRead:
     history: NDArray[np.float32]  # (H, dims)
     behaviors: NDArray[np.float32]  # (B, dims), in the order of candidates.user.behaviors
 
+    def __repr__(self) -> str:
+        rows = f"history={len(self.history)}, behaviors={len(self.behaviors)}"
+        return f"RankingRead({self.features!r}, {rows}, {self.candidates!r})"
+
 
 class RankingReader:
     """Reads candidates, the user, the user's history and inferred behaviours, and makes a ranker's matrix of them.

@@ -17,7 +17,7 @@ import redis
 from numpy.typing import NDArray
 from redis.cluster import RedisCluster
 
-from freshet import changed_items as changes
+from freshet import _changed_items
 from freshet._breaker import CircuitBreaker
 from freshet._protocol import Question, Questions
 from freshet._transport import ClusterServers, Servers, SingleServer
@@ -140,8 +140,8 @@ class FeatureReader:
         version, errors = self._answer(self._questions.version())
         for error in errors:
             raise error
-        answers = changes.ask(self._client(), self._keys, version, since_ms).execute()
-        return changes.changes(self._keys, version, since_ms, answers)
+        answers = _changed_items.ask(self._client(), self._keys, version, since_ms).execute()
+        return _changed_items.changes(self._keys, version, since_ms, answers)
 
     def _answer(self, question: Question[T], *, each: bool = False) -> T:
         """Ask until the question is answered: within `timeout_s` in all, or for `each` round trip."""

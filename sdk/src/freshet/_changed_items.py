@@ -14,7 +14,7 @@ from freshet.results import ItemChanges
 CLOCK_SKEW_MS = 10_000
 """Nodes of a Cluster stamp writes with their own clocks: changes are told again that long."""
 
-Rows = Sequence[tuple[bytes, float]]
+ScoredIds = Sequence[tuple[bytes, float]]
 
 
 def ask(client: Any, keys: Keys, version: str, since_ms: int) -> Any:
@@ -26,7 +26,7 @@ def ask(client: Any, keys: Keys, version: str, since_ms: int) -> Any:
     return pipeline
 
 
-def changes(keys: Keys, version: str, since_ms: int, answers: Sequence[Rows]) -> ItemChanges:
+def changes(keys: Keys, version: str, since_ms: int, answers: Sequence[ScoredIds]) -> ItemChanges:
     """What the answers of `ask` say."""
     written = [row for rows in answers[::2] for row in rows]
     deleted = [row for rows in answers[1::2] for row in rows]
@@ -36,5 +36,5 @@ def changes(keys: Keys, version: str, since_ms: int, answers: Sequence[Rows]) ->
     return ItemChanges(version, _ids(written), _ids(deleted), newest)
 
 
-def _ids(rows: Rows) -> list[str]:
+def _ids(rows: ScoredIds) -> list[str]:
     return [one.decode() for one, _ in rows]
