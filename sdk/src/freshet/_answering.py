@@ -1,6 +1,6 @@
 """How the blobs that Redis holds become the answers of a reader.
 
-Owns what stands where something is missing, and how old a feature is. Must not know Redis.
+Owns the values of whatever is missing, and the age of features. Must not know Redis.
 """
 
 from __future__ import annotations
