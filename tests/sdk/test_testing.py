@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import redis
 
+import freshet
 from freshet import AsyncFeatureReader, AsyncRankingReader, FeatureReader, InferredBehavior, RankingReader
 from freshet._resp import pack_mget, unpack_mget
-from freshet.records import InferredBehavior as Behavior
 from freshet.records import ItemFeatures, ItemKnowledge, UserFeatures
 from freshet.testing import AsyncFakeReader, FakeItem, FakeReader, FakeUser
 from store.feature_writer import FeatureWriter
@@ -50,7 +52,7 @@ def test_a_fake_returns_what_a_real_reader_returns(valkey: str) -> None:
         )
         both = [np.array(values, "<f2").tobytes() for values in ([1.0, 0.0], [0.0, 2.0])]
         seen = NOW_MS - 5_000
-        user = UserFeatures("u", "v1", 2, seen, seen, dims, *both, [Behavior("b", 0.75)], "", 3, True)
+        user = UserFeatures("u", "v1", 2, seen, seen, dims, *both, [InferredBehavior("b", 0.75)], "", 3, True)
         writer.put_users([user])
         with FeatureReader(client, default=-1.0, clock=FakeClock()) as real:
             fake = FakeReader(ITEMS, USERS, default=-1.0)
@@ -157,3 +159,14 @@ def test_a_repr_counts_and_dumps_no_array() -> None:
     known = FakeReader({"a": [1.0]}, knowledge={"a": ItemKnowledge("a", 0, 0, "f")}).knowledge("a")
     assert repr(known).startswith("KnowledgeRead('a', version='v1', age=")
     assert repr(known).endswith("claims=0)")
+
+
+def test_the_code_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches the first page that a ranker engineer reads, when the code has moved on."""
+    readme = Path(__file__).resolve().parents[2] / "sdk" / "README.md"
+    monkeypatch.setattr(freshet, "FeatureReader", lambda url: FakeReader())
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, names)

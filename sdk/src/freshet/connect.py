@@ -54,8 +54,8 @@ def parse(url: str) -> Address:
     parts = urlsplit(url)
     credentials, _, hosts = parts.netloc.rpartition("@")
     service, _, db = parts.path.strip("/").partition("/")
-    one = urlunsplit((scheme, f"{credentials}@host" if credentials else "host", db, parts.query, ""))
-    options = _redis.connection.parse_url(one)
+    single = urlunsplit((scheme, f"{credentials}@host" if credentials else "host", db, parts.query, ""))
+    options = _redis.connection.parse_url(single)
     del options["host"]
     options.pop("connection_class", None)
     if scheme == "rediss":
