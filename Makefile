@@ -20,7 +20,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-compose audit lint format up down status constraints clean
+.PHONY: help setup demo test test-faults test-compose wheels audit lint format up down status constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,11 @@ down: setup ## Stop them
 
 status: setup ## Show what runs
 	@$(BIN)/freshet status $(ARGS)
+
+wheels: setup ## Build both wheels into dist/: freshet-sdk for rankers, freshet-app for an image
+	@rm -rf dist build sdk/build  # setuptools packs whatever an older build left in build/
+	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./sdk .
+	@ls dist/*.whl
 
 audit: ## Look up known weaknesses of the pinned dependencies
 	@$(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install --quiet pip-audit
