@@ -20,7 +20,7 @@ from freshet.metrics import ReadMetrics, ReadObserver
 from freshet.ranking import CandidateFeatures, RankingOptions, candidate_features
 from freshet.ranking_reader import AsyncRankingReader, RankingRead, RankingReader
 from freshet.reader import FeatureReader
-from freshet.records import InferredBehavior, ItemTier, UserTier
+from freshet.records import InferredBehavior, ItemFeatures, ItemTier, UserFeatures, UserTier
 from freshet.results import FeatureRead, ItemChanges, ItemsRead, KnowledgeRead, UserRead
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "FeatureReader",
     "InferredBehavior",
     "ItemChanges",
+    "ItemFeatures",
     "ItemTier",
     "ItemsRead",
     "KnowledgeRead",
@@ -41,6 +42,7 @@ __all__ = [
     "RankingReader",
     "ReadMetrics",
     "ReadObserver",
+    "UserFeatures",
     "UserRead",
     "UserTier",
     "__version__",
