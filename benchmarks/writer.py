@@ -38,7 +38,8 @@ from rich.table import Table
 from benchmarks.reader_client import VERSION, item, user
 from benchmarks.reader_data import Data, item_id, user_id
 from benchmarks.rounds import machine, rounded, turns
-from freshet import Keys, blob
+from freshet import blob
+from freshet.layout import Keys
 from local.stack.valkey import ValkeyServer
 from store.feature_writer import KEYS_PER_CALL, FeatureWriter
 from store.functions import Call, library

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from freshet.blob import Header
+from freshet.blob import BlobHeader
 from freshet.clock import Clock, wall_clock
 from freshet.connect import Client, keys_for
 from freshet.layout import Keys
@@ -58,7 +58,7 @@ class Share:
     def age_s(self) -> float:
         return (self._now_ms - median(self._event_times)) / 1_000 if self._event_times else float("inf")
 
-    def compare(self, theirs: Header | None, own: Header | None) -> bool:
+    def compare(self, theirs: BlobHeader | None, own: BlobHeader | None) -> bool:
         """Count a pair of headers; answers whether the version has features there."""
         if own is None or own.deleted:
             return False
@@ -157,7 +157,7 @@ class _Walk:
             if not cursor:
                 return
 
-    def _item_headers(self, version: str, bucket: int, ids: list[bytes]) -> list[Header | None]:
+    def _item_headers(self, version: str, bucket: int, ids: list[bytes]) -> list[BlobHeader | None]:
         stem = self.keys.item_stem(version, bucket).encode()
         return headers(self.client, [stem + one for one in ids])
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from redis.cluster import RedisCluster
 
-from freshet.blob import HEADER, Header, decode_header
+from freshet.blob import HEADER, BlobHeader, decode_header
 from freshet.connect import Client
 
 STEP = 250
@@ -67,7 +67,7 @@ def scan(client: Client, pattern: str, pace: Pace, *, node: Any = None) -> Itera
             return
 
 
-def headers(client: Client, keys: Sequence[str | bytes]) -> list[Header | None]:
+def headers(client: Client, keys: Sequence[str | bytes]) -> list[BlobHeader | None]:
     """The header under each key, None where there is none; a deletion has one too. One pipelined round trip."""
     pipeline: Any = client.pipeline(transaction=False)
     for key in keys:

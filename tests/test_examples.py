@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import redis
 
-from freshet import FeatureReader, InferredBehavior, Keys
+from freshet import FeatureReader, InferredBehavior
+from freshet.layout import Keys
 from store.feature_writer import Deletion, FeatureWriter
 from store.versions import Versions
 from tests.support.samples import item, user

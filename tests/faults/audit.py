@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import redis
 
-from freshet.header import Header, decode_header
+from freshet.header import BlobHeader, decode_header
 from freshet.layout import Keys
 from freshet.records import DeadLetter, ItemTier
 from schemas.codec import Codec
@@ -140,7 +140,9 @@ def _letters(found: Findings, settings: Settings, bad: Mapping[Position, Record]
     found.lost += [f"the dead letter of {place}" for place in bad.keys() - {place for place, _ in counts}]
 
 
-def _headers(client: redis.Redis, ids: Iterable[str], key: Callable[[str], str]) -> Iterator[tuple[str, Header | None]]:
+def _headers(
+    client: redis.Redis, ids: Iterable[str], key: Callable[[str], str]
+) -> Iterator[tuple[str, BlobHeader | None]]:
     for some in _chunks(list(ids)):
         yield from zip(some, map(decode_header, client.mget([key(one) for one in some])), strict=True)
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freshet import blob
-from freshet.blob import HEADER, BlobError, Header, Shape
+from freshet.blob import HEADER, BlobError, BlobHeader, Shape
 from freshet.header import FIELDS, OFFSETS
 from freshet.records import Claim, InferredBehavior, ItemKnowledge, Provenance
 from freshet.vectors import DTYPES
@@ -116,7 +116,7 @@ def test_a_dtype_of_a_later_release_is_absent() -> None:
 
 def test_the_header_is_what_its_table_says() -> None:
     """Catches a field that the documentation, the tuple and the bytes place differently."""
-    assert tuple(name for name, _, _ in FIELDS) == Header._fields
+    assert tuple(name for name, _, _ in FIELDS) == BlobHeader._fields
     assert HEADER.size == 40
     assert OFFSETS == (0, 1, 2, 3, 4, 6, 8, 16, 24, 32, 36)
 

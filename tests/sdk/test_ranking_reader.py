@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import redis
 
-from freshet import AsyncFeatureReader, FeatureReader, InferredBehavior, Keys
+from freshet import AsyncFeatureReader, FeatureReader, InferredBehavior
+from freshet.layout import Keys
 from freshet.ranking import RankingOptions, candidate_features
 from freshet.ranking_reader import AsyncRankingReader, RankingRead, RankingReader
 from store.feature_writer import FeatureWriter

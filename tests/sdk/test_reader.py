@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import redis
 
-from freshet import FeatureReader, InferredBehavior, Keys
+from freshet import FeatureReader, InferredBehavior
+from freshet._changed_items import CLOCK_SKEW_MS
 from freshet._protocol import ITEMS_PER_TRIP
-from freshet.changed_items import CLOCK_SKEW_MS
+from freshet.layout import Keys
 from freshet.records import ItemKnowledge
 from store.feature_writer import Deletion, FeatureWriter
 from store.versions import Versions

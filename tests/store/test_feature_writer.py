@@ -12,8 +12,9 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freshet import FeatureReader, Keys, blob
+from freshet import FeatureReader, blob
 from freshet.connect import connect, keys_for
+from freshet.layout import Keys
 from freshet.records import ItemFeatures, ItemKnowledge
 from store.feature_writer import BYTES_PER_CALL, KEYS_PER_CALL, Deletion, FeatureWriter, ShapeMismatch, WriteResult
 from store.functions import library

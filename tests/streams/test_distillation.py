@@ -57,12 +57,12 @@ def test_the_settings_make_the_recipe(tmp_path: Path) -> None:
     )
     assert distillation.agent_set == ("attribute_analyst", "need_analyst", "critic")
     assert distillation.catalogue is not None
-    assert distillation.examples == 1
+    assert distillation.examples == 3
     assert "i" in {one.example_id for one in distillation.bank.examples}
 
 
-@pytest.mark.parametrize("wrong", ["agents", "catalogue", "examples"])
-def test_a_wrong_setting_names_itself(wrong: dict[str, str]) -> None:
+@pytest.mark.parametrize(("name", "wrong"), [("agents", "gpu"), ("catalogue", "no.csv"), ("examples", "no.jsonl")])
+def test_a_wrong_setting_names_itself(name: str, wrong: str) -> None:
     """Catches a worker that starts without the catalogue it was told to follow."""
-    with pytest.raises(SettingError, match=f"FRESHET_{next(iter(wrong)).upper()}"):
-        distillation_config(Settings.load({}, **wrong), None)
+    with pytest.raises(SettingError, match=f"FRESHET_KNOWLEDGE__{name.upper()}"):
+        distillation_config(Settings.load({}, **{name: wrong}), None)

@@ -48,7 +48,7 @@ class FakeDistiller:
             item.event_time,
             NOW_MS,
             self.fingerprint(item),
-            f"by {self.recipe}",
+            f"by {self.distillation}",
             (Claim("attribute", "brand", item.brand, item.brand), Claim("attribute", "colour", "Red", "Red")),
             Provenance(("a",), {}, "m", "", 100, 50, 2, 1.0),
             source_partition,

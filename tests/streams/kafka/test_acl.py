@@ -151,7 +151,7 @@ def test_each_role_can_do_its_work_and_no_other(roles: Callable[[str], Settings]
     def lettered() -> set[str]:
         return {one["topic"] for one in json.loads(freshet(operator, "dlq", "list", "--json"))["groups"]}
 
-    with redis.Redis.from_url(worker.redis) as client:
+    with redis.Redis.from_url(worker.redis.url) as client:
         until(lambda: client.exists("f:v1:k:i1") and client.exists("f:v1:u:u1"), "features")
         until(lambda: topics.dead_letters(topics.items) in lettered(), "a dead letter")
         until(lambda: begin(operator, topics.dead_letters(topics.user_events)) > 0, "the erased user's letter to go")

@@ -161,12 +161,12 @@ def test_oauth_tokens(valkey: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"kafka_security": "sasl_ssl"}, "KAFKA_USERNAME"),
-        ({"kafka_security": "sasl_ssl", "kafka_username": "u"}, "KAFKA_PASSWORD"),
-        ({"kafka_password": "p"}, "KAFKA_SECURITY"),
-        ({"kafka_security": "ssl", "kafka_cert_file": "c"}, "KAFKA_KEY_FILE"),
-        ({"kafka_security": "sasl_ssl", "kafka_mechanism": "OAUTHBEARER"}, "KAFKA_TOKEN_URL"),
-        ({"kafka_security": "tls"}, "KAFKA_SECURITY"),
+        ({"kafka_security": "sasl_ssl"}, "KAFKA__USERNAME"),
+        ({"kafka_security": "sasl_ssl", "kafka_username": "u"}, "KAFKA__PASSWORD"),
+        ({"kafka_password": "p"}, "KAFKA__SECURITY"),
+        ({"kafka_security": "ssl", "kafka_cert_file": "c"}, "KAFKA__KEY_FILE"),
+        ({"kafka_security": "sasl_ssl", "kafka_mechanism": "OAUTHBEARER"}, "KAFKA__TOKEN_URL"),
+        ({"kafka_security": "tls"}, "KAFKA__SECURITY"),
     ],
 )
 def test_settings_that_do_not_belong_together_name_themselves(given: dict[str, str], named: str) -> None:

@@ -1,6 +1,6 @@
-"""Which items of a version were written and deleted since a moment, by the two indexes of each bucket.
+"""Which items of a version were written and deleted since a given time, from the two indexes of each bucket.
 
-Owns that question, for clients of both kinds. Off the hot path: it costs what has changed.
+Owns this request, for clients of both kinds. Not for the hot path: its cost grows with the number of changes.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from freshet.layout import Keys
 from freshet.results import ItemChanges
 
 CLOCK_SKEW_MS = 10_000
-"""Nodes of a Cluster stamp writes with their own clocks: changes are told again that long."""
+"""The nodes of a Cluster stamp writes with their own clocks, so changes this recent are reported again."""
 
-Rows = Sequence[tuple[bytes, float]]
+ScoredIds = Sequence[tuple[bytes, float]]
 
 
 def ask(client: Any, keys: Keys, version: str, since_ms: int) -> Any:
-    """The pipeline that asks both indexes of every bucket; in one transaction where there is one server."""
+    """A pipeline that reads both indexes of every bucket, in one transaction on a single server."""
     pipeline = client.pipeline() if keys.clustered else client.pipeline(transaction=True)
     for bucket in range(keys.buckets):
         for key in (keys.items(version, bucket), keys.deleted(version, bucket)):
@@ -26,8 +26,8 @@ def ask(client: Any, keys: Keys, version: str, since_ms: int) -> Any:
     return pipeline
 
 
-def changes(keys: Keys, version: str, since_ms: int, answers: Sequence[Rows]) -> ItemChanges:
-    """What the answers of `ask` say."""
+def changes(keys: Keys, version: str, since_ms: int, answers: Sequence[ScoredIds]) -> ItemChanges:
+    """The result that the answers to `ask` make."""
     written = [row for rows in answers[::2] for row in rows]
     deleted = [row for rows in answers[1::2] for row in rows]
     newest = int(max((score for _, score in (*written, *deleted)), default=since_ms))
@@ -36,5 +36,5 @@ def changes(keys: Keys, version: str, since_ms: int, answers: Sequence[Rows]) ->
     return ItemChanges(version, _ids(written), _ids(deleted), newest)
 
 
-def _ids(rows: Rows) -> list[str]:
-    return [one.decode() for one, _ in rows]
+def _ids(rows: ScoredIds) -> list[str]:
+    return [item_id.decode() for item_id, _ in rows]
