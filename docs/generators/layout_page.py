@@ -233,7 +233,8 @@ alone is answered 0).
 | what | expires |
 |---|---|
 | users | `FRESHET_REDIS__FEATURE_TTL_S` after the last write |
-| items, knowledge | `FRESHET_REDIS__ITEM_TTL_S`, `FRESHET_REDIS__KNOWLEDGE_TTL_S` after the last write; 0, the default, is never |
+| items | `FRESHET_REDIS__ITEM_TTL_S` after the last write; 0, the default, is never |
+| knowledge | `FRESHET_REDIS__KNOWLEDGE_TTL_S` after the last write; 0, the default, is never |
 | tombstones | `FRESHET_REDIS__FEATURE_TTL_S` after the deletion |
 | histories | `FRESHET_REDIS__FEATURE_TTL_S` after the last event |
 | cached knowledge and its pointers | a fixed time after the last use |
