@@ -32,7 +32,8 @@ from local.stack.stack import prepare
 from local.stack.state import ServiceState, StackLock, StackState, read_state, resolve, running
 from local.stack.supervise import data_folder
 from models.encoder.weights import WeightsError
-from streams.settings import Settings, variable
+from schemas.setting import variable
+from streams.settings import Settings
 
 POLL_S = 0.25
 DOWN_TIMEOUT_S = 60.0

@@ -32,7 +32,7 @@ def worker(lanes: str, metrics_port: int | None) -> None:
     except UnknownLane as error:
         raise click.BadParameter(str(error), param_hint="--lanes") from error
     settings = resolve(Settings.load(metrics_port=metrics_port), "kafka", "redis")
-    if "item-distill" in names and not settings.llm:
+    if "item-distill" in names and not settings.llm.url:
         if lanes:
             raise SettingError("llm", "", "an address, or the stack that `freshet up` starts: item-distill asks it")
         # Nobody named the lane, so its missing endpoint must not keep the others from running.
