@@ -43,7 +43,7 @@ class Erasures:
             ([self._keys.erased()], [part for row in rows[start : start + _TOGETHER] for part in row])
             for start in range(0, len(rows), _TOGETHER)
         ]
-        library("histories").call(self._redis, "restore", calls)
+        library("erasure_watermarks").call(self._redis, "restore", calls)
 
     def owe(self, timestamps: Mapping[str, int]) -> None:
         """Note users whose dead letters are still to be removed."""
@@ -59,4 +59,4 @@ class Erasures:
         """Note that these dead letters are gone up to these moments; one erased again since is owed still."""
         if timestamps:
             call = ([self._keys.erasures_owed()], [part for row in timestamps.items() for part in row])
-            library("histories").call(self._redis, "settle", [call])
+            library("erasure_watermarks").call(self._redis, "done", [call])

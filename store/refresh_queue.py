@@ -94,7 +94,7 @@ class RefreshQueue:
             for start in range(0, limit, USERS_PER_CALL)
         ]
         claims = []
-        for token, *users in library("histories").call(self._redis, "claim", calls):
+        for token, *users in library("refresh_queue").call(self._redis, "lease", calls):
             claims += [Lease(_text(user_id), _text(token)) for user_id in users]
         return claims
 
@@ -116,7 +116,7 @@ class RefreshQueue:
             ([*self._keys, *(self._layout.history(user_id) for user_id in part)], [*self._policy, *part])
             for part in parts
         ]
-        return sum(map(int, library("histories").call(self._redis, "mark", calls)))
+        return sum(map(int, library("refresh_queue").call(self._redis, "enqueue", calls)))
 
     def size(self) -> int:
         """Users with events that their features do not know and nobody is working on."""
@@ -129,7 +129,7 @@ class RefreshQueue:
 
     def state(self) -> QueueState:
         """How the queue stands, in one round trip."""
-        [(due, waiting, leased, age_ms)] = library("histories").call(self._redis, "state", [(self._keys, [])])
+        [(due, waiting, leased, age_ms)] = library("refresh_queue").call(self._redis, "state", [(self._keys, [])])
         return QueueState(due, waiting, leased, age_ms / 1_000)
 
     def _finish(self, how: str, claims: Sequence[Lease]) -> int:
@@ -138,7 +138,7 @@ class RefreshQueue:
             (self._keys, [how, *self._policy, *(field for claim in part for field in (claim.user_id, claim.token))])
             for part in parts
         ]
-        return sum(map(int, library("histories").call(self._redis, "finish", calls)))
+        return sum(map(int, library("refresh_queue").call(self._redis, "finish", calls)))
 
 
 def due_keys(keys: Keys, version: str) -> list[str]:

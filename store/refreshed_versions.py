@@ -42,7 +42,7 @@ class RefreshedVersions:
     def announce(self, version: str) -> None:
         """From now on, and for `MEMORY_S`, new events mark their users in `version`."""
         call = ([self._keys.refreshing()], [check_version(version), 1_000 * MEMORY_S])
-        library("histories").call(self._redis, "announce", [call])
+        library("refreshed_versions").call(self._redis, "announce", [call])
 
     def current(self) -> DueVersions:
         """As `look` found them, not more than `LOOK_S` ago."""
@@ -51,7 +51,7 @@ class RefreshedVersions:
     def look(self) -> DueVersions:
         """Ask the server, in two round trips."""
         call = ([self._keys.refreshing()], [1_000 * MEMORY_S])
-        [rows] = library("histories").call(self._redis, "refreshing", [call])
+        [rows] = library("refreshed_versions").call(self._redis, "refreshing", [call])
         names = self._versions.overview()
         announced = {version.decode(): lately == b"1" for version, lately in zip(rows[::2], rows[1::2], strict=True)}
         wanted = {version for version, lately in announced.items() if lately} | {names.active or ""} - {""}

@@ -1,12 +1,8 @@
+-- prelude: _clock.lua
 -- One budget of LLM tokens an hour for all workers. Hours are the server's, so workers need not agree on a clock.
--- Called by store/token_budget.py; store/functions.py adds the library's header and digest.
+-- Called by store/token_budget.py.
 
 local HOUR_MS = 3600000
-
-local function now_ms()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
-end
 
 -- Tokens spent in the hour of `now`; what an earlier hour spent counts for nothing.
 local function spent_in(key, now)

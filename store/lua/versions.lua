@@ -1,15 +1,11 @@
+-- prelude: _clock.lua
 -- Versions: the two pointers that rankers follow, what each version is made of, and who writes it.
--- Called by store/versions.py; store/functions.py adds the library's header and digest.
+-- Called by store/versions.py.
 -- KEYS: active, previous, versions, and where a version has them manifest and workers, in this order.
 -- A version's score in `versions` is the millisecond of its creation, negative once its deletion has begun: that is
 -- never taken back. First of every answer is a word that says what became of the call.
 
 local ACTIVE, PREVIOUS, VERSIONS, MANIFEST, WORKERS = 1, 2, 3, 4, 5
-
-local function now_ms()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
-end
 
 local function pointer(key)
   return redis.call('GET', key) or ''
