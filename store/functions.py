@@ -73,7 +73,7 @@ class Library:
         clustered = is_cluster(client)
         pipeline = client.pipeline(transaction=False)
         for keys, args in calls:
-            # Without a target redis-py sends COMMAND GETKEYS with all arguments, twice, to learn the slot of each FCALL.
+            # Without a target redis-py asks a server for the keys of each FCALL, twice, with all its arguments.
             routed = {"target_nodes": _node(client, keys)} if clustered else {}
             pipeline.execute_command("FCALL", name, len(keys), *keys, *args, **routed)
         return list(pipeline.execute(raise_on_error=False))

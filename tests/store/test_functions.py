@@ -11,7 +11,7 @@ import redis
 from store import functions
 from store.functions import Library
 
-LANGUAGE = set("function and or not if in while return ipairs unpack tonumber next".split())
+LANGUAGE = {"function", "and", "or", "not", "if", "in", "while", "return", "ipairs", "unpack", "tonumber", "next"}
 LIBRARIES = sorted(path.stem for path in functions._LUA.glob("[!_]*.lua"))
 
 
@@ -55,6 +55,8 @@ def test_every_library_uses_only_what_it_or_its_preludes_define(valkey: str, ste
     with redis.Redis.from_url(valkey) as client:
         library.load(client)
     code = re.sub(r"--.*|'[^']*'", "", library.source.partition("\n")[2])
-    defined = set(re.findall(r"\blocal function (\w+)", code))
+    defined = {
+        name for names in re.findall(r"\blocal (?:function )?(\w+(?:, *\w+)*)", code) for name in names.split(", ")
+    }
     called = set(re.findall(r"(?<![.\w])(\w+)\(", code))
     assert called - defined - LANGUAGE == set()
