@@ -21,12 +21,13 @@ from freshet.records import UserFeatures, UserTier
 from processors.users.refresh import UserRefresher
 from store.erasure_watermarks import Erasures
 from store.histories import History, HistoryStore
-from store.refresh_queue import Lease, RefreshPolicy, RefreshQueue
+from store.refresh_queue import Lease, RefreshQueue
 from store.refreshed_versions import ANNOUNCE_S, RefreshedVersions
 from streams.backoff import Backoff
 from streams.kafka.producer import delivered
 from streams.lanes.live_catalogue import LiveCatalogue
 from streams.lanes.live_reasoner import LiveReasoner
+from streams.refresh_policy import refresh_policy
 from streams.resources import Context, failure_of
 
 NAME = "user-refresh"
@@ -44,9 +45,7 @@ class UserRefreshLane:
     def __init__(self, context: Context) -> None:
         settings = context.settings
         self._context = context
-        self._due = RefreshQueue(
-            context.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings)
-        )
+        self._due = RefreshQueue(context.redis, settings.version, settings.key_prefix, policy=refresh_policy(settings))
         self._versions = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
         self._erasures = Erasures(context.redis, settings.key_prefix)
         self._announce_at = 0.0
@@ -104,7 +103,7 @@ class UserRefreshLane:
             return 0  # no item has a vector yet: nothing could be said about anybody
         metrics.catalogue_items.set(self._catalogue.live)
         claimed_at = time.monotonic()
-        claims = await self._redis(lambda: self._due.claim(self._together, settings.lease_s))
+        claims = await self._redis(lambda: self._due.lease(self._together, settings.lease_s))
         state = await self._redis(self._due.state)
         metrics.refresh_queue.set(state.due)
         metrics.waiting_users.set(state.waiting)

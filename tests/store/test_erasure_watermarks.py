@@ -10,9 +10,9 @@ import redis
 
 from freshet.layout import Keys
 from store.erasure_watermarks import Erasures, digest
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
 
-V1 = DueVersions(["v1"])
+V1 = QueuedVersions(["v1"])
 NOW = 1_700_000_000_000
 
 
@@ -86,14 +86,14 @@ def test_watermarks_come_back_and_never_go_back(client: redis.Redis) -> None:
 def test_debts_stand_until_they_are_settled(client: redis.Redis) -> None:
     """Catches dead letters of an erased user that nobody remembers to remove."""
     erasures = Erasures(client)
-    erasures.owe({"a": NOW, "b": NOW})
-    erasures.owe({"a": NOW + 1})
-    erasures.owe({})
-    assert erasures.owed() == {"a": NOW + 1, "b": NOW}
-    erasures.settle({"a": NOW, "b": NOW, "nobody": NOW})
-    assert erasures.owed() == {"a": NOW + 1}, "who was erased again meanwhile is owed still"
-    erasures.settle({"a": NOW + 1})
-    assert erasures.owed() == {}
+    erasures.add_pending({"a": NOW, "b": NOW})
+    erasures.add_pending({"a": NOW + 1})
+    erasures.add_pending({})
+    assert erasures.pending() == {"a": NOW + 1, "b": NOW}
+    erasures.done({"a": NOW, "b": NOW, "nobody": NOW})
+    assert erasures.pending() == {"a": NOW + 1}, "who was erased again meanwhile is owed still"
+    erasures.done({"a": NOW + 1})
+    assert erasures.pending() == {}
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -11,13 +11,13 @@ import pytest
 import redis
 
 from freshet.layout import Keys
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
 from store.refresh_queue import Lease, QueueState, RefreshPolicy, RefreshQueue
 
 SHORT_LEASE_S, PAST_LEASE_S = 0.3, 0.35
 AT_ONCE = RefreshPolicy(interval_s=0)
 KEYS = Keys("f")
-V1 = DueVersions(["v1"])
+V1 = QueuedVersions(["v1"])
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def names(claims: Sequence[Lease]) -> list[str]:
 
 def refresh(due: RefreshQueue, limit: int = 1_000) -> list[str]:
     """Claim and complete."""
-    claims = due.claim(limit, 60)
+    claims = due.lease(limit, 60)
     assert due.complete(claims) == len(claims)
     return names(claims)
 
@@ -45,7 +45,7 @@ def refresh(due: RefreshQueue, limit: int = 1_000) -> list[str]:
 def test_nobody_due_is_an_empty_claim(client: redis.Redis) -> None:
     """Catches a server-side call without users, which Lua would refuse."""
     due = RefreshQueue(client, "v1", policy=AT_ONCE)
-    assert due.claim(10, 60) == due.claim(0, 60) == []
+    assert due.lease(10, 60) == due.lease(0, 60) == []
     assert due.complete([]) == due.release([]) == 0
     assert due.state() == QueueState(0, 0, 0, 0.0)
 
@@ -54,7 +54,7 @@ def test_a_claimed_user_is_not_claimed_again_while_leased(client: redis.Redis) -
     """Catches two workers on one user."""
     due = RefreshQueue(client, "v1", policy=AT_ONCE)
     mark(client, "a", "b", "c")
-    first, second, third = due.claim(2, 60), due.claim(2, 60), due.claim(2, 60)
+    first, second, third = due.lease(2, 60), due.lease(2, 60), due.lease(2, 60)
     assert (len(first), len(second), third) == (2, 1, [])
     assert (due.size(), due.leased()) == (0, 3)
     assert sorted(names(first + second)) == ["a", "b", "c"]
@@ -68,7 +68,7 @@ def test_workers_that_claim_at_once_never_share_a_user(client: redis.Redis, valk
 
     def work() -> None:
         with redis.Redis.from_url(valkey) as own:
-            while claims := RefreshQueue(own, "v1", policy=AT_ONCE).claim(7, 60):
+            while claims := RefreshQueue(own, "v1", policy=AT_ONCE).lease(7, 60):
                 taken.extend(names(claims))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -83,14 +83,14 @@ def test_a_dead_workers_users_come_back_and_its_late_answer_counts_for_nothing(c
     """Catches users lost with their worker, and a lease ended by one who no longer holds it."""
     due = RefreshQueue(client, "v1", policy=AT_ONCE)
     mark(client, "a", "b")
-    dead = due.claim(10, SHORT_LEASE_S)
-    assert due.claim(10, 60) == []
+    dead = due.lease(10, SHORT_LEASE_S)
+    assert due.lease(10, 60) == []
     time.sleep(PAST_LEASE_S)
-    alive = due.claim(10, 60)
+    alive = due.lease(10, 60)
     assert sorted(names(alive)) == ["a", "b"]
     assert due.complete(dead) == 0
     assert due.release(dead) == 0
-    assert due.claim(10, 60) == []  # still under the second lease
+    assert due.lease(10, 60) == []  # still under the second lease
     assert due.complete(alive) == 2
 
 
@@ -98,12 +98,12 @@ def test_events_during_the_lease_leave_the_user_due_afterwards(client: redis.Red
     """Catches a refresh that swallows the events it did not see."""
     due = RefreshQueue(client, "v1", policy=AT_ONCE)
     mark(client, "a")
-    claims = due.claim(10, 60)
+    claims = due.lease(10, 60)
     mark(client, "a", offset=1)
-    assert due.claim(10, 60) == []
+    assert due.lease(10, 60) == []
     assert due.state().waiting == 1
     due.complete(claims)
-    assert names(due.claim(10, 60)) == ["a"]
+    assert names(due.lease(10, 60)) == ["a"]
 
 
 def test_a_user_is_refreshed_at_most_once_an_interval_and_then_again(client: redis.Redis) -> None:
@@ -113,20 +113,20 @@ def test_a_user_is_refreshed_at_most_once_an_interval_and_then_again(client: red
     mark(client, "a", policy=policy)
     assert refresh(due) == ["a"]
     mark(client, "a", offset=1, policy=policy)
-    assert due.claim(10, 60) == []
+    assert due.lease(10, 60) == []
     assert due.size() == 1
     time.sleep(0.65)
-    assert names(due.claim(10, 60)) == ["a"]
+    assert names(due.lease(10, 60)) == ["a"]
 
 
 def test_the_interval_holds_whoever_marked_the_user(client: redis.Redis) -> None:
     """Catches an interval or a lease that only the writer of events looks after: an older release does not."""
     due = RefreshQueue(client, "v1")
     mark(client, "a", "b")
-    [first] = due.claim(1, 60)
+    [first] = due.lease(1, 60)
     assert refresh(due) == ["b" if first.user_id == "a" else "a"]
     client.zadd(KEYS.due("v1"), {"a": 1, "b": 1})
-    assert due.claim(10, 60) == []
+    assert due.lease(10, 60) == []
     assert due.state().waiting == 2
 
 
@@ -140,7 +140,7 @@ def test_users_that_must_wait_do_not_hide_the_ones_behind_them(client: redis.Red
     client.zadd(KEYS.due("v1"), dict.fromkeys(early[10:], 1.0))
     time.sleep(0.002)
     mark(client, "late")
-    assert names(due.claim(5, 60)) == ["late"]
+    assert names(due.lease(5, 60)) == ["late"]
 
 
 def test_enough_events_make_due_and_fewer_wait_until_the_features_are_stale(client: redis.Redis) -> None:
@@ -150,11 +150,11 @@ def test_enough_events_make_due_and_fewer_wait_until_the_features_are_stale(clie
     mark(client, "busy", "slow", "quiet", policy=policy)
     assert sorted(refresh(due)) == ["busy", "quiet", "slow"]  # never refreshed: nobody knows anything of them
     mark(client, "busy", "slow", offset=10, events=2, policy=policy)
-    assert due.claim(10, 60) == []
+    assert due.lease(10, 60) == []
     mark(client, "busy", offset=20, policy=policy)
     assert refresh(due) == ["busy"]
     mark(client, "busy", offset=30, events=2, policy=policy)  # the count begins anew with each refresh
-    assert due.claim(10, 60) == []
+    assert due.lease(10, 60) == []
     time.sleep(1.05)
     assert sorted(refresh(due)) == ["busy", "slow"]
     assert due.state() == QueueState(0, 0, 0, 0.0)
@@ -168,7 +168,7 @@ def test_a_redelivered_event_does_not_count_twice(client: redis.Redis) -> None:
     refresh(due)
     for _ in range(3):
         mark(client, "a", offset=1, policy=policy)
-    assert due.claim(10, 60) == []
+    assert due.lease(10, 60) == []
 
 
 def test_more_active_users_go_first_among_equally_stale_ones(client: redis.Redis) -> None:
@@ -177,7 +177,7 @@ def test_more_active_users_go_first_among_equally_stale_ones(client: redis.Redis
     for user, *batches in (("calm", 1), ("busy", 12), ("busier", 1, 1, 2, 30)):
         for n, events in enumerate(batches):
             mark(client, user, offset=100 * n, events=events, policy=policy)
-    assert names(due.claim(10, 60)) == ["busier", "busy", "calm"]
+    assert names(due.lease(10, 60)) == ["busier", "busy", "calm"]
 
 
 def test_activity_counts_for_users_that_had_to_wait(client: redis.Redis) -> None:
@@ -190,7 +190,7 @@ def test_activity_counts_for_users_that_had_to_wait(client: redis.Redis) -> None
     for n in range(30):
         mark(client, "busy", offset=10 + n, policy=policy)
     time.sleep(0.65)
-    assert names(due.claim(1, 60)) == ["busy"]
+    assert names(due.lease(1, 60)) == ["busy"]
 
 
 def test_an_order_by_bonus_never_passes_over_users_who_wait_for_long(client: redis.Redis) -> None:
@@ -199,7 +199,7 @@ def test_an_order_by_bonus_never_passes_over_users_who_wait_for_long(client: red
     mark(client, "busy", events=900, policy=policy)
     now_ms = 1_000 * int(client.time()[0])  # type: ignore[index]
     client.zadd(KEYS.due("v1"), {"longer": now_ms - 43_000 + 1 / 1024, "shorter": now_ms - 40_000 + 1 / 1024})
-    assert names(RefreshQueue(client, "v1", policy=policy).claim(10, 60)) == ["longer", "busy", "shorter"]
+    assert names(RefreshQueue(client, "v1", policy=policy).lease(10, 60)) == ["longer", "busy", "shorter"]
 
 
 def test_a_released_or_orphaned_user_keeps_its_place_in_the_queue(client: redis.Redis) -> None:
@@ -208,12 +208,12 @@ def test_a_released_or_orphaned_user_keeps_its_place_in_the_queue(client: redis.
     for user in ("first", "second", "third"):
         mark(client, user, policy=RefreshPolicy())
         time.sleep(0.003)
-    claims = due.claim(1, 60)
+    claims = due.lease(1, 60)
     mark(client, "first", offset=9, policy=RefreshPolicy())
     assert due.release(claims) == 1
-    assert names(due.claim(1, SHORT_LEASE_S)) == ["first"]
+    assert names(due.lease(1, SHORT_LEASE_S)) == ["first"]
     time.sleep(PAST_LEASE_S)
-    assert names(due.claim(3, 60)) == ["first", "second", "third"]
+    assert names(due.lease(3, 60)) == ["first", "second", "third"]
     assert due.state() == QueueState(0, 0, 3, 0.0)
 
 
@@ -224,7 +224,7 @@ def test_what_a_claim_does_is_bounded_whatever_stands_there(client: redis.Redis)
     for key in (KEYS.waiting("v1"), KEYS.refreshed("v1"), KEYS.leased("v1")):
         client.zadd(key, {f"{key}{name}": score for name, score in crowd.items()})  # type: ignore[arg-type]
     due = RefreshQueue(client, "v1")
-    claims = due.claim(100, 60)
+    claims = due.lease(100, 60)
     assert sorted(names(claims)) == sorted(f"{KEYS.leased('v1')}{n}" for n in range(100))
     assert client.zcard(KEYS.waiting("v1")) == 20_000 - 164
     assert client.zcard(KEYS.refreshed("v1")) == 20_000 - 200
@@ -237,7 +237,7 @@ def test_a_large_claim_is_cut_into_calls_and_nobody_is_lost(client: redis.Redis)
     for start in range(0, 5_000, 1_000):
         mark(client, *users[start : start + 1_000])
     due = RefreshQueue(client, "v1", policy=AT_ONCE)
-    claims = due.claim(10_000, 60)
+    claims = due.lease(10_000, 60)
     assert sorted(names(claims)) == sorted(users)
     assert due.release(claims[:2_000]) == 2_000
     assert due.complete(claims) == 3_000
@@ -254,7 +254,7 @@ def test_a_burst_degrades_to_oldest_first(client: redis.Redis) -> None:
         part = order[start : start + 20_000]
         client.zadd(KEYS.due("v1"), {f"u{n}": now_ms - crowd + n + 1 / 1024 for n in part})
     due = RefreshQueue(client, "v1", policy=AT_ONCE)
-    taken = [name for _ in range(20) for name in names(due.claim(128, 60))]
+    taken = [name for _ in range(20) for name in names(due.lease(128, 60))]
     assert taken == [f"u{n}" for n in range(20 * 128)]
     # About 0.4 ms on a quiet machine; reading all of them takes 200 ms.
     assert client.info("commandstats")["cmdstat_fcall"]["usec_per_call"] < 50_000  # type: ignore[index]
@@ -266,7 +266,7 @@ def test_an_erased_user_stands_nowhere(client: redis.Redis) -> None:
     policy = RefreshPolicy(events=2)
     due = RefreshQueue(client, "v1", policy=policy)
     mark(client, "leased", "waiting", "due", policy=policy)
-    claims = {claim.user_id: claim for claim in due.claim(3, 60)}
+    claims = {claim.user_id: claim for claim in due.lease(3, 60)}
     due.complete([claims["waiting"]])
     due.release([claims["due"]])
     mark(client, "leased", "waiting", offset=9, policy=policy)
@@ -303,7 +303,7 @@ def test_none_is_forgotten_or_leased_twice_whatever_happens(client: redis.Redis)
                 unseen[user] += 1
             case 2:
                 lease_s, before = rng.choice([0.005, 60]), time.monotonic()
-                for claim in due.claim(3, lease_s):
+                for claim in due.lease(3, lease_s):
                     held = open_.get(claim.user_id)
                     assert held is None or time.monotonic() >= held[1], "leased twice"
                     open_[claim.user_id] = (claim, before + lease_s - 0.002)  # the server counts whole ms
@@ -330,7 +330,7 @@ def test_none_is_forgotten_or_leased_twice_whatever_happens(client: redis.Redis)
 def test_names_that_are_not_ascii_survive(client: redis.Redis) -> None:
     """Catches an id read in the wrong encoding."""
     mark(client, "ü ser")
-    assert names(RefreshQueue(client, "v1").claim(1, 60)) == ["ü ser"]
+    assert names(RefreshQueue(client, "v1").lease(1, 60)) == ["ü ser"]
 
 
 def test_a_foreign_claim_is_ignored(client: redis.Redis) -> None:

@@ -19,7 +19,7 @@ from freshet.connect import keys_for
 from freshet.layout import Keys
 from store.erasure_watermarks import Erasures
 from store.histories import History, HistoryStore
-from store.refresh_queue import RefreshPolicy, RefreshQueue
+from store.refresh_queue import RefreshQueue
 from store.scan import headers
 from store.versions import Versions
 from streams.backoff import Backoff
@@ -30,6 +30,7 @@ from streams.kafka.erasure_notices import read_erasures
 from streams.kafka.ranges import Range, RangeReader
 from streams.lanes.sink import SinkHandler
 from streams.lanes.user_events import UserEventsHandler
+from streams.refresh_policy import refresh_policy
 from streams.resources import Context
 from streams.worker.components import worker_name
 
@@ -132,16 +133,14 @@ class Rebuild:
         """A worker that died with Redis may have left users unrefreshed: those with events their features lack."""
         settings = self._context.settings
         store = HistoryStore(self._context.redis, settings.key_prefix)
-        due = RefreshQueue(
-            self._context.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings)
-        )
+        due = RefreshQueue(self._context.redis, settings.version, settings.key_prefix, policy=refresh_policy(settings))
         pages, seen = store.scan_users(), 0
         while not stop.is_set() and (page := await asyncio.to_thread(next, pages, None)) is not None:
             for start in range(0, len(page), _USERS):
                 users = page[start : start + _USERS]
                 histories = await self._redis(lambda users=users: store.load(users))  # type: ignore[misc]
                 behind = await self._redis(lambda histories=histories: self._behind(histories))  # type: ignore[misc]
-                self._done.due += await self._redis(lambda behind=behind: due.mark(behind)) if behind else 0  # type: ignore[misc]
+                self._done.due += await self._redis(lambda behind=behind: due.enqueue(behind)) if behind else 0  # type: ignore[misc]
             seen += len(page)
             self._progress(DUE, seen, seen)
 

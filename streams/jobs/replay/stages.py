@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from store.refresh_queue import RefreshPolicy, RefreshQueue
+from store.refresh_queue import RefreshQueue
 from streams.backoff import Backoff
 from streams.consumers.assignment import MakeInFlight
 from streams.consumers.in_flight import Batcher, Fail, Finish
@@ -17,6 +17,7 @@ from streams.jobs.replay.plan import EVENTS
 from streams.kafka.record import SourceRecord
 from streams.lanes.item_distill import distill_window
 from streams.lanes.item_text import text_window
+from streams.refresh_policy import refresh_policy
 from streams.resources import Context
 
 _EVENTS_TOGETHER = 5_000
@@ -28,13 +29,13 @@ class UserMarker:
 
     def __init__(self, context: Context) -> None:
         settings = context.settings
-        policy = RefreshPolicy.of(settings)
+        policy = refresh_policy(settings)
         self._due = RefreshQueue(context.redis, settings.version, settings.key_prefix, policy=policy)
         self._backoff = Backoff("replay", context.metrics)
 
     async def mark(self, user_ids: Sequence[str]) -> int:
         """Those of `user_ids` that have a history are due afterwards; answers how many."""
-        return await self._backoff.persevere(lambda: asyncio.to_thread(self._due.mark, user_ids))
+        return await self._backoff.persevere(lambda: asyncio.to_thread(self._due.enqueue, user_ids))
 
     async def of_records(self, records: Sequence[SourceRecord]) -> None:
         """The users of these events; one who erased has no history, and a key that names nobody marks nobody."""
