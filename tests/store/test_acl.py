@@ -77,8 +77,8 @@ def write(server: Node | Cluster, role: str) -> None:
         RefreshedVersions(client, "f", "v1").announce("v1")
         store = HistoryStore(client)
         store.append(HistoryBatch.of([HistoryEvent("u", "i", "view", NOW, "e")]), QueuedVersions(["v1"]))
-        due = RefreshQueue(client, "v1")
-        assert due.complete(due.lease(5, 60)) == 1
+        queue = RefreshQueue(client, "v1")
+        assert queue.complete(queue.lease(5, 60)) == 1
         store.erase({"u": NOW + 1}, QueuedVersions(["v1"]))
         assert Erasures(client).timestamps(["u"]) == [NOW + 1]
         assert list(store.scan_users()) == []
