@@ -98,6 +98,7 @@ class Codec:
         Raises `EncodeError`, and with a registry, until the id is known, `RegistryUnavailable` or `RegistryRejected`.
         """
         kind = type(record)
+        # Cached, as with a registry each new header costs an HTTP call.
         header = self._headers.get((kind, topic)) or self._header(kind, topic)
         out = io.BytesIO()
         out.write(header)
@@ -117,6 +118,7 @@ class Codec:
         stream = io.BytesIO(data)
         stream.seek(start)
         try:
+            # Without a reader schema fastavro skips resolution, which the newest schema does not need.
             values: Any = fastavro.schemaless_reader(stream, writer, None if writer is reader else reader)
             record: R = _shapes()[kind].to_record(values)
         except SchemaResolutionError as error:
@@ -124,7 +126,7 @@ class Codec:
         except _BROKEN as error:
             message = str(error) or "the bytes end too early"  # EOFError has no text
             raise DecodeError("bad_payload", schema_id, f"not a {kind.__name__}: {message}") from error
-        if stream.tell() != len(data):
+        if stream.tell() != len(data):  # Avro has no length of its own: a wrong schema may end early without an error
             raise DecodeError("bad_payload", schema_id, f"{len(data) - stream.tell()} bytes after the record")
         return record
 
@@ -176,7 +178,7 @@ class Codec:
         except (ValueError, TypeError, KeyError, RecursionError, SchemaParseException, UnknownType) as error:
             raise DecodeError("unknown_schema", str(schema_id), f"not a readable Avro schema: {error}") from error
         name = form.get("name", "") if isinstance(form, dict) else ""
-        if name.rpartition(".")[2] != kind.__name__:
+        if name.rpartition(".")[2] != kind.__name__:  # a platform may put our records into a namespace of its own
             message = f"schema {schema_id} is {name or 'no record'}, wanted {kind.__name__}"
             raise DecodeError("unknown_schema", str(schema_id), message)
         self._registry_schemas[kind, schema_id] = form

@@ -121,7 +121,7 @@ def _item(item_id: str, event_time: int, cells: Mapping[str, Any]) -> Item:
         attributes = json.loads(attributes)
     if not isinstance(attributes, Mapping):
         raise ValueError(f"attributes must be a JSON object, not {type(attributes).__name__}")
-    price = cells.get("price")
+    price = cells.get("price")  # pandas writes a missing one as NaN
     return Item(
         item_id=item_id,
         event_time=event_time,
@@ -167,6 +167,7 @@ def _milliseconds(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
         except pa.ArrowInvalid as error:
             raise FileError(f"{name}: a time is neither a timestamp nor ISO 8601 text ({error})") from error
     if pa.types.is_timestamp(column.type):
+        # Unsafe casts truncate microseconds; a safe one would refuse the file for them.
         return column.cast(pa.timestamp("ms", tz=column.type.tz), safe=False).cast(pa.int64())
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return column.cast(pa.int64(), safe=False)

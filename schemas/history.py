@@ -60,7 +60,7 @@ def kept_schemas() -> tuple[KeptSchema, ...]:
     for kind in KINDS:
         snake = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
         paths = {int(path.name.split(".v")[1].split(".")[0]): path for path in folder.glob(f"{snake}.v*.avsc")}
-        for version in sorted(paths):
+        for version in sorted(paths):  # by number: v10 comes after v9
             text = paths[version].read_text(encoding="utf-8")
             schemas.append(KeptSchema(kind, version, canonical_fingerprint(json.loads(text)), text))
     return tuple(schemas)

@@ -69,10 +69,11 @@ class Lines:
     def _open(self) -> BinaryIO:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = self.path.open("a+b")
+            file = self.path.open("a+b")  # append mode writes at the end, wherever a read has left the position
         except OSError as error:
             raise LinesError(f"{self.path}: cannot be written ({error})") from error
         try:
+            # The kernel releases the lock of a dead process, so a crash leaves no stale one behind.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()

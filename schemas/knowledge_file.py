@@ -102,6 +102,7 @@ def parse_knowledge(document: Mapping[str, Any], name: str) -> ItemKnowledge:
 
 def write_parquet(path: Path, records: Iterable[ItemKnowledge]) -> None:
     """Write the records as one parquet file of `KNOWLEDGE_SCHEMA`; replaces an older file atomically."""
+    # Beside the target, as a rename is atomic only within one file system.
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = (dataclasses.asdict(record) for record in records)
@@ -137,7 +138,7 @@ class KnowledgeFile:
         try:
             self.failures = Lines(out.with_name(f"{out.name}.failed.jsonl"))
         except LinesError:
-            self.lines.close()
+            self.lines.close()  # releases its lock
             raise
         if parquet_only:  # somebody kept the result and deleted the lines: continue from it
             for record in read_knowledge(out):

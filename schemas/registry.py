@@ -89,7 +89,7 @@ class RegistryClient:
                 return known
             path = _subject(subject)
             status, answer = self._call("POST", path, {"schema": schema})
-            if status == 404:
+            if status == 404:  # neither the subject nor the schema is there
                 if not self._auto_register:
                     raise RegistryRejected(
                         f"subject {subject} does not have this schema and auto-registration is off; "
@@ -147,7 +147,7 @@ class RegistryClient:
                 raise UnknownSchemaId(f"the registry has no Avro schema {schema_id}")
             status, answer = self._call("GET", f"/schemas/ids/{schema_id}")
             if status == 404 or (status == 200 and answer.get("schemaType", "AVRO") != "AVRO"):
-                if len(self._unknown) >= MAX_UNKNOWN:
+                if len(self._unknown) >= MAX_UNKNOWN:  # ids come from record bytes: poison could fill the memory
                     self._unknown.clear()
                 self._unknown[schema_id] = self._monotonic()
                 raise UnknownSchemaId(f"the registry has no Avro schema {schema_id}")
@@ -183,7 +183,7 @@ class RegistryClient:
             parsed = None
         if isinstance(parsed, dict):
             return status, parsed
-        if status in (401, 403):
+        if status in (401, 403):  # often a gateway's HTML, and still an answer: the credentials are wrong
             return status, {}
         # A 404 page that is not the registry's JSON comes from a proxy or a wrong path, not from the registry.
         raise RegistryUnavailable(f"the answer of {self._base} (HTTP {status}) is not a registry's JSON")

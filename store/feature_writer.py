@@ -160,6 +160,7 @@ class FeatureWriter:
         names = [versions] if isinstance(versions, str) else list(dict.fromkeys(versions))
         tombstones = [blob.encode_deletion(deletion.event_time, deletion.source_offset) for deletion in deletions]
         entities = [(version, deletion.id) for version in names for deletion in deletions]
+        # Version by version, so that the first version's results are the first ones.
         return self._plan(stem, entities, tombstones * len(names), self._item_ttl_ms, indexed=indexed)
 
     def _plan(
@@ -179,6 +180,7 @@ class FeatureWriter:
             lead = stem(version, bucket)
             shared = [of(version, bucket) for of in (keys.bucket_shape, keys.items, keys.deleted, keys.retired)]
             settings = [ttl_ms, self._mark_ttl_ms, len(lead) if indexed else 0]
+            # The function strips the lead of an item key to get the id for its indexes; 0: keep none.
             for part in _parts(rows, blobs):
                 names = [lead + entities[row][1] for row in part]
                 calls.append((shared + names, settings + [blobs[row] for row in part]))
@@ -194,6 +196,7 @@ class FeatureWriter:
             raise _translated(error) from error
         results: list[WriteResult] = []
         for plan in plans:
+            # Calls are grouped by bucket; back to the order of the input.
             own = [WriteResult.SAME] * len(plan.rows)
             answered = chain.from_iterable(islice(answers, len(plan.calls)))
             for row, answer in zip(plan.rows, answered, strict=True):
@@ -222,6 +225,7 @@ class FeatureWriter:
     def _set_shapes(self, new_shapes: dict[str, Shape]) -> None:
         """Set the shapes of versions that had none, now that they have vectors; of two writers the first one wins."""
         for version, own in new_shapes.items():
+            # NX with GET (Redis 7) sets it or returns the one that another writer has set, in one step.
             stored: Any = self._redis.set(self._keys.shape(version), str(own), nx=True, get=True)
             known = Shape.parse(stored) if stored else own
             self._shapes[version] = known, time.monotonic()

@@ -85,6 +85,7 @@ class KnowledgeCache:
             # Shared knowledge is not shared further: what an item gets was distilled from a near-duplicate of itself.
             if (key := (sharing or {}).get(record.item_id)) and not record.provenance.shared_from:
                 cached = record.provenance.origin != "fresh"
+                # NX: a hit on an old row must not displace what near-duplicates share already.
                 pipeline.set(keys.sharing_pointer(version, key), record.fingerprint, px=self._ttl_ms, nx=cached)
         if len(pipeline):
             pipeline.execute()

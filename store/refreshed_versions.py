@@ -57,6 +57,7 @@ class RefreshedVersions:
         wanted = {version for version, recent in announced.items() if recent} | {names.active or ""} - {""}
         if names.created:  # an announced version that is not listed was deleted, and must not come back
             wanted &= set(names.live)
+        # Before the first activation and announcement, users of this worker's version must not be lost.
         queued = tuple(sorted(wanted)) or (self._own,)
         others = tuple(sorted({*names.all, *announced, self._own} - set(queued)))
         self._cached, self._fetch_at = QueuedVersions(queued, others), self._clock() + FETCH_S

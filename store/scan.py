@@ -38,6 +38,7 @@ class Pace:
     def spend(self, keys: int) -> None:
         """Account for `keys`, and sleep if the walk is ahead of its rate; unused time is not saved up."""
         now = self._clock()
+        # `max`: after a pause, saved-up time would let a burst through.
         self._free_at = max(now, self._free_at) + keys / self._rate
         if self._free_at > now:
             self._sleep(self._free_at - now)

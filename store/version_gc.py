@@ -77,6 +77,7 @@ def collect(
     if not (force or refused_anyway or state == "retiring"):
         _refuse_written(client, prefix, version, live_s)
     versions.retire(version, force=force, live_s=live_s)  # 1
+    # In a Cluster the name stands on one node and features on all: each bucket needs a fence that its node can see.
     _fence(client, prefix, version)
     fenced_at = time.monotonic()
     while versions.workers(version, live_s=live_s):  # 2

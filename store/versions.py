@@ -204,9 +204,10 @@ class Versions:
     def workers(self, version: str, *, live_s: float = LIVE_S) -> list[LiveWorker]:
         """The workers of `version` with a heartbeat in the last `live_s`, by name."""
         living = self._call("workers", version, version, round(1_000 * live_s))[1:]
-        if not living:
+        if not living:  # HMGET without fields is an error
             return []
         rows = zip(sorted(living), self._redis.hmget(self._keys.workers(version), sorted(living)), strict=True)
+        # None: the worker left between the two calls.
         return [_worker(name, _text(row)) for name, row in rows if row is not None]
 
     def retire(self, version: str, *, force: bool = False, live_s: float = LIVE_S) -> None:
