@@ -20,7 +20,7 @@ from processors.users.fold_events import ErasedUser, EventRows, fold, suspicious
 from processors.validate import ContractViolation, check_deletion, check_event
 from schemas.columns import EventColumns
 from store.erasure_watermarks import Erasures
-from store.histories import DueVersions, HistoryBatch, HistoryStore, VersionsChanged
+from store.histories import HistoryBatch, HistoryStore, QueuedVersions, VersionsChanged
 from store.refresh_queue import RefreshPolicy
 from store.refreshed_versions import RefreshedVersions
 from streams.consumers.batch_consumer import BatchConsumer
@@ -42,7 +42,7 @@ class UserEventsLane(BatchConsumer):
 class Histories(Protocol):
     """Where histories go: `store.histories.HistoryStore`, or what a rebuild compares it with."""
 
-    def append(self, batch: HistoryBatch, versions: DueVersions = ...) -> int: ...
+    def append(self, batch: HistoryBatch, versions: QueuedVersions = ...) -> int: ...
 
 
 class UserEventsHandler:
@@ -65,7 +65,7 @@ class UserEventsHandler:
             settings.key_prefix,
             length=settings.history.length,
             ttl_s=settings.redis.feature_ttl_s,
-            policy=RefreshPolicy.of(settings),
+            policy=RefreshPolicy.of(settings.refresh),
         )
         self._versions = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
         self._notices = ErasureNotices(context)
@@ -93,21 +93,21 @@ class UserEventsHandler:
         return rejected
 
     def _append(self, folded: HistoryBatch) -> None:
-        versions = self._versions.look() if any(folded.erased) else self._versions.current()
+        versions = self._versions.fetch() if any(folded.erased) else self._versions.current()
         while True:
             if self._replaying:
-                versions = DueVersions(others=(*versions.marked, *versions.others))
+                versions = QueuedVersions(others=(*versions.queued, *versions.others))
             try:
                 self._store.append(folded, versions)
             except VersionsChanged:
-                versions = self._versions.look()
+                versions = self._versions.fetch()
             else:
                 return
 
     def _tell_of(self, timestamps: Mapping[str, int]) -> None:
         """Kafka, confirmed, or it raises to be done again; and whoever sweeps dead letters."""
         self._notices.send(timestamps, self._versions.current())
-        self._owing.owe(timestamps)
+        self._owing.add_pending(timestamps)
 
     def _erasures(self, batch: Batch, rows: list[int]) -> tuple[dict[str, ErasedUser], list[Rejected]]:
         """Each erased user's last erasure in the batch, and the null values that name nobody."""

@@ -47,7 +47,7 @@ class UserRefreshLane:
         settings = context.settings
         self._context = context
         self._due = RefreshQueue(
-            context.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings)
+            context.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings.refresh)
         )
         self._versions = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
         self._erasures = Erasures(context.redis, settings.key_prefix)
@@ -106,7 +106,7 @@ class UserRefreshLane:
             return 0  # no item has a vector yet: nothing could be said about anybody
         metrics.catalogue_items.set(self._catalogue.live)
         claimed_at = time.monotonic()
-        claims = await self._redis(lambda: self._due.claim(self._together, settings.refresh.lease_s))
+        claims = await self._redis(lambda: self._due.lease(self._together, settings.refresh.lease_s))
         state = await self._redis(self._due.state)
         metrics.refresh_queue.set(state.due)
         metrics.waiting_users.set(state.waiting)

@@ -60,7 +60,7 @@ def test_the_rights_of_a_worker_are_enough(url: str) -> None:
         HistoryStore(client).append(HistoryBatch.of([HistoryEvent("u1", "i1", "click", NOW_MS)]))
         assert HistoryStore(client).load(["u1"])[0].item_ids == ("i1",)
         due = RefreshQueue(client, "v1")
-        due.complete(due.claim(10, 60.0))
+        due.complete(due.lease(10, 60.0))
         KnowledgeCache(client).put([ItemKnowledge("i1", NOW_MS, NOW_MS, "f00", content_fingerprint="c00")])
         assert TokenBudget(client, limit=10).reserve(5).admitted
         assert collect(client, "f", "v2", force=True, settle_s=0.0) > 0

@@ -16,7 +16,7 @@ from freshet.connect import connect
 from freshet.records import ItemFeatures, ItemKnowledge, UserFeatures
 from store.erasure_watermarks import Erasures
 from store.feature_writer import Deletion, FeatureWriter
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
 from store.knowledge_cache import KnowledgeCache
 from store.refresh_queue import RefreshQueue
 from store.refreshed_versions import RefreshedVersions
@@ -76,10 +76,10 @@ def write(server: Node | Cluster, role: str) -> None:
         assert cache.find("v1", "c", "f" * 64) is not None
         RefreshedVersions(client, "f", "v1").announce("v1")
         store = HistoryStore(client)
-        store.append(HistoryBatch.of([HistoryEvent("u", "i", "view", NOW, "e")]), DueVersions(["v1"]))
-        due = RefreshQueue(client, "v1")
-        assert due.complete(due.claim(5, 60)) == 1
-        store.erase({"u": NOW + 1}, DueVersions(["v1"]))
+        store.append(HistoryBatch.of([HistoryEvent("u", "i", "view", NOW, "e")]), QueuedVersions(["v1"]))
+        queue = RefreshQueue(client, "v1")
+        assert queue.complete(queue.lease(5, 60)) == 1
+        store.erase({"u": NOW + 1}, QueuedVersions(["v1"]))
         assert Erasures(client).timestamps(["u"]) == [NOW + 1]
         assert list(store.scan_users()) == []
         with FeatureReader(client, raise_errors=True) as reader:

@@ -1,4 +1,4 @@
-"""The watermark of erasures: nothing older than it ever stands, in whatever order and batch things come."""
+"""Tombstone times of erased users: no older event is ever kept, in whatever order and batch events come."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import redis
 
 from freshet.layout import Keys
 from store.erasure_watermarks import Erasures, digest
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
 
-V1 = DueVersions(["v1"])
+V1 = QueuedVersions(["v1"])
 NOW = 1_700_000_000_000
 
 
@@ -73,8 +73,8 @@ def test_a_moment_to_come_counts_as_now(client: redis.Redis) -> None:
     assert times(store, "a") == [timestamp + 1]
 
 
-def test_watermarks_come_back_and_never_go_back(client: redis.Redis) -> None:
-    """Catches a rebuild that puts an older watermark over a newer one, and a list of the erased by name."""
+def test_tombstone_times_are_restored_and_never_go_back(client: redis.Redis) -> None:
+    """Catches a rebuild that puts an older time over a newer one, and a list of the erased by id."""
     erasures = Erasures(client)
     HistoryStore(client).erase({"a": NOW})
     erasures.restore({digest("a"): NOW - 1, digest("b"): NOW})
@@ -83,17 +83,17 @@ def test_watermarks_come_back_and_never_go_back(client: redis.Redis) -> None:
     assert b"a" not in client.zrange(Keys("f").erased(), 0, -1)
 
 
-def test_debts_stand_until_they_are_settled(client: redis.Redis) -> None:
+def test_erasures_are_pending_until_they_are_done(client: redis.Redis) -> None:
     """Catches dead letters of an erased user that nobody remembers to remove."""
     erasures = Erasures(client)
-    erasures.owe({"a": NOW, "b": NOW})
-    erasures.owe({"a": NOW + 1})
-    erasures.owe({})
-    assert erasures.owed() == {"a": NOW + 1, "b": NOW}
-    erasures.settle({"a": NOW, "b": NOW, "nobody": NOW})
-    assert erasures.owed() == {"a": NOW + 1}, "who was erased again meanwhile is owed still"
-    erasures.settle({"a": NOW + 1})
-    assert erasures.owed() == {}
+    erasures.add_pending({"a": NOW, "b": NOW})
+    erasures.add_pending({"a": NOW + 1})
+    erasures.add_pending({})
+    assert erasures.pending() == {"a": NOW + 1, "b": NOW}
+    erasures.done({"a": NOW, "b": NOW, "nobody": NOW})
+    assert erasures.pending() == {"a": NOW + 1}, "who was erased again meanwhile is still pending"
+    erasures.done({"a": NOW + 1})
+    assert erasures.pending() == {}
 
 
 @pytest.mark.parametrize("seed", range(4))

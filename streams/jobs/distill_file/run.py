@@ -20,7 +20,7 @@ from processors.items.near_duplicates import sharing_key
 from processors.validate import check_item
 from schemas.knowledge_file import KnowledgeFile
 from streams.backoff import Backoff
-from streams.errors import Family, family
+from streams.errors import Family, family, reason
 from streams.metrics import Metrics
 
 NAME = "distill"
@@ -203,7 +203,7 @@ class OfflineRun:
         except Exception as error:
             if family(error) is not Family.POISON:
                 raise
-            self._file.add_failure(item, self._distiller.fingerprint(item), error)
+            self._file.add_failure(item, self._distiller.fingerprint(item), error, reason=reason(error))
             self.tally.failed += 1
         else:
             self._file.add(knowledge)

@@ -66,10 +66,10 @@ def sweep(context: Context, timestamps: Mapping[str, int]) -> dict[str, int]:
 def sweep_owed(context: Context) -> int:
     """Remove the dead letters of everybody who was erased since the last sweep; answers of how many users."""
     erasures = Erasures(context.redis, context.settings.key_prefix)
-    owed = erasures.owed()
+    owed = erasures.pending()
     if owed:
         sweep(context, owed)
-        erasures.settle(owed)
+        erasures.done(owed)
     return len(owed)
 
 

@@ -81,9 +81,9 @@ class Eraser:
             self._versions(), [Deletion(user_id, timestamp) for user_id, timestamp in timestamps.items()]
         )
         tombstones = self._notices.send(timestamps, versions)
-        self._erasures.owe(timestamps)
+        self._erasures.add_pending(timestamps)
         dead_letters = sweep(self._context, timestamps)
-        self._erasures.settle(timestamps)
+        self._erasures.done(timestamps)
         left = self._found(names)
         receipts = [
             Receipt(
@@ -125,12 +125,12 @@ class Eraser:
         return dict.fromkeys(user_ids, timestamp)
 
     def _forget(self, timestamps: dict[str, int]) -> Any:
-        versions = self._refreshed.look()
+        versions = self._refreshed.fetch()
         while True:
             try:
                 self._store.erase(timestamps, versions)
             except VersionsChanged:
-                versions = self._refreshed.look()
+                versions = self._refreshed.fetch()
             else:
                 return versions
 

@@ -18,7 +18,7 @@ from freshet.records import ItemFeatures, ItemKnowledge, UserFeatures
 from processors.validate import ContractViolation, check_deletion
 from schemas.codec import Codec, DecodeError
 from store.erasure_watermarks import digest
-from store.histories import NO_VERSIONS, DueVersions, HistoryBatch
+from store.histories import NO_VERSIONS, HistoryBatch, QueuedVersions
 from streams.jobs.rebuild.erased import ErasedUsers
 from streams.kafka.batch import Message
 from streams.kafka.erasure_notices import read_erasures
@@ -156,7 +156,7 @@ class ExpectedHistories:
             self._handler.write(batch)
         return self._touched
 
-    def append(self, batch: HistoryBatch, _versions: DueVersions = NO_VERSIONS) -> int:
+    def append(self, batch: HistoryBatch, _versions: QueuedVersions = NO_VERSIONS) -> int:
         """As `store.histories.HistoryStore.append`."""
         for u, user_id in enumerate(batch.user_ids):
             mine = self.members.setdefault(user_id, {})

@@ -134,7 +134,7 @@ class Rebuild:
         settings = self._context.settings
         store = HistoryStore(self._context.redis, settings.key_prefix)
         due = RefreshQueue(
-            self._context.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings)
+            self._context.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings.refresh)
         )
         pages, seen = store.scan_users(), 0
         while not stop.is_set() and (page := await asyncio.to_thread(next, pages, None)) is not None:
@@ -142,7 +142,7 @@ class Rebuild:
                 users = page[start : start + _USERS]
                 histories = await self._redis(lambda users=users: store.load(users))  # type: ignore[misc]
                 behind = await self._redis(lambda histories=histories: self._behind(histories))  # type: ignore[misc]
-                self._done.due += await self._redis(lambda behind=behind: due.mark(behind)) if behind else 0  # type: ignore[misc]
+                self._done.due += await self._redis(lambda behind=behind: due.enqueue(behind)) if behind else 0  # type: ignore[misc]
             seen += len(page)
             self._progress(DUE, seen, seen)
 

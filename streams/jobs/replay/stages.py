@@ -28,13 +28,13 @@ class UserMarker:
 
     def __init__(self, context: Context) -> None:
         settings = context.settings
-        policy = RefreshPolicy.of(settings)
+        policy = RefreshPolicy.of(settings.refresh)
         self._due = RefreshQueue(context.redis, settings.version, settings.key_prefix, policy=policy)
         self._backoff = Backoff("replay", context.metrics)
 
     async def mark(self, user_ids: Sequence[str]) -> int:
         """Those of `user_ids` that have a history are due afterwards; answers how many."""
-        return await self._backoff.persevere(lambda: asyncio.to_thread(self._due.mark, user_ids))
+        return await self._backoff.persevere(lambda: asyncio.to_thread(self._due.enqueue, user_ids))
 
     async def of_records(self, records: Sequence[SourceRecord]) -> None:
         """The users of these events; one who erased has no history, and a key that names nobody marks nobody."""

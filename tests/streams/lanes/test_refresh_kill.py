@@ -20,7 +20,7 @@ from freshet.records import ItemFeatures, ItemTier, UserFeatures
 from local.stack.process import ChildProcess, log_tail
 from schemas.codec import Codec
 from store.feature_writer import FeatureWriter
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
 from store.refresh_queue import QueueState, RefreshQueue
 from streams.settings import Settings
 from tests.support.lane_tools import make_topics, read_all, until
@@ -90,7 +90,7 @@ async def test_a_killed_worker_costs_its_batch_one_refresh_more_and_nobody_is_fo
         [ItemFeatures(f"i{n}", "v1", ItemTier.TEXT, NOW, NOW, 8, v.tobytes()) for n, v in enumerate(vectors)]
     )
     events = [HistoryEvent(user, f"i{(n + m) % 40}", "view", NOW + m) for n, user in enumerate(USERS) for m in range(3)]
-    HistoryStore(client).append(HistoryBatch.of(events), DueVersions(["v1"]))
+    HistoryStore(client).append(HistoryBatch.of(events), QueuedVersions(["v1"]))
     due = RefreshQueue(client, "v1")
     assert due.state().due == len(USERS)
     doomed = worker(settings, tmp_path, "doomed", DOOMED_LEASE_S)

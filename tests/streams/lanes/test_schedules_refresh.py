@@ -20,7 +20,7 @@ from freshet.records import ItemFeatures, ItemTier, UserFeatures
 from schemas.codec import Codec
 from store.feature_writer import FeatureWriter
 from store.functions import Library
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
 from store.refresh_queue import RefreshQueue
 from streams.errors import DeliveryFailed
 from streams.lanes.user_refresh import UserRefreshLane
@@ -57,7 +57,7 @@ class World:
         items = [ItemFeatures(f"i{n}", "v1", ItemTier.TEXT, NOW, NOW, 8, v.tobytes()) for n, v in enumerate(vectors)]
         FeatureWriter(client).put_items(items)
         events = [HistoryEvent(user, f"i{n}", "view", NOW + n, f"e{n}") for user in USERS for n in range(3)]
-        HistoryStore(client).append(HistoryBatch.of(events), DueVersions(["v1"]))
+        HistoryStore(client).append(HistoryBatch.of(events), QueuedVersions(["v1"]))
 
     def lane(self, loop: StepLoop, calls: Calls) -> UserRefreshLane:
         context = Context(self.settings)

@@ -154,7 +154,7 @@ async def test_a_null_value_erases_what_came_before_it_and_nothing_else(flow):
     kept = [CODEC.decode(Erasure, record.value) for record in read_all(f.settings.kafka.servers, f.topics.erasures)]
     assert sorted(kept, key=str) == sorted((Erasure(digest(user), NOW) for user in ("a", "never seen")), key=str)
     assert Erasures(f.client).timestamps(["a", "b", "never seen"]) == [NOW, 0, NOW]
-    assert Erasures(f.client).owed() == {"a": NOW, "never seen": NOW}
+    assert Erasures(f.client).pending() == {"a": NOW, "never seen": NOW}
 
 
 async def test_a_crash_between_write_and_commit_doubles_nothing(flow, monkeypatch):

@@ -22,7 +22,7 @@ from freshet.records import DeadLetter, ItemFeatures, ItemTier, UserEvent, UserF
 from schemas.codec import Codec
 from store.erasure_watermarks import Erasures, digest
 from store.feature_writer import FeatureWriter
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
 from store.refresh_queue import RefreshQueue
 from store.versions import Versions
 from streams.jobs.dead_letters.read import dead_letter_ranges, read_dead_letters
@@ -89,7 +89,7 @@ def fill(settings: Settings, client: redis.Redis) -> list[int]:
         Versions(client).create(version)
         FeatureWriter(client).put_users([features(USER, version), features(OTHER, version)])
     events = [HistoryEvent(user, f"i{n}", "view", NOW + n, f"e{n}") for user in (USER, OTHER) for n in range(3)]
-    HistoryStore(client).append(HistoryBatch.of(events), DueVersions(["v1", "v2"]))
+    HistoryStore(client).append(HistoryBatch.of(events), QueuedVersions(["v1", "v2"]))
     topic = Topics(settings).user_events
     mine, theirs = event(USER)[1], event(OTHER)[1]
     dead_letters = [
@@ -144,7 +144,7 @@ def test_a_user_is_gone_everywhere_and_the_receipt_says_so(
         assert [(one.key, one.value) for one in deletions] == [(USER.encode(), None)]
     assert positions(settings) == [3, 4, 5]
     assert Erasures(client).timestamps([USER, OTHER]) == [receipt["erased_ms"], 0]
-    assert Erasures(client).owed() == {}
+    assert Erasures(client).pending() == {}
     [null] = read_all(settings.kafka.servers, Topics(settings).user_events)
     assert (null.key, null.value, null.timestamp) == (USER.encode(), None, receipt["erased_ms"])
     left = [key for key in client.scan_iter("*") if USER.encode() in key]
@@ -177,11 +177,11 @@ async def test_nothing_brings_an_erased_user_back(settings: Settings, client: re
         await asyncio.to_thread(send_all, settings, topics.user_events, dump)
         await until(lambda: client.zcard(KEYS.history(OTHER)) == 2, "what came after the dump")
         assert not client.exists(KEYS.history(USER))
-        assert Erasures(client).owed().keys() == {USER}
+        assert Erasures(client).pending().keys() == {USER}
 
         context = Context(settings)
         assert await asyncio.to_thread(sweep_owed, context) == 1
-        assert Erasures(client).owed() == {}
+        assert Erasures(client).pending() == {}
         await context.close()
     client.flushall()
     environment = {
@@ -216,7 +216,7 @@ async def test_a_refresh_under_way_publishes_nobody_who_was_erased_meanwhile(
     FeatureWriter(client).put_items(items)
     users = [USER, OTHER, "user-erased-late"]
     events = [HistoryEvent(user, f"i{n}", "view", NOW + n, f"e{n}") for user in users for n in range(3)]
-    HistoryStore(client).append(HistoryBatch.of(events), DueVersions(["v1"]))
+    HistoryStore(client).append(HistoryBatch.of(events), QueuedVersions(["v1"]))
     context = Context(settings)
     lane = UserRefreshLane(context)
     await asyncio.to_thread(lane._reasoner.refresher)
@@ -224,11 +224,11 @@ async def test_a_refresh_under_way_publishes_nobody_who_was_erased_meanwhile(
 
     def erased_while_inferring(histories: Any) -> Any:
         made = infer(histories)
-        HistoryStore(client).erase({USER: NOW + 100}, DueVersions(["v1"]))
+        HistoryStore(client).erase({USER: NOW + 100}, QueuedVersions(["v1"]))
         return made
 
     async def erased_while_publishing(made: Any) -> None:
-        HistoryStore(client).erase({"user-erased-late": NOW + 100}, DueVersions(["v1"]))
+        HistoryStore(client).erase({"user-erased-late": NOW + 100}, QueuedVersions(["v1"]))
         await publish(made)
 
     monkeypatch.setattr(lane, "_infer", erased_while_inferring)

@@ -19,7 +19,7 @@ from freshet.layout import Keys
 from freshet.records import Item, ItemFeatures, ItemTier, UserEvent
 from schemas.codec import Codec
 from store.feature_writer import FeatureWriter
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
 from store.refresh_queue import RefreshQueue
 from store.versions import Versions
 from streams.kafka.topics import Topics
@@ -164,7 +164,7 @@ async def test_verify_finds_each_kind_of_difference(filled: Settings, client: re
     client.set(KEYS.item("v1", "i9"), blob[:-1] + bytes([blob[-1] ^ 1]))
     client.zremrangebyrank(KEYS.history("u5"), 0, 0)
     invented = [HistoryEvent("u6", "i0", "view", NOW + 10**8, "e"), HistoryEvent("ghost", "i0", "view", NOW, "x")]
-    HistoryStore(client, length=5).append(HistoryBatch.of(invented), DueVersions(others=["v1"]))
+    HistoryStore(client, length=5).append(HistoryBatch.of(invented), QueuedVersions(others=["v1"]))
     found = await answer(filled, "--verify", code=1)
     named = {(row["kind"], row["difference"]): sorted(row["examples"]) for row in found["by_kind"]}
     assert named == {
