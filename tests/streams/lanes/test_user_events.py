@@ -12,6 +12,7 @@ from schemas.codec import Codec
 from store.erasure_watermarks import Erasures, digest
 from store.histories import HistoryStore
 from store.refresh_queue import RefreshQueue
+from streams.consumers import batch_consumer
 from streams.lanes.user_events import UserEventsLane
 from streams.resources import Context
 from streams.settings import Settings
@@ -69,10 +70,11 @@ class Flow:
 
 
 @pytest.fixture
-async def flow(kafka, valkey, topic_prefix):
+async def flow(kafka, valkey, topic_prefix, monkeypatch):
     made = []
 
-    def make(url=valkey, **overrides):
+    def make(url=valkey, batch_records=batch_consumer.BATCH_RECORDS, **overrides):
+        monkeypatch.setattr(batch_consumer, "BATCH_RECORDS", batch_records)
         made.append(Flow(kafka, url, topic_prefix, **overrides))
         return made[-1]
 
@@ -159,7 +161,7 @@ async def test_a_null_value_erases_what_came_before_it_and_nothing_else(flow):
 
 async def test_a_crash_between_write_and_commit_doubles_nothing(flow, monkeypatch):
     # Catches histories that are not idempotent, and commits that come before the write.
-    f = flow(firehose_batch=100)
+    f = flow(batch_records=100)
     f.send(*stream(400))
     append = HistoryStore.append
     calls = []
@@ -188,7 +190,7 @@ async def test_redis_that_goes_away_and_comes_back_mid_stream_loses_nothing(flow
     server = ValkeyServer(folder=tmp_path)
     url = server.start()
     try:
-        f = flow(url, firehose_batch=50)
+        f = flow(url, batch_records=50)
         sent = stream(3_000)
         f.send(*sent[:1_000])
         lane = await f.lane()
@@ -211,7 +213,7 @@ async def test_redis_that_goes_away_and_comes_back_mid_stream_loses_nothing(flow
 
 
 async def test_two_workers_share_the_load_and_a_join_loses_and_doubles_nothing(flow):
-    f = flow(firehose_batch=20, history_length=1_000)
+    f = flow(batch_records=20, history_length=1_000)
     sent = stream(6_000)
     f.send(*sent[:4_000])
     first = await f.lane()
