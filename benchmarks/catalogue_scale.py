@@ -25,14 +25,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.candidate_indexes import Cells, Faiss, Finder, SemanticIds
+from models.interactions import Ints, TrainingEvents, code
 from models.reasoner.catalogue import Vectors
 from models.reasoner.checkpoint import Checkpoint, load
 from models.reasoner.denoiser import BlockDenoiser, Reading
-from models.reasoner.infill import layout
 from models.reasoner.network import BlockDiffusionNetwork
 from models.reasoner.sampler import SlotPlan, denoise
-from models.reasoner.sequences import Ints, TrainingEvents, code, first_events
+from models.reasoner.sequences import first_events
 from models.reasoner.shortlist import NOTHING, CandidateIndex, Shortlist
+from models.reasoner.slot_layout import layout
 from models.reasoner.training.train import TrainingConfig
 from schemas.files import read_events, read_items
 from streams.jobs.train import train_on

@@ -23,7 +23,7 @@ from evaluation.naive import NaiveExtractor
 from freshet.clock import wall_clock
 from freshet.records import ItemKnowledge
 from local.stack.state import resolve
-from models.encoder.encoder import prepared_encoder
+from models.encoder.backends import prepared_encoder
 from models.llm.client import LLMForbidden, LLMUnavailable, OpenAIClient
 from processors.items.agents import ATTRIBUTE_ANALYST, UnknownAgentSet
 from processors.items.attribute_catalogue import AttributeCatalogue

@@ -117,7 +117,7 @@ def _run(events: Path, items: Path, options: ReasonerOptions) -> dict[str, Any]:
     from evaluation.reasoner import report
     from evaluation.reasoner.run import Evaluation
     from evaluation.reasoner.shop import load
-    from models.encoder.encoder import prepared_encoder
+    from models.encoder.backends import prepared_encoder
 
     settings = Settings.load()
     torch.set_num_threads(settings.torch_threads)

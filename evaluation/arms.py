@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from freshet.records import Item, ItemKnowledge
-from models.encoder.cold_items import ColdItems
+from models.encoder.co_engagement import Pairs
+from models.encoder.cold_start import ColdItems
 from models.encoder.encoder import TextEncoder, Vectors
-from models.encoder.pairs import Pairs
 from processors.items.knowledge_text import knowledge_text
 
 Scores = NDArray[np.float64]

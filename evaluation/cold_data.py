@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from freshet.records import Item, ItemKnowledge
-from models.encoder.cold_items import ColdBuyers, ColdConfig, ColdItems, cold_buyers, cold_items
+from models.encoder.cold_start import ColdBuyers, ColdConfig, ColdItems, cold_buyers, cold_items
 from models.encoder.encoder import TextEncoder, Vectors
-from models.reasoner.sequences import Ints, TrainingEvents, TrainingLog, code
+from models.interactions import EventLog, Ints, TrainingEvents, code
 from schemas.files import read_events, read_items
 from schemas.knowledge_file import read_knowledge
 
@@ -31,13 +31,13 @@ class ColdData:
 
     items: Sequence[Item]
     knowledge: Mapping[str, ItemKnowledge]
-    log: TrainingLog
+    log: EventLog
     split: int
     question: ColdItems
     buyers: ColdBuyers
 
     @property
-    def past(self) -> TrainingLog:
+    def past(self) -> EventLog:
         """What may be learned from."""
         return self.log.take(self.log.times < self.split)
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from models.encoder.aligner import Aligner, LinearAligner
-from models.encoder.encoder import TextEncoder, prepared_encoder
+from models.encoder.backends import prepared_encoder
+from models.encoder.encoder import TextEncoder
 from schemas.files import read_items
 from streams.settings import Settings
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from freshet.records import Claim, Item, ItemKnowledge, Provenance
-from models.llm.client import LanguageModel, Message
+from models.llm.client import CompletionRequest, LanguageModel, Message
 from processors.items.ask import InvalidKnowledge, parse
 from processors.items.attribute_catalogue import AttributeCatalogue
 from processors.items.item_text import content_fingerprint, delimited, item_text
@@ -46,7 +46,7 @@ class NaiveExtractor:
             Message("system", PROMPT.format(category=category.name, attributes=lines)),
             Message("user", delimited(item_text(item))),
         ]
-        call = await self._llm.complete(messages, schema=schema, schema_name="attributes", max_tokens=MAX_TOKENS)
+        call = await self._llm.complete(CompletionRequest(messages, schema, "attributes", MAX_TOKENS))
         problem, answer = parse(call, schema)
         if answer is None:
             raise InvalidKnowledge(problem, call.text)

@@ -21,11 +21,12 @@ from evaluation.cold_data import ColdData, load
 from evaluation.intervals import interval
 from models.encoder.aligner import LinearAligner
 from models.encoder.aligner_training import AlignerConfig, validation
-from models.encoder.cold_items import ColdConfig, ColdItems
+from models.encoder.backends import prepared_encoder
+from models.encoder.co_engagement import Pairs, co_engaged
+from models.encoder.cold_start import ColdConfig, ColdItems
 from models.encoder.contrastive import HeadConfig, Texts, train_head
-from models.encoder.encoder import TextEncoder, Vectors, prepared_encoder
-from models.encoder.pairs import Pairs, co_engaged
-from models.reasoner.sequences import TrainingLog
+from models.encoder.encoder import TextEncoder, Vectors
+from models.interactions import EventLog
 from streams.settings import Settings
 
 GRID = (1.0, 0.25, 0.5, 2.0)
@@ -35,7 +36,7 @@ GRID = (1.0, 0.25, 0.5, 2.0)
 class Trial:
     """One question with the events that may be learned from, and what is made of them once: pairs."""
 
-    def __init__(self, log: TrainingLog, rows: int, question: ColdItems) -> None:
+    def __init__(self, log: EventLog, rows: int, question: ColdItems) -> None:
         self.question = question
         self.pairs: Pairs = co_engaged(log, rows, np.random.default_rng(0))
 

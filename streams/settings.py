@@ -93,7 +93,7 @@ class Settings:
         url=True,
     )
     llm: str = _setting("", "Base URL of an OpenAI-compatible endpoint; empty: the stack of `freshet up`", url=True)
-    llm_backend: str = _setting("openai", "How the endpoint is spoken to; see `models/llm/client.py`")
+    llm_backend: str = _setting("openai", "How the endpoint is spoken to; see `models/llm/backends.py`")
     llm_model: str = _setting("", "Model name at the endpoint; empty: the first one it serves")
     llm_concurrency: int = _setting(
         16, "Most LLM calls under way at once, per worker; fewer while the endpoint is busy", least=1, most=1024
@@ -125,7 +125,7 @@ class Settings:
     encoder: str = _setting("", "Folder of the text encoder; empty: the one of `freshet models prepare`")
     encoder_backend: str = _setting("auto", "What computes it: auto, torch (CUDA where there is one) or openvino")
     reasoner: str = _setting(
-        "block-diffusion", "Who infers (`models/reasoner/reasoner.py`): block-diffusion, text-diffusion or cooccurrence"
+        "block-diffusion", "Who infers (`models/reasoner/kinds.py`): block-diffusion, text-diffusion or cooccurrence"
     )
     reasoner_url: str = _setting(
         "", "Text diffusion: base URL of its OpenAI-compatible server; empty: in process", url=True

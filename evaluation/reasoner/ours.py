@@ -16,13 +16,14 @@ from torch.nn import functional
 from evaluation.reasoner.measures import Inferred, Scorer, Scores
 from evaluation.reasoner.shop import Shop
 from evaluation.reasoner.splits import NEXT, Case
+from models.interactions import EventLog
 from models.reasoner.block_diffusion import DEFAULT_PLAN, BlockDiffusionReasoner, ItemTable
 from models.reasoner.checkpoint import Checkpoint, load
 from models.reasoner.denoiser import BlockDenoiser, Reading
-from models.reasoner.infill import SlotLayout
 from models.reasoner.network import MASK_ROW
 from models.reasoner.sampler import SlotPlan
-from models.reasoner.sequences import TrainingLog, first_events
+from models.reasoner.sequences import first_events
+from models.reasoner.slot_layout import SlotLayout
 from models.reasoner.training.train import TrainingConfig, train_reasoner
 from store.histories import History
 
@@ -94,7 +95,7 @@ class Ours:
 
 
 def train_ours(
-    log: TrainingLog,
+    log: EventLog,
     shop: Shop,
     config: TrainingConfig,
     *,

@@ -21,8 +21,8 @@ from evaluation.reasoner.sets import Lists, coverage, measure_enrichment, measur
 from evaluation.reasoner.shop import Shop, co_engaged_vectors
 from evaluation.reasoner.splits import NEXT, Case, HeldOut
 from evaluation.reasoner.tuning import Chosen
+from models.interactions import EventLog
 from models.reasoner.sampler import SlotPlan
-from models.reasoner.sequences import TrainingLog
 from models.reasoner.training.train import TrainingConfig, TrainingError
 
 Report = Callable[[str, float], None]
@@ -147,7 +147,7 @@ class Evaluation:
         lists["next_item"] = best(ours.scores, made.hidden, NEXT)
         measure_hidden(self.tally, self.shop, made, lists, np.random.default_rng(seed))
 
-    def _models(self, train: TrainingLog, seed: int, *, sasrec: bool = True) -> tuple[dict[str, Scorer], Ours]:
+    def _models(self, train: EventLog, seed: int, *, sasrec: bool = True) -> tuple[dict[str, Scorer], Ours]:
         """Every scorer, learned from `train`."""
         assert self.chosen is not None
         shop, rows, chosen = self.shop, len(self.shop), self.chosen
@@ -183,9 +183,7 @@ class Evaluation:
             blended = tuning.blended(models[one], models[other], weight)
             self.tally.add_ranks(f"{stage}.{name}", cases, ranks(blended, cases))
 
-    def _fill(
-        self, seed: int, models: dict[str, Scorer], ours: Ours, cases: Sequence[Case], train: TrainingLog
-    ) -> None:
+    def _fill(self, seed: int, models: dict[str, Scorer], ours: Ours, cases: Sequence[Case], train: EventLog) -> None:
         """The next 16: sets by steps and their controls, and what they add to the user vector."""
         made: Lists = {f"ours_{steps}": ours.infer(cases, steps, seed=seed) for steps in self.options.steps}
         controls: Lists = {
@@ -206,7 +204,7 @@ class Evaluation:
         for space, vectors in (("text", self.shop.vectors), ("aligned", aligned), ("network", ours.embeddings)):
             measure_enrichment(self.tally, space, vectors, cases, enriched)
 
-    def _train(self, log: TrainingLog, seed: int) -> Ours:
+    def _train(self, log: EventLog, seed: int) -> Ours:
         asked = self.options
         config = replace(asked.training, seed=seed, network_weight=self.chosen.network_weight if self.chosen else None)
         tell = self._tell("training ours")

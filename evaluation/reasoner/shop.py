@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from freshet.records import Item
 from models.encoder.aligner import LinearAligner
 from models.encoder.aligner_training import AlignerConfig, train_aligner
+from models.encoder.co_engagement import NothingToLearn
 from models.encoder.contrastive import Texts
 from models.encoder.encoder import TextEncoder
-from models.encoder.pairs import NothingToLearn
+from models.interactions import EventLog, TrainingEvents, code, most_frequent
 from models.reasoner.catalogue import Catalogue, Vectors
-from models.reasoner.sequences import TrainingEvents, TrainingLog, code, most_frequent
 from processors.items.embed_texts import encoded_texts
 from schemas.files import FileError, read_events, read_items
 
@@ -41,7 +41,7 @@ class Shop:
     """
 
     items: Sequence[Item]
-    log: TrainingLog
+    log: EventLog
     texts: Texts
     catalogue: Catalogue
     vectors: Vectors
@@ -52,7 +52,7 @@ class Shop:
     def __len__(self) -> int:
         return len(self.items)
 
-    def columns(self, log: TrainingLog) -> TrainingEvents:
+    def columns(self, log: EventLog) -> TrainingEvents:
         """A part of the log by names, as training wants it."""
         ids = self.catalogue.item_ids
         return TrainingEvents([f"u{user}" for user in log.users], [ids[row] for row in log.items], log.times)
@@ -98,7 +98,7 @@ def load(
     return Shop(kept, log, texts, catalogue, vectors, *_categories(kept, vectors))
 
 
-def co_engaged_vectors(shop: Shop, train: TrainingLog, *, seed: int = 0) -> Vectors:
+def co_engaged_vectors(shop: Shop, train: EventLog, *, seed: int = 0) -> Vectors:
     """Vectors (N, dims) of an aligner trained on a part of the log, as `freshet train aligner` does on all of it.
 
     The PCA where nothing is to be learned.

@@ -19,7 +19,7 @@ from evaluation.reasoner.ours import Ours
 from evaluation.reasoner.sasrec import SasRecConfig, train_sasrec
 from evaluation.reasoner.shop import Shop
 from evaluation.reasoner.splits import Case
-from models.reasoner.sequences import TrainingLog
+from models.interactions import EventLog
 from models.reasoner.training.blend import NETWORK_WEIGHTS
 
 HALF_LIVES = (1.0, 4.0, 16.0, 64.0)
@@ -63,7 +63,7 @@ class Chosen:
 
 def choose(
     shop: Shop,
-    train: TrainingLog,
+    train: EventLog,
     validation: Sequence[Case],
     start: SasRecConfig,
     progress: Callable[[float], None],
@@ -107,7 +107,7 @@ def choose(
 
 def choose_sasrec(
     shop: Shop,
-    train: TrainingLog,
+    train: EventLog,
     start: SasRecConfig,
     judge: Callable[[Scorer], float],
     note: Callable[[str, float], float],

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.encoder.aligner import LinearAligner, Vectors
-from models.encoder.pairs import NothingToLearn, Pairs
-from models.reasoner.sequences import Ints
+from models.encoder.co_engagement import NothingToLearn, Pairs
+from models.interactions import Ints
 
 NEAREST = 50
 """Hard negatives are drawn from this many nearest texts that were never engaged with together."""

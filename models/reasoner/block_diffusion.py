@@ -19,16 +19,18 @@ import torch
 from torch import Tensor
 
 from freshet.records import InferredBehavior, UserTier
+from models.interactions import Ints, UserHistory
 from models.reasoner.catalogue import Catalogue, Rows
 from models.reasoner.checkpoint import Checkpoint, load
 from models.reasoner.cooccurrence_table import SPAN, NeighborTable, Offset
 from models.reasoner.denoiser import BlockDenoiser, Reading, Scratch
-from models.reasoner.infill import layout
+from models.reasoner.kinds import ReasonerSources
 from models.reasoner.network import BlockDiffusionNetwork
-from models.reasoner.reasoner import Inference, ReasonerSources, UserHistory
+from models.reasoner.reasoner import Inference
 from models.reasoner.sampler import SampledBlock, SlotPlan, denoise
-from models.reasoner.sequences import Ints, first_places, padded
+from models.reasoner.sequences import first_places, padded
 from models.reasoner.shortlist import CandidateIndex, Shortlist
+from models.reasoner.slot_layout import layout
 
 SCORES_AT_ONCE = 8_000_000
 """Logits held at once (32 MB): larger micro-batches leave the cache and are slower, not faster."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.encoder.encoder import fast_bfloat16
+from models.device import fast_bfloat16
 
 GROUP = 32
 """Items per group: the maxima of groups cost little while scores are in cache, and leave 32 times fewer to sort."""

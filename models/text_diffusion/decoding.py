@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.text_diffusion.network import Block, MaskedNetwork
+from models.text_diffusion.masked_network import Block, MaskedNetwork
 
 THRESHOLD = 0.9
 """Fast-dLLM's (arXiv 2505.22618), which it gives as safe from .9 to .95."""

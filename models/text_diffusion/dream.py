@@ -14,7 +14,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from models.text_diffusion.infilling import InfillingWriter
 from models.text_diffusion.loading import ModelFolderError, build, device_and_dtype, read_weights
-from models.text_diffusion.network import MaskedNetwork
+from models.text_diffusion.masked_network import MaskedNetwork
 from models.text_diffusion.prompt import Writer
 
 MASK_ID, EOS_ID = 151_666, 151_643

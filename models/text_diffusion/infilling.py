@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from models.reasoner import infill
+from models.reasoner import slot_layout
 from models.text_diffusion.decoding import THRESHOLD, Filled, decode
-from models.text_diffusion.network import Block, MaskedNetwork
+from models.text_diffusion.masked_network import Block, MaskedNetwork
 from models.text_diffusion.prompt import Line, PromptLog, Written, tidy
 
 SLOT_TOKENS = 8
@@ -96,7 +96,7 @@ class InfillingWriter:
 
         Slots among behaviors share one block with them, so that they are read from both sides.
         """
-        placed = infill.layout(log.times, slots, slots // AMONG_SHARE, TAIL)
+        placed = slot_layout.layout(log.times, slots, slots // AMONG_SHARE, TAIL)
         events, old = frozenset(placed.events.tolist()), len(log.titles) - placed.observed
         last, newest = max(events, default=-1), iter(log.titles[old:])
         blocks = [list(self._head)]

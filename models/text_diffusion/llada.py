@@ -16,7 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from models.text_diffusion.infilling import InfillingWriter
 from models.text_diffusion.loading import ModelFolderError, build, device_and_dtype, read_weights
-from models.text_diffusion.network import MaskedNetwork
+from models.text_diffusion.masked_network import MaskedNetwork
 from models.text_diffusion.prompt import Writer
 
 MASK_ID, EOS_ID = 126_336, 126_081

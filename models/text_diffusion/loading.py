@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from models.encoder.encoder import fast_bfloat16
+from models.device import fast_bfloat16
 from models.text_diffusion.prompt import Writer
 
 FAMILIES = {

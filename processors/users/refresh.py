@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from freshet.records import UserFeatures
+from models.interactions import UserHistory
 from models.reasoner.catalogue import Catalogue
-from models.reasoner.reasoner import BehaviorReasoner, Inference, LearnsOnline, UserHistory
+from models.reasoner.reasoner import BehaviorReasoner, Inference, LearnsOnline
 
 HALF_LIFE_EVENTS = 32.0
 """An event this many places back weighs half. Places, not days: a user who paused is not forgotten."""

@@ -18,10 +18,10 @@ from freshet.records import Item, ItemKnowledge
 from models.encoder import contrastive
 from models.encoder.aligner import Aligner, load_aligner
 from models.encoder.aligner_training import AlignerConfig, train_aligner
-from models.encoder.encoder import prepared_encoder
-from models.encoder.pairs import NothingToLearn
+from models.encoder.backends import prepared_encoder
+from models.encoder.co_engagement import NothingToLearn
+from models.interactions import TrainingEvents
 from models.reasoner import checkpoint
-from models.reasoner.sequences import TrainingEvents
 from models.reasoner.training.train import TrainingConfig, TrainingError, TrainingProgress, train_reasoner
 from processors.items.embed_catalogue import embed_catalogue
 from processors.items.embed_texts import encoded_texts

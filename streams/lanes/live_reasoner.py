@@ -17,7 +17,8 @@ from models.encoder.aligner import load_aligner
 from models.reasoner import checkpoint
 from models.reasoner.checkpoint import ALIGNER, CONFIG, Checkpoint, CheckpointError
 from models.reasoner.cooccurrence import CooccurrenceReasoner
-from models.reasoner.reasoner import FALLBACK, REASONERS, BehaviorReasoner, ReasonerSources, make_reasoner
+from models.reasoner.kinds import FALLBACK, REASONERS, ReasonerSources, make_reasoner
+from models.reasoner.reasoner import BehaviorReasoner
 from processors.users.refresh import UserRefresher
 from store.versions import VersionConflict, Versions
 from streams.lanes.text_sources import KnownTitles, acceptable

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.interactions import EventLog
 from models.reasoner import ranking_metrics as ranking
 from models.reasoner.cooccurrence_table import NeighborConfig, NeighborTable, count_pairs, neighbors
 from models.reasoner.network import BlockDiffusionNetwork
-from models.reasoner.sequences import TrainingLog
 from models.reasoner.training.config import TrainingConfig
 from models.reasoner.training.validation import Validation, neighbor_scorer, network_scorer
 
@@ -31,7 +31,7 @@ UNASKED_WEIGHT = 0.2
 
 @torch.inference_mode()
 def weigh(
-    network: BlockDiffusionNetwork, vectors: Tensor, log: TrainingLog, asked: Validation, config: TrainingConfig
+    network: BlockDiffusionNetwork, vectors: Tensor, log: EventLog, asked: Validation, config: TrainingConfig
 ) -> tuple[NeighborTable, dict[str, Any]]:
     """The neighbors in `log`, with the settings that rank best by themselves; sets the network's `score_weight`.
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.interactions import EventLog, Ints
 from models.reasoner.network import BlockDiffusionNetwork
-from models.reasoner.sequences import Ints, TrainingLog, sequences, windows
+from models.reasoner.sequences import sequences, windows
 from models.reasoner.training.config import TrainingConfig, TrainingError
 from models.reasoner.training.loss import Corpus, losses
 from models.reasoner.training.state import TrainingState, UnfinishedRun
@@ -44,7 +45,7 @@ class TrainingFit:
         self,
         network: BlockDiffusionNetwork,
         corpus: Corpus,
-        log: TrainingLog,
+        log: EventLog,
         asked: Validation,
         config: TrainingConfig,
         unfinished: UnfinishedRun,

@@ -21,20 +21,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.interactions import EventLog, Ints, TrainingEvents, UserHistory, code, most_frequent, split_time
 from models.reasoner.catalogue import Catalogue
 from models.reasoner.checkpoint import Checkpoint, save
 from models.reasoner.network import BlockDiffusionNetwork, NetworkConfig
-from models.reasoner.reasoner import UserHistory
-from models.reasoner.sequences import (
-    Ints,
-    TrainingEvents,
-    TrainingLog,
-    code,
-    most_frequent,
-    sequences,
-    split_time,
-    windows,
-)
+from models.reasoner.sequences import sequences, windows
 from models.reasoner.training.blend import weigh
 from models.reasoner.training.config import TrainingConfig, TrainingError
 from models.reasoner.training.loop import TrainingFit, TrainingProgress
@@ -114,7 +105,7 @@ def train_reasoner(
     return out
 
 
-def _log(columns: TrainingEvents, catalogue: Catalogue, config: TrainingConfig) -> tuple[TrainingLog, Ints]:
+def _log(columns: TrainingEvents, catalogue: Catalogue, config: TrainingConfig) -> tuple[EventLog, Ints]:
     """The log over the most frequent items, coded 0..N-1, and their catalogue rows (N,)."""
     rows = catalogue.rows(columns.item_ids)
     if not (rows >= 0).any():
@@ -170,7 +161,7 @@ def _begin_from(start: Checkpoint, network: BlockDiffusionNetwork, item_ids: Seq
     network.load_state_dict(weights)
 
 
-def _identity(config: TrainingConfig, log: TrainingLog, vectors: np.ndarray[Any, Any], start: Checkpoint | None) -> str:
+def _identity(config: TrainingConfig, log: EventLog, vectors: np.ndarray[Any, Any], start: Checkpoint | None) -> str:
     """What must be the same for a run to be the same run."""
     digest = 0
     for part in (log.users, log.items, log.times, vectors):
@@ -180,7 +171,7 @@ def _identity(config: TrainingConfig, log: TrainingLog, vectors: np.ndarray[Any,
 
 @torch.inference_mode()
 def _calibrate_cold_bias(
-    network: BlockDiffusionNetwork, vectors: Tensor, log: TrainingLog, config: TrainingConfig
+    network: BlockDiffusionNetwork, vectors: Tensor, log: EventLog, config: TrainingConfig
 ) -> None:
     """Set the bias of new items so that a sample treated as new gets, in sum, the share of events it really has."""
     rng = np.random.default_rng([config.seed, 3])

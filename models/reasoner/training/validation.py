@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.interactions import EventLog, Ints
 from models.reasoner import ranking_metrics as ranking
 from models.reasoner.cooccurrence_table import NeighborTable
 from models.reasoner.network import BlockDiffusionNetwork
-from models.reasoner.sequences import Ints, Question, TrainingLog, first_events, padded, questions
+from models.reasoner.sequences import Question, first_events, padded, questions
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Validation:
     every: Sequence[Question]
 
     @classmethod
-    def of(cls, log: TrainingLog, split: int, users: int, seed: int) -> Validation:
+    def of(cls, log: EventLog, split: int, users: int, seed: int) -> Validation:
         """Up to `users` questions from the events after `split`; its own draws, whatever training drew."""
         return cls(*questions(log, split, users, np.random.default_rng([seed, 1])))
 

@@ -10,7 +10,8 @@ from models.reasoner import block_diffusion as block_reasoner
 from models.reasoner.block_diffusion import BlockDiffusionReasoner
 from models.reasoner.catalogue import Catalogue
 from models.reasoner.cooccurrence_table import NeighborTable
-from models.reasoner.reasoner import Inference, ReasonerSources, make_reasoner
+from models.reasoner.kinds import ReasonerSources, make_reasoner
+from models.reasoner.reasoner import Inference
 from models.reasoner.sampler import SlotPlan
 from models.reasoner.schedules import SCHEDULES
 from streams.settings import CHOICES, SettingError, Settings

@@ -14,7 +14,7 @@ from torch.nn import functional
 from models.text_diffusion import dream, llada
 from models.text_diffusion.infilling import InfillingWriter
 from models.text_diffusion.loading import ModelFolderError, load_writer
-from models.text_diffusion.network import Block
+from models.text_diffusion.masked_network import Block
 from models.text_diffusion.prompt import PromptLog
 from tests.models.text_diffusion.tiny import (
     DREAM_CONFIG,

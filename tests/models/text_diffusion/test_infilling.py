@@ -15,7 +15,7 @@ from models.reasoner.cooccurrence import CooccurrenceReasoner
 from models.text_diffusion.grounding import Grounder
 from models.text_diffusion.infilling import SLOT_TOKENS, SLOTS_PER_BLOCK, InfillingWriter
 from models.text_diffusion.prompt import PromptLog
-from models.text_diffusion.reasoner import TextDiffusionReasoner
+from models.text_diffusion.text_reasoner import TextDiffusionReasoner
 from processors.users.refresh import UserRefresher
 from schemas.codec import Codec
 from tests.models.reasoner import reasoner_tools

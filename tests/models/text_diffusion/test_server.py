@@ -10,8 +10,8 @@ import pytest
 from freshet.records import UserTier
 from models.reasoner.cooccurrence import CooccurrenceReasoner
 from models.text_diffusion.prompt import MOST_SHOWN, Line, PromptLog, Written
-from models.text_diffusion.reasoner import TextDiffusionReasoner
 from models.text_diffusion.server import ServerWriter
+from models.text_diffusion.text_reasoner import TextDiffusionReasoner
 from processors.users.refresh import UserRefresher
 from tests.models.reasoner.reasoner_tools import told
 from tests.models.text_diffusion.fake_text_server import FakeTextServer

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freshet.records import InferredBehavior, UserFeatures, UserTier
+from models.interactions import UserHistory
 from models.reasoner.catalogue import Catalogue
 from models.reasoner.cooccurrence import CooccurrenceReasoner
-from models.reasoner.reasoner import Inference, UserHistory
+from models.reasoner.reasoner import Inference
 from processors.users.refresh import HALF_LIFE_EVENTS, UserRefresher, log_vectors
 from tests.models.reasoner.reasoner_tools import Told, told
 

@@ -10,7 +10,7 @@ import redis
 
 from freshet.records import Claim, ItemFeatures, ItemKnowledge, ItemTier, UserFeatures, UserTier
 from models.encoder.aligner import LinearAligner
-from models.reasoner.reasoner import TitlesUnavailable
+from models.reasoner.kinds import TitlesUnavailable
 from schemas.codec import Codec
 from store.feature_writer import FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from models.interactions import TrainingEvents
 from models.reasoner import checkpoint
 from models.reasoner.block_diffusion import BlockDiffusionReasoner
 from models.reasoner.catalogue import Catalogue
-from models.reasoner.sequences import TrainingEvents
 from models.reasoner.training.loss import sampled_cross_entropy
 from models.reasoner.training.train import Progress, TrainingConfig, TrainingError, train_reasoner
 from tests.models.reasoner.reasoner_tools import DIMS, Told, names, told, unit_vectors

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.encoder.pairs import DAY_MS, co_engaged
-from models.reasoner.sequences import TrainingLog
+from models.encoder.co_engagement import DAY_MS, co_engaged
+from models.interactions import EventLog
 
 
-def log(*events: tuple[int, int, int]) -> TrainingLog:
+def log(*events: tuple[int, int, int]) -> EventLog:
     """(user, item, time) in order of user and time."""
     users, items, times = (np.array(column, dtype=np.int64) for column in zip(*events, strict=True))
-    return TrainingLog(users, items, times, int(users.max()) + 1)
+    return EventLog(users, items, times, int(users.max()) + 1)
 
 
 def counted(pairs) -> dict[tuple[int, int], int]:

@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from freshet.records import UserTier
+from models.interactions import UserHistory
 from models.reasoner.catalogue import Catalogue
-from models.reasoner.reasoner import Inference, ReasonerSources, Titles, TitlesUnavailable, UserHistory
+from models.reasoner.kinds import ReasonerSources, Titles, TitlesUnavailable
+from models.reasoner.reasoner import Inference
 from models.text_diffusion.grounding import Grounder
 from models.text_diffusion.prompt import MAX_TITLE, MOST_SHOWN, PromptLog, Writer, Written, plain
 from models.text_diffusion.server import ServerWriter

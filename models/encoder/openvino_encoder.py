@@ -1,7 +1,7 @@
 """The sentence encoder on OpenVINO: on a CPU with bfloat16 a fifth faster than torch.
 
-Owns the conversion of the torch model, its cache and its compilation. Must not choose itself: `models.encoder.encoder`
-does, after a check of the vectors. Weights stay float32 on disk and are computed in bfloat16; dynamic int8 is wrong.
+Owns the conversion of the torch model, its cache and its compilation. Must not choose itself: `models.encoder.backends`
+does, after a check of the vectors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from models.encoder.encoder import EncoderUnavailable, SentenceEncoder, Tokens, Vectors, fast_bfloat16, revision
+from models.device import cuda, fast_bfloat16
+from models.encoder.encoder import EncoderUnavailable, SentenceEncoder, Tokens, Vectors, revision
 
 MODEL = "encoder.xml"
 
@@ -23,6 +24,16 @@ MODEL = "encoder.xml"
 def installed() -> bool:
     """Whether OpenVINO can be imported here."""
     return find_spec("openvino") is not None
+
+
+def pays() -> bool:
+    """Whether `auto` should use it: CUDA is faster, and so is torch on a CPU without bfloat16."""
+    return installed() and not cuda() and fast_bfloat16()
+
+
+def load(folder: Path, cache: Path | None, *, batch_size: int, max_tokens: int) -> OpenVinoEncoder:
+    """See `models.encoder.backends.BACKENDS`."""
+    return OpenVinoEncoder(folder, cache, batch_size=batch_size, max_tokens=max_tokens)
 
 
 class OpenVinoEncoder(SentenceEncoder):
@@ -40,12 +51,13 @@ class OpenVinoEncoder(SentenceEncoder):
         super().__init__(folder, batch_size=batch_size, max_tokens=max_tokens)
         core = openvino.Core()
         hints: dict[str, Any] = {
+            # Weights stay float32 on disk; dynamic int8 would be faster still, and its vectors are wrong (cosine 0.92).
             "INFERENCE_PRECISION_HINT": "bf16" if fast_bfloat16() else "f32",
             "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, all threads on it
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),  # a worker's setting, for whatever computes in it
         }
         self._model = core.compile_model(_converted(core, folder, cache), "CPU", hints)
-        self._inputs = [one.get_any_name() for one in self._model.inputs]
+        self._inputs = [port.get_any_name() for port in self._model.inputs]
         self._request = self._model.create_infer_request()
 
     def _states(self, tokens: Tokens) -> Vectors:
@@ -55,31 +67,28 @@ class OpenVinoEncoder(SentenceEncoder):
 
 
 def _converted(core: Any, folder: Path, cache: Path | None) -> Any:
-    """The model in OpenVINO's form, from the cache or made anew; a half-written cache is never seen."""
+    """The model in OpenVINO's form, from the cache or converted now; a half-written cache is never seen."""
     import openvino
 
     if cache is None:
         return _convert(folder)
-    place = cache / f"{revision(folder)}-openvino-{openvino.__version__.split('-')[0]}"
-    if not (place / MODEL).exists():
+    target = cache / f"{revision(folder)}-openvino-{openvino.__version__.split('-')[0]}"
+    if not (target / MODEL).exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".new-") as new:
             made = Path(new) / "model"
             made.mkdir()
             openvino.save_model(_convert(folder), made / MODEL, compress_to_fp16=False)
             try:
-                os.rename(made, place)
+                os.rename(made, target)
             except OSError:  # another process was first: its model is the same
-                if not (place / MODEL).exists():
+                if not (target / MODEL).exists():
                     raise
-    return core.read_model(place / MODEL)
+    return core.read_model(target / MODEL)
 
 
 def _convert(folder: Path) -> Any:
-    """Trace the torch model once; the shapes stay free.
-
-    Over the front end itself, since `openvino.convert_model` reports its use to a statistics service.
-    """
+    """Trace the torch model once; the shapes stay dynamic."""
     import torch
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
@@ -89,7 +98,7 @@ def _convert(folder: Path) -> Any:
     model = AutoModel.from_pretrained(
         folder, local_files_only=True, dtype=torch.float32, use_safetensors=True, attn_implementation="eager"
     ).eval()
-    example = dict(tokenizer(["two texts", "of unlike length, padded"], padding=True, return_tensors="pt"))
+    example = dict(tokenizer(["two texts", "of unequal length, padded"], padding=True, return_tensors="pt"))
 
     class States(torch.nn.Module):
         """The last hidden states alone, by name of the input."""
@@ -105,6 +114,7 @@ def _convert(folder: Path) -> Any:
 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracing is deprecated in torch, and what OpenVINO has
+        # The front end itself: `openvino.convert_model` would report its use to a statistics service.
         decoder = TorchScriptPythonDecoder(States(), example_input=example)
         front_end = FrontEndManager().load_by_framework("pytorch")
         return front_end.convert(front_end.load(decoder))

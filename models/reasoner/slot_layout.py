@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.reasoner.sequences import Ints
+from models.interactions import Ints
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.reasoner.infill import layout
+from models.reasoner.slot_layout import layout
 
 
 @given(

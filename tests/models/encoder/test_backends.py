@@ -8,16 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.encoder import encoder as encoders
-from models.encoder import openvino as encoder_openvino
-from models.encoder.encoder import (
-    LEAST_COSINE,
-    PROBES,
-    EncoderUnavailable,
-    MiniLmEncoder,
-    load_encoder,
-    prepared_encoder,
-)
+from models.encoder import openvino_encoder
+from models.encoder.backends import LEAST_COSINE, PROBES, load_encoder, prepared_encoder
+from models.encoder.encoder import EncoderUnavailable
+from models.encoder.torch_encoder import MiniLmEncoder
 from models.encoder.weights import encoder_dir
 from streams.settings import SettingError, Settings
 
@@ -40,23 +34,23 @@ def test_openvino_agrees_with_torch_and_is_kept(folder: Path, converted: Path) -
     """Catches a conversion that fixes shapes, or pools padding; and one that is made at every start."""
     pytest.importorskip("openvino")
     exact = MiniLmEncoder(folder, exact=True)
-    first = encoder_openvino.OpenVinoEncoder(folder, converted)
+    first = openvino_encoder.OpenVinoEncoder(folder, converted)
     texts = [*PROBES, "", "x", "tea " * 200]
     assert np.sum(first.encode(texts) * exact.encode(texts), axis=1).min() >= LEAST_COSINE
     assert first.revision == exact.revision
     [kept] = converted.iterdir()
-    before = (kept / encoder_openvino.MODEL).stat().st_mtime_ns
-    again = encoder_openvino.OpenVinoEncoder(folder, converted)
-    assert (kept / encoder_openvino.MODEL).stat().st_mtime_ns == before
+    before = (kept / openvino_encoder.MODEL).stat().st_mtime_ns
+    again = openvino_encoder.OpenVinoEncoder(folder, converted)
+    assert (kept / openvino_encoder.MODEL).stat().st_mtime_ns == before
     assert np.allclose(again.encode(PROBES), first.encode(PROBES), atol=2e-3)
 
 
 def test_openvino_is_chosen_where_it_pays(folder: Path, converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a worker that has the faster back end and does not use it."""
     pytest.importorskip("openvino")
-    monkeypatch.setattr(encoders, "fast_bfloat16", lambda: True)
-    monkeypatch.setattr(encoders, "_cuda", lambda: False)
-    assert isinstance(load_encoder(folder, cache=converted), encoder_openvino.OpenVinoEncoder)
+    monkeypatch.setattr(openvino_encoder, "fast_bfloat16", lambda: True)
+    monkeypatch.setattr(openvino_encoder, "cuda", lambda: False)
+    assert isinstance(load_encoder(folder, cache=converted), openvino_encoder.OpenVinoEncoder)
     assert isinstance(load_encoder(folder, "torch", cache=converted), MiniLmEncoder)
 
 
@@ -81,7 +75,7 @@ def test_a_wrong_back_end_is_left_with_a_warning(
             raise RuntimeError("no such instruction")
 
     for broken, said in ((Wrong, "is wrong"), (Crashing, "no such instruction")):
-        monkeypatch.setattr(encoder_openvino, "OpenVinoEncoder", broken)
+        monkeypatch.setattr(openvino_encoder, "OpenVinoEncoder", broken)
         with caplog.at_level(logging.WARNING):
             chosen = load_encoder(folder, "openvino")
         assert type(chosen) is MiniLmEncoder
@@ -91,7 +85,7 @@ def test_a_wrong_back_end_is_left_with_a_warning(
 
 def test_what_is_not_installed_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a setting that is silently not followed."""
-    monkeypatch.setattr(encoder_openvino, "installed", lambda: False)
+    monkeypatch.setattr(openvino_encoder, "installed", lambda: False)
     with pytest.raises(EncoderUnavailable, match=r"freshet\[openvino\]"):
         load_encoder(folder, "openvino")
     assert isinstance(load_encoder(folder), MiniLmEncoder)
@@ -99,7 +93,7 @@ def test_what_is_not_installed_is_said(folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_an_unknown_back_end_and_missing_weights_are_said(folder: Path, tmp_path: Path) -> None:
     """Catches a slip of the pen that costs an hour."""
-    with pytest.raises(ValueError, match="auto, torch, openvino"):
+    with pytest.raises(ValueError, match="auto, openvino, torch"):
         load_encoder(folder, "int8")
     with pytest.raises(FileNotFoundError, match="freshet models prepare"):
         load_encoder(tmp_path)
