@@ -34,7 +34,7 @@ from models.reasoner.sampler import SlotPlan, denoise
 from models.reasoner.sequences import first_events
 from models.reasoner.shortlist import NOTHING, CandidateIndex, Shortlist
 from models.reasoner.slot_layout import layout
-from models.reasoner.training.train import TrainingConfig
+from models.reasoner.training.config import TrainingConfig
 from schemas.files import read_events, read_items
 from streams.jobs.train import train_on
 from streams.settings import Settings

@@ -22,7 +22,6 @@ CHOICES = {
     "log_level": ("DEBUG", "INFO", "WARNING", "ERROR"),
     "kafka_security": ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl"),
     "kafka_mechanism": ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", OAUTH),
-    "schedule": ("fixed", "confidence", "entropy"),
     "vector_dtype": ("float16", "bfloat16", "int8"),
 }
 """Settings of a closed set of words; the others that name something are checked where its table is."""
@@ -131,12 +130,6 @@ class Settings:
         "", "Text diffusion: base URL of its OpenAI-compatible server; empty: in process", url=True
     )
     reasoner_model: str = _setting("", "Text diffusion: model name at that server (empty: its first), or model folder")
-    reasoner_threshold: float = _setting(
-        0.55, "Text diffusion: least cosine of words to an item; below it they stay words", least=0.01, most=1
-    )
-    reasoner_concurrency: int = _setting(
-        16, "Text diffusion: most calls to its server at once, or users in one batch in process", least=1, most=1024
-    )
     checkpoint: str = _setting("", "Reasoner checkpoint folder; empty: home/reasoner; absent: co-occurrence fallback")
     torch_threads: int = _setting(
         1, "Threads of one torch computation in a worker; raise it where cores are idle", least=1
@@ -153,11 +146,6 @@ class Settings:
     refresh_batch: int = _setting(128, "Users claimed and inferred together", least=1, most=10_000)
     lease_s: float = _setting(60.0, "A claimed user comes back after this many seconds", least=1)
     slots: int = _setting(16, "Behaviors inferred per user", least=1, most=256)
-    steps: int = _setting(1, "Most denoising steps per block", least=1, most=256)
-    slots_between: int = _setting(0, "Of these slots, how many stand in the gaps of the log", least=0, most=256)
-    schedule: str = _setting("fixed", "What a denoising step fixes: fixed, confidence or entropy")
-    schedule_bound: float = _setting(0.0, "Least probability, or most entropy in nats, of the other schedules", least=0)
-    temperature: float = _setting(0.0, "Above 0, behaviors are drawn; each user has its own seed", least=0)
     feature_ttl_s: int = _setting(
         30 * 86_400, "Seconds a user, history or deletion mark lives without a write", least=60
     )

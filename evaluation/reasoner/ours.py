@@ -17,14 +17,15 @@ from evaluation.reasoner.measures import Inferred, Scorer, Scores
 from evaluation.reasoner.shop import Shop
 from evaluation.reasoner.splits import NEXT, Case
 from models.interactions import EventLog
-from models.reasoner.block_diffusion import DEFAULT_PLAN, BlockDiffusionReasoner, ItemTable
-from models.reasoner.checkpoint import Checkpoint, load
+from models.reasoner.block_diffusion import BlockDiffusionReasoner, ItemTable
+from models.reasoner.checkpoint import DEFAULT_PLAN, Checkpoint, load
 from models.reasoner.denoiser import BlockDenoiser, Reading
 from models.reasoner.network import MASK_ROW
 from models.reasoner.sampler import SlotPlan
 from models.reasoner.sequences import first_events
 from models.reasoner.slot_layout import SlotLayout
-from models.reasoner.training.train import TrainingConfig, train_reasoner
+from models.reasoner.training.config import TrainingConfig
+from models.reasoner.training.train_reasoner import train_reasoner
 from store.histories import History
 
 HISTORY = 200
@@ -34,12 +35,11 @@ HISTORY = 200
 class Ours:
     """One trained network over the shop's catalogue; items it was not trained on are known by their vector."""
 
-    def __init__(self, checkpoint: Checkpoint, shop: Shop, plan: SlotPlan = DEFAULT_PLAN, between: int = 0) -> None:
+    def __init__(self, checkpoint: Checkpoint, shop: Shop, plan: SlotPlan = DEFAULT_PLAN) -> None:
         self.checkpoint = checkpoint
         self._shop = shop
         self._plan = plan
-        self._between = between
-        self._reasoner = BlockDiffusionReasoner(checkpoint, plan=plan, between=between, max_history=HISTORY)
+        self._reasoner = BlockDiffusionReasoner(checkpoint, plan=plan, max_history=HISTORY)
         trained = checkpoint.item_ids[: checkpoint.network.config.items]
         row_of = {item_id: row for row, item_id in enumerate(trained)}
         with torch.inference_mode():
@@ -55,7 +55,7 @@ class Ours:
     def weighed(self, weight: float) -> Ours:
         """The same network, weighing so much beside its neighbors; this one is not to be used any more."""
         self.checkpoint.network.score_weight.fill_(weight)
-        return Ours(self.checkpoint, self._shop, self._plan, self._between)
+        return Ours(self.checkpoint, self._shop, self._plan)
 
     def network_scores(self, cases: Sequence[Case]) -> Scores:
         """`scores` of the network alone, as if it had no neighbors."""
@@ -100,15 +100,14 @@ def train_ours(
     config: TrainingConfig,
     *,
     plan: SlotPlan = DEFAULT_PLAN,
-    between: int = 0,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Ours:
-    """Train on a part of the shop's log. Raises `models.reasoner.training.train.TrainingError`."""
+    """Train on a part of the shop's log. Raises `models.reasoner.training.config.TrainingError`."""
     with tempfile.TemporaryDirectory(prefix="freshet-evaluate-") as folder:
         made = train_reasoner(
             shop.columns(log), shop.catalogue, config, Path(folder) / "ours", progress=lambda at: progress(at.share)
         )
-        return Ours(load(made), shop, plan, between)
+        return Ours(load(made), shop, plan)
 
 
 def then_scores(lists: Sequence[Inferred], scorer: Scorer) -> Scorer:

@@ -23,7 +23,7 @@ from evaluation.reasoner.splits import NEXT, Case, HeldOut
 from evaluation.reasoner.tuning import Chosen
 from models.interactions import EventLog
 from models.reasoner.sampler import SlotPlan
-from models.reasoner.training.train import TrainingConfig, TrainingError
+from models.reasoner.training.config import TrainingConfig, TrainingError
 
 Report = Callable[[str, float], None]
 """Told what is being done, and the share of it that is done."""
@@ -44,7 +44,6 @@ class ReasonerOptions:
     training: TrainingConfig = field(default_factory=lambda: WITHOUT_VALIDATION)
     stages: Sequence[str] = STAGES
     plan: SlotPlan = field(default_factory=SlotPlan)
-    between: int = 0
     users: int | None = None
     tune: bool = True
 
@@ -208,7 +207,7 @@ class Evaluation:
         asked = self.options
         config = replace(asked.training, seed=seed, network_weight=self.chosen.network_weight if self.chosen else None)
         tell = self._tell("training ours")
-        return train_ours(log, self.shop, config, plan=asked.plan, between=asked.between, progress=tell)
+        return train_ours(log, self.shop, config, plan=asked.plan, progress=tell)
 
     def _sasrec(self, seed: int) -> SasRecConfig:
         ours = self.options.training

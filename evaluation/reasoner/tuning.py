@@ -20,7 +20,7 @@ from evaluation.reasoner.sasrec import SasRecConfig, train_sasrec
 from evaluation.reasoner.shop import Shop
 from evaluation.reasoner.splits import Case
 from models.interactions import EventLog
-from models.reasoner.training.blend import NETWORK_WEIGHTS
+from models.reasoner.training.calibration import NETWORK_WEIGHTS
 
 HALF_LIVES = (1.0, 4.0, 16.0, 64.0)
 WINDOWS, EVENT_HALF_LIVES, DAMPINGS = (5, 10, 20), (2.0, 5.0, 12.0, 50.0), (0.25, 0.5, 0.75)

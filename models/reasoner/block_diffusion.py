@@ -41,15 +41,12 @@ SHORTLIST = 256
 NEAR = 64
 """Neighbors of the user's items in it, besides."""
 
-DEFAULT_PLAN = SlotPlan()
-
 
 class BlockDiffusionReasoner:
     """Infers by denoising; new catalogue items join by their vector, changed vectors count from the next call.
 
-    `repeats=True` lets it infer items the user already has. `plan` brings temperature and schedule. `between` of the
-    slots are placed between the last `tail` behaviors, where the log has gaps in time. `clock` gives seconds and
-    serves the deadline. Calls from several threads run one after the other.
+    `repeats=True` lets it infer items the user already has. `plan` replaces the checkpoint's. `clock` gives seconds,
+    for the deadline. Calls from several threads run one after the other.
     """
 
     tier = UserTier.DIFFUSION
@@ -59,9 +56,7 @@ class BlockDiffusionReasoner:
         checkpoint: Checkpoint,
         *,
         repeats: bool = False,
-        plan: SlotPlan = DEFAULT_PLAN,
-        between: int = 0,
-        tail: int = 8,
+        plan: SlotPlan | None = None,
         max_history: int = 200,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,9 +65,7 @@ class BlockDiffusionReasoner:
         self._network = checkpoint.network.eval()
         self._repeats = repeats
         self._distinct = bool(checkpoint.settings.get("distinct", True))
-        self._plan = plan
-        self._between = between
-        self._tail = tail
+        self._plan = plan or checkpoint.plan
         self._max_history = max_history
         self._clock = clock
         self._lock = threading.Lock()
@@ -93,13 +86,13 @@ class BlockDiffusionReasoner:
         catalogue: Catalogue,
         *,
         slots: int,
-        steps: int,
+        steps: int | None = None,
         deadline_s: float | None = None,
         seed: int = 0,
     ) -> list[Inference]:
-        """See `BehaviorReasoner.infer`."""
+        """See `BehaviorReasoner.infer`; `steps` replaces the plan's."""
         end = None if deadline_s is None else self._clock() + deadline_s
-        plan = replace(self._plan, slots=slots, steps=steps)
+        plan = replace(self._plan, slots=slots, steps=steps or self._plan.steps)
         with self._lock:
             table = self._current_table(catalogue)
             read = [known_events(history, catalogue, distinct=self._distinct) for history in histories]
@@ -119,7 +112,8 @@ class BlockDiffusionReasoner:
     def _denoise(
         self, table: ItemTable, read: Sequence[Known], seeds: Sequence[int], plan: SlotPlan, end: float | None
     ) -> SampledBlock:
-        layouts = [layout(known.times, plan.slots, min(self._between, plan.slots), self._tail) for known in read]
+        between = min(plan.between, plan.slots)
+        layouts = [layout(known.times, plan.slots, between, plan.tail) for known in read]
         rows = [known.rows for known in read]
         reading = Reading.of(rows, layouts, self._max_history)
         users, seen = np.repeat(np.arange(len(read)), [len(one) for one in rows]), np.concatenate(rows)
@@ -147,11 +141,9 @@ class BlockDiffusionReasoner:
 
 
 def from_sources(sources: ReasonerSources) -> BlockDiffusionReasoner:
-    """The reasoner as the settings want it."""
-    settings = sources.settings
+    """The reasoner of the checkpoint."""
     assert sources.checkpoint is not None
-    plan = SlotPlan(temperature=settings.temperature, schedule=settings.schedule, bound=settings.schedule_bound)
-    return BlockDiffusionReasoner(sources.checkpoint, plan=plan, between=settings.slots_between)
+    return BlockDiffusionReasoner(sources.checkpoint)
 
 
 class ItemTable:

@@ -77,7 +77,6 @@ class CooccurrenceReasoner:
         catalogue: Catalogue,
         *,
         slots: int,
-        steps: int,
         deadline_s: float | None = None,
         seed: int = 0,
     ) -> list[Inference]:

@@ -46,7 +46,6 @@ class BehaviorReasoner(Protocol):
         catalogue: Catalogue,
         *,
         slots: int,
-        steps: int,
         deadline_s: float | None = None,
         seed: int = 0,
     ) -> list[Inference]:

@@ -29,10 +29,20 @@ WRITING_SHARE = 0.75
 _log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class TextDiffusionConfig:
+    """What a text reasoner needs besides its model."""
+
+    threshold: float = 0.55  # least cosine of a line to an item; below it the line stays words (docs/text-diffusion.md)
+    concurrency: int = 16  # most calls to a server at once, or users in one batch in process
+
+
+DEFAULTS = TextDiffusionConfig()
+
+
 class TextDiffusionReasoner:
     """See `BehaviorReasoner`; calls from several threads run one after the other.
 
-    `steps` is the item network's: a text model takes as many as its threshold asks for, at least one token a step.
     `seed` changes nothing, as decoding is greedy. `acceptable` says whether a line may be published.
     """
 
@@ -65,7 +75,6 @@ class TextDiffusionReasoner:
         catalogue: Catalogue,
         *,
         slots: int,
-        steps: int,
         deadline_s: float | None = None,
         seed: int = 0,
     ) -> list[Inference]:
@@ -118,7 +127,7 @@ class TextDiffusionReasoner:
         return dataclasses.replace(grounded, degraded=one.degraded)
 
 
-def from_sources(sources: ReasonerSources) -> TextDiffusionReasoner:
+def from_sources(sources: ReasonerSources, config: TextDiffusionConfig = DEFAULTS) -> TextDiffusionReasoner:
     """The reasoner that settings describe: over a server where they name one, else in process from a model folder.
 
     Raises `SettingError` where they name neither, or a folder that holds no model known here.
@@ -129,19 +138,17 @@ def from_sources(sources: ReasonerSources) -> TextDiffusionReasoner:
         writer = ServerWriter(
             settings.reasoner_url,
             settings.reasoner_model,
-            concurrency=settings.reasoner_concurrency,
+            concurrency=config.concurrency,
             timeout_s=settings.llm_timeout_s,
         )
     elif settings.reasoner_model:
         from models.text_diffusion.loading import ModelFolderError, load_writer
 
         try:
-            writer = load_writer(
-                Path(settings.reasoner_model).expanduser(), users_at_once=settings.reasoner_concurrency
-            )
+            writer = load_writer(Path(settings.reasoner_model).expanduser(), users_at_once=config.concurrency)
         except ModelFolderError as error:
             raise SettingError("reasoner_model", settings.reasoner_model, f"a model folder ({error})") from error
     else:
         raise SettingError("reasoner_url", "", "a text diffusion server, or FRESHET_REASONER_MODEL, a model folder")
-    grounder = Grounder(sources.encoder(), sources.aligner(), settings.reasoner_threshold)
+    grounder = Grounder(sources.encoder(), sources.aligner(), config.threshold)
     return TextDiffusionReasoner(writer, grounder, sources.titles, acceptable=sources.acceptable)

@@ -105,20 +105,20 @@ class Distiller:
     ) -> None:
         self._llm = llm
         self._clock = clock
-        self._recipe = distillation or DistillationConfig()
-        self._made_of = self._recipe.fingerprint
+        self._config = distillation or DistillationConfig()
+        self._fingerprint = self._config.fingerprint
         self._model_revision = model_revision
         self._version = version
         self._finder: CategoryFinder | None = None
-        if self._recipe.catalogue is not None and self._recipe.encoder is not None:
-            self._finder = CategoryFinder(self._recipe.catalogue, self._recipe.encoder)
+        if self._config.catalogue is not None and self._config.encoder is not None:
+            self._finder = CategoryFinder(self._config.catalogue, self._config.encoder)
 
     def fingerprint(self, item: Item) -> str:
         """Identity of the knowledge this distiller makes of `item`: the same one, the same knowledge.
 
-        Over the fields that prompts show (not the price), the recipe, and the model.
+        Over the fields that prompts show (not the price), the distillation config, and the model.
         """
-        return digest(used_fields(item), self._made_of, self._llm.name, self._model_revision)
+        return digest(used_fields(item), self._fingerprint, self._llm.name, self._model_revision)
 
     async def identify(self) -> None:
         """Learn the model's name where the endpoint chooses it: it is part of fingerprints. Raises `LLMUnavailable`."""
@@ -133,7 +133,7 @@ class Distiller:
         draft = _Draft(item)
         started = asyncio.get_running_loop().time()
         waiting: list[Coroutine[Any, Any, None]] = []
-        for name in self._recipe.agent_set:
+        for name in self._config.agent_set:
             if name == CRITIC:
                 await _together(draft, waiting)
                 waiting = []
@@ -146,20 +146,20 @@ class Distiller:
 
     async def _attributes(self, draft: _Draft) -> None:
         draft.category = await self._category(draft)
-        if self._recipe.catalogue is None:
+        if self._config.catalogue is None:
             said = await self._ask(draft, agents.agent(ATTRIBUTE_ANALYST))
             draft.summary = editor.summary(said.document)
             draft.facts = editor.attribute_claims(draft.item, said.document)
         elif draft.category is not None:
             said = await self._ask(draft, agents.catalogue_analyst(draft.category), draft.category.name)
-            choose = self._nearest_value if self._recipe.encoder is not None else None
+            choose = self._nearest_value if self._config.encoder is not None else None
             draft.facts, draft.absent = await asyncio.to_thread(
                 editor.catalogue_claims, draft.item, draft.category, said.document, choose
             )
 
     async def _category(self, draft: _Draft) -> Category | None:
         """Its own, else the one a model picks among the nearest; None without a catalogue, or where none fits."""
-        catalogue = self._recipe.catalogue
+        catalogue = self._config.catalogue
         if catalogue is None:
             return None
         if (named := catalogue.find(draft.item.category)) is not None or self._finder is None:
@@ -183,15 +183,15 @@ class Distiller:
         draft.needs = [claim for claim in kept if claim.inferred]
 
     async def _ask(self, draft: _Draft, agent: Agent, category: str = "", question: str = "") -> Answer:
-        bank, count = self._recipe.bank, self._recipe.examples
+        bank, count = self._config.bank, self._config.examples
         examples = await asyncio.to_thread(bank.nearest, draft.item, agent.name, count, category)
         said = await answer(self._llm, agent, draft.item, examples, question)
         draft.answers[agent.name], draft.asked[agent.name] = said, agent
         return said
 
     def _nearest_value(self, value: str, options: tuple[str, ...]) -> str | None:
-        assert self._recipe.encoder is not None
-        vectors = self._recipe.encoder.encode([value, *options])
+        assert self._config.encoder is not None
+        vectors = self._config.encoder.encode([value, *options])
         return options[int((vectors[1:] @ vectors[0]).argmax())]
 
     def _knowledge(self, draft: _Draft, partition: int, offset: int) -> ItemKnowledge:
@@ -217,7 +217,7 @@ class Distiller:
                 tokens_out=sum(call.tokens_out for call in calls),
                 calls=len(calls),
                 latency_seconds=draft.seconds,
-                profile=self._recipe.profile,
+                profile=self._config.profile,
                 examples=tuple(shown),
             ),
             source_partition=partition,

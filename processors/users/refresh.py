@@ -37,7 +37,6 @@ class UserRefresher:
         version: str,
         clock: Callable[[], int],
         slots: int,
-        steps: int,
         *,
         deadline_s: float | None = None,
         half_life_events: float = HALF_LIFE_EVENTS,
@@ -49,7 +48,6 @@ class UserRefresher:
         self._version = version
         self._clock = clock
         self._slots = slots
-        self._steps = steps
         self._deadline_s = deadline_s
         self._half_life_events = half_life_events
         self._seed = seed
@@ -95,7 +93,6 @@ class UserRefresher:
                 [histories[i] for i in open_],
                 catalogue,
                 slots=self._slots,
-                steps=self._steps,
                 deadline_s=None if self._deadline_s is None else max(0.0, self._deadline_s - spent_s),
                 seed=self._seed,
             )

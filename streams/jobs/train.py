@@ -22,7 +22,10 @@ from models.encoder.backends import prepared_encoder
 from models.encoder.co_engagement import NothingToLearn
 from models.interactions import TrainingEvents
 from models.reasoner import checkpoint
-from models.reasoner.training.train import TrainingConfig, TrainingError, TrainingProgress, train_reasoner
+from models.reasoner.sampler import SlotPlan
+from models.reasoner.training.config import TrainingConfig, TrainingError
+from models.reasoner.training.fit import TrainingProgress
+from models.reasoner.training.train_reasoner import train_reasoner
 from processors.items.embed_catalogue import embed_catalogue
 from processors.items.embed_texts import encoded_texts
 from streams.settings import Settings
@@ -38,6 +41,7 @@ def train_on(
     config: TrainingConfig,
     folder: Path,
     *,
+    plan: SlotPlan = checkpoint.DEFAULT_PLAN,
     aligner: Aligner | None = None,
     warm_start: Path | None = None,
     resume: bool = False,
@@ -61,6 +65,7 @@ def train_on(
         catalogue,
         config,
         folder,
+        plan=plan,
         warm_start=start,
         resume=resume,
         progress=trained,

@@ -142,7 +142,6 @@ class LiveReasoner:
             settings.version,
             self._context.clock,
             settings.slots,
-            settings.steps,
             deadline_s=settings.lease_s / 2,
         )
 

@@ -20,10 +20,10 @@ def test_page_is_current() -> None:
 def test_later_sources_win(tmp_path: Path) -> None:
     """Catches a file that beats the environment, or a default that beats both."""
     file = tmp_path / "freshet.toml"
-    file.write_text('slots = 3\nsteps = 4\nversion = "from-file"\n')
-    env = {"FRESHET_CONFIG": str(file), "FRESHET_STEPS": "5", "FRESHET_VERSION": "from-env"}
+    file.write_text('slots = 3\npartitions = 5\nversion = "from-file"\n')
+    env = {"FRESHET_CONFIG": str(file), "FRESHET_PARTITIONS": "7", "FRESHET_VERSION": "from-env"}
     settings = Settings.load(env, version="from-call", lease_s=None)
-    assert (settings.slots, settings.steps, settings.version, settings.lease_s) == (3, 5, "from-call", 60.0)
+    assert (settings.slots, settings.partitions, settings.version, settings.lease_s) == (3, 7, "from-call", 60.0)
 
 
 @pytest.mark.parametrize(

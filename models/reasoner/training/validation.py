@@ -54,9 +54,9 @@ class Validation:
         model = network_scorer(network, vectors, neighbors, distinct=distinct)
         popular = ranking.popularity(counts)
         result: dict[str, Any] = {"validation_users": len(self.novel)}
-        for name, asked, is_novel in (("", self.novel, True), ("all_", self.every, False)):
+        for name, part, is_novel in (("", self.novel, True), ("all_", self.every, False)):
             for prefix, scorer in ((name, model), (f"{name}popularity_", popular)):
-                for key, value in ranking.ranking_metrics(asked, scorer, novel=is_novel).items():
+                for key, value in ranking.ranking_metrics(part, scorer, novel=is_novel).items():
                     result[prefix + key] = value
         return result
 

@@ -138,7 +138,7 @@ def test_the_record_is_that_of_every_reasoner() -> None:
         "cooccurrence": learned,
     }
     for name, reasoner in reasoners.items():
-        refresher = UserRefresher(reasoner, None, "v1", lambda: 5, 4, 2, deadline_s=60)
+        refresher = UserRefresher(reasoner, None, "v1", lambda: 5, 4, deadline_s=60)
         [user] = refresher.refresh([told("u", "i0", "i1")], Catalogue(list(TITLES), vectors))
         came_back = Codec().decode(UserFeatures, Codec().encode(user))
         assert dataclasses.replace(came_back, behaviors=user.behaviors) == user

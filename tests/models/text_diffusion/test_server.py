@@ -133,7 +133,7 @@ def test_a_user_gets_items_and_words_and_a_stranger_nothing() -> None:
     """Catches a reasoner that says something of a user without known items."""
     with FakeTextServer(lambda log: TENT) as server:
         known, stranger = reasoner(server.url).infer(
-            [told("u", "i0", "?"), told("v", "?")], catalogue(), slots=4, steps=2, deadline_s=20
+            [told("u", "i0", "?"), told("v", "?")], catalogue(), slots=4, deadline_s=20
         )
         assert len(server.asked) == 1
     assert [(one.item_id, one.text) for one in known.behaviors] == [("i3", ""), ("", "flight to Lisbon")]
@@ -147,7 +147,7 @@ def test_the_newest_distinct_behaviors_are_shown_at_their_last_event() -> None:
         live = catalogue()
         live.upsert([f"x{n}" for n in range(60)], live.at(live.rows(["i0"] * 60))[0])
         history = told("u", "i0", *(f"x{n}" for n in range(60)), "i1", "x59")
-        reasoner(server.url).infer([history], live, slots=4, steps=2)
+        reasoner(server.url).infer([history], live, slots=4)
         shown = server.asked[0]["messages"][-1]["content"].splitlines()[1:-1]
     assert len(shown) == MOST_SHOWN
     assert [line.partition(" ")[2] for line in shown[-3:]] == ["x58", "tea pot", "x59"]
@@ -157,7 +157,7 @@ def test_unacceptable_words_are_never_published() -> None:
     """Catches a link or an order to a model that a listing made the model repeat."""
     with FakeTextServer(lambda log: "1. visit http://evil.example\n2. camping tent") as server:
         careful = reasoner(server.url, acceptable=lambda text: "http" not in text)
-        [found] = careful.infer([told("u", "i0")], catalogue(), slots=4, steps=2)
+        [found] = careful.infer([told("u", "i0")], catalogue(), slots=4)
     assert [one.item_id for one in found.behaviors] == ["i3"]
 
 
@@ -166,9 +166,9 @@ def test_the_fallback_answers_while_the_server_is_away() -> None:
     fallback = CooccurrenceReasoner()
     fallback.observe([told("w", "i0", "i1")])
     away = reasoner(f"http://127.0.0.1:{closed_port()}/v1")
-    [inference] = away.infer([told("u", "i0")], catalogue(), slots=4, steps=2, deadline_s=5)
+    [inference] = away.infer([told("u", "i0")], catalogue(), slots=4, deadline_s=5)
     assert (inference.behaviors, inference.degraded) == ((), True)
-    refresher = UserRefresher(away, fallback, "v1", lambda: 1, 4, 2, deadline_s=5)
+    refresher = UserRefresher(away, fallback, "v1", lambda: 1, 4, deadline_s=5)
     [user] = refresher.refresh([told("u", "i0")], catalogue())
     assert (user.tier, user.reasoner) == (UserTier.FALLBACK, "cooccurrence")
     assert [one.item_id for one in user.behaviors] == ["i1"]

@@ -23,7 +23,7 @@ LAMP = Item("lamp", 7, "Desk Lamp DL-40", brand="Lumo")
 
 
 class FakeDistiller:
-    """Counts what it is asked; `recipe` is its prompt, `troubles` are raised first, `gate` holds answers back."""
+    """Counts what it is asked; `distillation` is its prompt, `troubles` are raised first, `gate` holds answers back."""
 
     def __init__(self, distillation: str = "r1") -> None:
         self.distillation = distillation
@@ -48,7 +48,7 @@ class FakeDistiller:
             item.event_time,
             NOW_MS,
             self.fingerprint(item),
-            f"by {self.recipe}",
+            f"by {self.distillation}",
             (Claim("attribute", "brand", item.brand, item.brand), Claim("attribute", "colour", "Red", "Red")),
             Provenance(("a",), {}, "m", "", 100, 50, 2, 1.0),
             source_partition,
@@ -126,7 +126,7 @@ async def test_the_same_content_costs_nothing_and_is_the_new_records(cache: Fake
     assert distiller.asked == ["red"]
 
 
-async def test_a_new_recipe_inside_a_version_distills_nothing_again_and_a_new_version_does(cache: FakeCache) -> None:
+async def test_a_new_prompt_inside_a_version_distills_nothing_again_and_a_new_version_does(cache: FakeCache) -> None:
     """Catches a catalogue paid for twice by an edited prompt, or a new version that keeps the old prompts' answers."""
     await distilled(cached_distiller(FakeDistiller("r1"), cache), RED)
     edited = FakeDistiller("r2")

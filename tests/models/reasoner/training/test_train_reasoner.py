@@ -12,8 +12,9 @@ from models.interactions import TrainingEvents
 from models.reasoner import checkpoint
 from models.reasoner.block_diffusion import BlockDiffusionReasoner
 from models.reasoner.catalogue import Catalogue
-from models.reasoner.training.loss import sampled_cross_entropy
-from models.reasoner.training.train import Progress, TrainingConfig, TrainingError, train_reasoner
+from models.reasoner.training.config import TrainingConfig, TrainingError
+from models.reasoner.training.fit import TrainingProgress, sampled_cross_entropy
+from models.reasoner.training.train_reasoner import train_reasoner
 from tests.models.reasoner.reasoner_tools import DIMS, Told, names, told, unit_vectors
 
 ITEMS = 60
@@ -68,7 +69,7 @@ class Interrupted(Exception):
 
 
 def interrupted(at: int):
-    def progress(told: Progress) -> None:
+    def progress(told: TrainingProgress) -> None:
         if told.step == at:
             raise Interrupted
 
@@ -196,7 +197,7 @@ def test_the_item_cap_keeps_the_most_frequent_and_rare_ones_only_when_asked(tmp_
 
 
 def test_progress_rises_to_one_and_steps_are_counted(tmp_path: Path):
-    heard: list[Progress] = []
+    heard: list[TrainingProgress] = []
     made = trained(tmp_path / "c", progress=heard.append)
     assert [each.step for each in heard] == [*range(1, 9), 8]
     assert sorted(each.share for each in heard) == [each.share for each in heard]
@@ -231,7 +232,7 @@ def test_nothing_to_learn_is_an_error(tmp_path: Path):
 
 
 def fitted_popularity(unigram: torch.Tensor, told: torch.Tensor, negatives: int) -> torch.Tensor:
-    """Probabilities that minimise the loss where states say nothing, so that only biases can learn."""
+    """Probabilities that minimize the loss where states say nothing, so that only biases can learn."""
     bias = torch.zeros(len(unigram), requires_grad=True)
     optimizer = torch.optim.Adam([bias], lr=0.1)
     states, embeddings = torch.zeros(512, 1), torch.zeros(len(unigram), 1)

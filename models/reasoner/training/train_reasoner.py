@@ -1,11 +1,8 @@
-"""Train the block-diffusion reasoner on a platform's own events.
+"""Train the block-diffusion reasoner on a platform's own events: from a log and a catalogue to a checkpoint.
 
-Owns the way from events to a checkpoint and where it begins: at random, at an earlier one, or where it was cut off.
-`models.reasoner.sequences` makes the batches, `models.reasoner.training.loss` the losses,
-`models.reasoner.training.loop` runs the steps, `models.reasoner.training.validation` judges,
-`models.reasoner.training.blend` adds co-occurrence. Must not know where events are from. Same events, catalogue, seed,
-step budget, device and thread count: same weights, interrupted and resumed or not. A time cap that strikes ends that
-promise, which `metrics["steps"]` shows.
+`fit` has the loop and the losses, `validation` the questions, `calibration` what is set after the last step. Must not
+know where events come from. Same events, catalogue, seed, step budget, device and thread count: same weights,
+interrupted and resumed or not. A time cap that is reached ends that promise, which `metrics["steps"]` shows.
 """
 
 from __future__ import annotations
@@ -18,25 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from models.interactions import EventLog, Ints, TrainingEvents, UserHistory, code, most_frequent, split_time
 from models.reasoner.catalogue import Catalogue
-from models.reasoner.checkpoint import Checkpoint, save
+from models.reasoner.checkpoint import DEFAULT_PLAN, Checkpoint, save
 from models.reasoner.network import BlockDiffusionNetwork, NetworkConfig
-from models.reasoner.sequences import sequences, windows
-from models.reasoner.training.blend import weigh
+from models.reasoner.sampler import SlotPlan
+from models.reasoner.training.calibration import calibrate_cold_bias, weigh
 from models.reasoner.training.config import TrainingConfig, TrainingError
-from models.reasoner.training.loop import TrainingFit, TrainingProgress
-from models.reasoner.training.loss import Corpus
-from models.reasoner.training.state import UnfinishedRun
+from models.reasoner.training.fit import Corpus, TrainingFit, TrainingProgress
+from models.reasoner.training.unfinished_run import UnfinishedRun
 from models.reasoner.training.validation import Validation
-
-__all__ = ["TrainingConfig", "TrainingError", "TrainingProgress", "train_reasoner"]
-
-COLD_SAMPLE = 0.2
-"""Share of items treated as new when their bias is calibrated."""
 
 
 def train_reasoner(
@@ -45,6 +34,7 @@ def train_reasoner(
     config: TrainingConfig,
     out: Path,
     *,
+    plan: SlotPlan = DEFAULT_PLAN,
     warm_start: Checkpoint | None = None,
     resume: bool = False,
     progress: Callable[[TrainingProgress], None] = lambda _: None,
@@ -52,56 +42,58 @@ def train_reasoner(
 ) -> Path:
     """Train, validate and save a checkpoint to `out`; returns `out`.
 
-    Events of items that the catalogue does not hold are left out. `warm_start` begins at the weights of an earlier
-    checkpoint of the same sizes; its items keep their ids, others begin as new ones. `resume` goes on where a run to
-    the same `out`, of the same data and settings, was cut off. `also` adds files to the checkpoint folder before it
-    appears (the aligner). Raises `TrainingError` where fewer than two events of one user are left, or where the
-    checkpoint to begin from does not fit.
+    Events of items that the catalogue does not hold are left out. `plan` is what the checkpoint's sampler will follow.
+    `warm_start` begins at the weights of an earlier checkpoint of the same sizes; its items keep their ids, others
+    begin as new ones. `resume` continues an interrupted run to the same `out`, of the same data and config. `also` adds files
+    to the checkpoint folder before it appears (the aligner). Raises `TrainingError` where no user has two events left,
+    or where `warm_start` does not fit.
     """
     columns = events if isinstance(events, TrainingEvents) else TrainingEvents.of_histories(events)
-    log, chosen = _log(columns, catalogue, config)
+    log, rows = _log(columns, catalogue, config)
+    # Validation asks about the newest events, so nothing may be learned from them.
+    validated = config.validation_share > 0
     split = split_time(log, config.validation_share)
-    past = log.take(log.times < split) if config.validation_share > 0 else log
-    counts = np.bincount(past.items, minlength=len(chosen))
-    vectors, _ = catalogue.at(chosen)
+    train_log = log.take(log.times < split) if validated else log
+    validation = Validation.of(log, split, config.validation_users if validated else 0, config.seed)
+
+    counts = np.bincount(train_log.items, minlength=len(rows))
+    vectors, _ = catalogue.at(rows)
     ids = catalogue.item_ids
-    users = config.validation_users if config.validation_share > 0 else 0  # else all would have been trained on
-    asked = Validation.of(log, split, users, config.seed)
     device = config.torch_device
     corpus = Corpus(
         torch.from_numpy(vectors).to(device),
         torch.from_numpy(counts / max(1, counts.sum())).float().to(device),
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng():  # a caller's random numbers stay as they were
         torch.manual_seed(config.seed)
         network = _network(counts, catalogue.dims, config)
         if warm_start is not None:
-            _begin_from(warm_start, network, [ids[row] for row in chosen])
-        run = UnfinishedRun(out, _identity(config, past, vectors, warm_start))
+            _begin_from(warm_start, network, [ids[row] for row in rows])
+        run = UnfinishedRun(out, _identity(config, train_log, vectors, warm_start))
         if not resume:
             run.forget()
-        fitted = TrainingFit(network.to(device), corpus, past, asked, config, run).run(progress)
-        _calibrate_cold_bias(network, corpus.vectors, past, config)
+        fitted = TrainingFit(network.to(device), corpus, train_log, validation, config, run).run(progress)
+        calibrate_cold_bias(network, corpus.vectors, train_log, config)
     table, weighing = None, None
     if config.neighbors:
-        table, weighing = weigh(network, corpus.vectors, past, asked, config)
+        table, weighing = weigh(network, corpus.vectors, train_log, validation, config)
     metrics = {
         **fitted,
         "neighbors": weighing,
-        "train_events": len(past.items),
+        "train_events": len(train_log.items),
         "items": len(counts),
-        "users": past.user_count,
+        "users": train_log.user_count,
         "parameters": sum(p.numel() for p in network.parameters()),
-        **asked.report(network, corpus.vectors, table, counts, distinct=config.distinct),
+        **validation.report(network, corpus.vectors, table, counts, distinct=config.distinct),
     }
-    if config.include_rare:
-        rare = np.setdiff1d(catalogue.rows(catalogue.item_ids), np.append(chosen, -1))
-        chosen = np.concatenate([chosen, rare])
-        vectors, _ = catalogue.at(chosen)
-    item_ids = tuple(ids[row] for row in chosen)
-    made = Checkpoint(network.cpu(), item_ids, vectors, asdict(config), metrics, neighbors=table)
-    save(made, out, also)
-    run.forget()
+    if config.include_rare:  # after the trained rows: the network knows these by their vectors alone
+        rare = np.setdiff1d(catalogue.rows(catalogue.item_ids), np.append(rows, -1))
+        rows = np.concatenate([rows, rare])
+        vectors, _ = catalogue.at(rows)
+    item_ids = tuple(ids[row] for row in rows)
+    trained = Checkpoint(network.cpu(), item_ids, vectors, asdict(config), metrics, neighbors=table, plan=plan)
+    save(trained, out, also)
+    run.forget()  # only now: a crash before this line can still be resumed
     return out
 
 
@@ -145,8 +137,8 @@ def _begin_from(start: Checkpoint, network: BlockDiffusionNetwork, item_ids: Seq
             raise TrainingError(
                 f"the checkpoint to begin from has {name} {getattr(theirs, name)}, wanted {getattr(sizes, name)}"
             )
-    place = {item_id: row for row, item_id in enumerate(start.item_ids[: theirs.items])}
-    rows = torch.tensor([place.get(item_id, -1) for item_id in item_ids])
+    old_row = {item_id: row for row, item_id in enumerate(start.item_ids[: theirs.items])}
+    rows = torch.tensor([old_row.get(item_id, -1) for item_id in item_ids])
     known = rows >= 0
     if not known.any():
         raise TrainingError(f"none of {len(item_ids)} items is in the checkpoint to begin from")
@@ -167,31 +159,3 @@ def _identity(config: TrainingConfig, log: EventLog, vectors: np.ndarray[Any, An
     for part in (log.users, log.items, log.times, vectors):
         digest = zlib.crc32(np.ascontiguousarray(part).tobytes(), digest)
     return f"{config} {digest} {start.revision if start else ''}"
-
-
-@torch.inference_mode()
-def _calibrate_cold_bias(
-    network: BlockDiffusionNetwork, vectors: Tensor, log: EventLog, config: TrainingConfig
-) -> None:
-    """Set the bias of new items so that a sample treated as new gets, in sum, the share of events it really has."""
-    rng = np.random.default_rng([config.seed, 3])
-    rows, lengths = next(windows(sequences(log, rng, distinct=config.distinct), config.window, 16, rng))
-    items = len(vectors)
-    cold = torch.from_numpy(rng.random(items) < COLD_SAMPLE)
-    if not cold.any() or cold.all():
-        return
-    trained = torch.where(cold, -1, torch.arange(items)).to(vectors.device)
-    embeddings, bias = network.embed(vectors, trained)
-    history = functional.embedding(torch.from_numpy(rows).to(vectors.device), embeddings)
-    prefix = network.prefix(history, torch.from_numpy(lengths).to(vectors.device))
-    logits = network.scores(prefix.last, embeddings, bias).cpu()
-    share = float(np.isin(log.items, torch.nonzero(cold)[:, 0].numpy()).mean())
-    if not 0.0 < share < 1.0:
-        return
-    # Shift s solves sigmoid(s + log-odds of a state) = share on average, by bisection.
-    odds = logits[:, cold].logsumexp(1) - logits[:, ~cold].logsumexp(1)
-    low, high = -30.0, 30.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if float((odds + middle).sigmoid().mean()) < share else (low, middle)
-    network.cold_bias.add_((low + high) / 2)
