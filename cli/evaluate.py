@@ -19,7 +19,7 @@ from rich.table import Table
 
 from cli.evaluate_reasoner import reasoner
 from evaluation.knowledge import Extractor, Score, evaluate, measures, split, without_products
-from evaluation.naive import NaiveExtractor
+from evaluation.naive_extractor import NaiveExtractor
 from freshet.clock import wall_clock
 from freshet.records import ItemKnowledge
 from local.stack.state import resolve

@@ -18,7 +18,7 @@ from schemas.files import FileError
 from streams.settings import Settings
 
 if TYPE_CHECKING:
-    from evaluation.reasoner.run import ReasonerOptions
+    from evaluation.reasoner.evaluation import ReasonerOptions
     from models.reasoner.sampler import SlotPlan
     from models.reasoner.training.config import TrainingConfig
 
@@ -66,7 +66,7 @@ def reasoner(
 ) -> None:
     """Compare the block-diffusion reasoner with popularity, kNN, co-occurrence and SASRec on EVENTS over ITEMS."""
     from evaluation.reasoner import plots, report
-    from evaluation.reasoner.run import WITHOUT_VALIDATION, ReasonerOptions
+    from evaluation.reasoner.evaluation import WITHOUT_VALIDATION, ReasonerOptions
     from models.reasoner.sampler import SlotPlan
     from models.reasoner.training.config import TrainingError
 
@@ -112,8 +112,8 @@ def _run(events: Path, items: Path, options: ReasonerOptions) -> dict[str, Any]:
     import torch
 
     from evaluation.reasoner import report
-    from evaluation.reasoner.run import Evaluation
-    from evaluation.reasoner.shop import load
+    from evaluation.reasoner.dataset import load
+    from evaluation.reasoner.evaluation import Evaluation
     from models.encoder.backends import prepared_encoder
 
     settings = Settings.load()
@@ -122,7 +122,7 @@ def _run(events: Path, items: Path, options: ReasonerOptions) -> dict[str, Any]:
     errors = Console(stderr=True)
     with Progress(*columns, console=errors) as bar:
         task = bar.add_task("encoding item texts", total=1.0)
-        shop = load(
+        dataset = load(
             events,
             items,
             prepared_encoder(settings),
@@ -136,7 +136,7 @@ def _run(events: Path, items: Path, options: ReasonerOptions) -> dict[str, Any]:
                 click.echo(f"{bar.tasks[task].elapsed or 0:.0f} s: {text}", err=True)
             bar.update(task, description=text, completed=share)
 
-        made = Evaluation(shop, options, told)
+        made = Evaluation(dataset, options, told)
         made.run()
     return report.answer(made)
 

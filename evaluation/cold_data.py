@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from freshet.records import Item, ItemKnowledge
 from models.encoder.cold_start import ColdBuyers, ColdConfig, ColdItems, cold_buyers, cold_items
 from models.encoder.encoder import TextEncoder, Vectors
-from models.interactions import EventLog, Ints, TrainingEvents, code
+from models.interactions import InteractionLog, Ints, TrainingEvents, code
 from schemas.files import read_events, read_items
 from schemas.knowledge_file import read_knowledge
 
@@ -31,13 +31,13 @@ class ColdData:
 
     items: Sequence[Item]
     knowledge: Mapping[str, ItemKnowledge]
-    log: EventLog
+    log: InteractionLog
     split: int
     question: ColdItems
     buyers: ColdBuyers
 
     @property
-    def past(self) -> EventLog:
+    def past(self) -> InteractionLog:
         """What may be learned from."""
         return self.log.take(self.log.times < self.split)
 

@@ -16,8 +16,18 @@ from typing import Any
 import click
 import numpy as np
 
-from evaluation.arms import Encoded, Scores, companions, complements, cosines, encoded, shuffled, together, vocabulary
 from evaluation.cold_data import ColdData, load
+from evaluation.cold_item_scores import (
+    Encoded,
+    Scores,
+    companions,
+    complements,
+    cosines,
+    encoded,
+    shuffled,
+    together,
+    vocabulary,
+)
 from evaluation.intervals import interval
 from models.encoder.aligner import LinearAligner
 from models.encoder.aligner_training import AlignerConfig, validation
@@ -26,7 +36,7 @@ from models.encoder.co_engagement import Pairs, co_engaged
 from models.encoder.cold_start import ColdConfig, ColdItems
 from models.encoder.contrastive import HeadConfig, Texts, train_head
 from models.encoder.encoder import TextEncoder, Vectors
-from models.interactions import EventLog
+from models.interactions import InteractionLog
 from streams.settings import Settings
 
 GRID = (1.0, 0.25, 0.5, 2.0)
@@ -36,7 +46,7 @@ GRID = (1.0, 0.25, 0.5, 2.0)
 class Trial:
     """One question with the events that may be learned from, and what is made of them once: pairs."""
 
-    def __init__(self, log: EventLog, rows: int, question: ColdItems) -> None:
+    def __init__(self, log: InteractionLog, rows: int, question: ColdItems) -> None:
         self.question = question
         self.pairs: Pairs = co_engaged(log, rows, np.random.default_rng(0))
 

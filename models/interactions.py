@@ -46,7 +46,7 @@ class TrainingEvents:
 
 
 @dataclass(frozen=True, slots=True)
-class EventLog:
+class InteractionLog:
     """Events (E,) as rows, sorted by user and time; `items` are item rows, `users` run from 0 to `user_count`."""
 
     users: Ints
@@ -54,19 +54,19 @@ class EventLog:
     times: Ints
     user_count: int
 
-    def take(self, which: NDArray[np.bool_]) -> EventLog:
+    def take(self, which: NDArray[np.bool_]) -> InteractionLog:
         """The events where `which` (E,) is true."""
-        return EventLog(self.users[which], self.items[which], self.times[which], self.user_count)
+        return InteractionLog(self.users[which], self.items[which], self.times[which], self.user_count)
 
 
-def code(events: TrainingEvents, rows: Sequence[int] | Ints) -> EventLog:
+def code(events: TrainingEvents, rows: Sequence[int] | Ints) -> InteractionLog:
     """Number the users and sort; `rows` gives each event's item row, -1 for an event to leave out."""
     numbers: dict[str, int] = {}
     users = np.fromiter((numbers.setdefault(user, len(numbers)) for user in events.user_ids), dtype=np.int64)
     items = np.asarray(rows, dtype=np.int64)
     times = np.asarray(events.event_times, dtype=np.int64)
     order = np.lexsort((times, users))
-    log = EventLog(users[order], items[order], times[order], len(numbers))
+    log = InteractionLog(users[order], items[order], times[order], len(numbers))
     return log.take(log.items >= 0)
 
 
@@ -77,6 +77,6 @@ def most_frequent(rows: Ints, count: int) -> Ints:
     return order[: min(count, int((counts > 0).sum()))]
 
 
-def split_time(log: EventLog, share: float) -> int:
+def split_time(log: InteractionLog, share: float) -> int:
     """The time before which all but `share` of the events lie."""
     return int(np.quantile(log.times, 1.0 - share, method="lower")) if len(log.times) else 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.interactions import EventLog, Ints
+from models.interactions import InteractionLog, Ints
 from models.reasoner.sequences import first_places
 
 Bools = NDArray[np.bool_]
@@ -36,7 +36,7 @@ class Case:
 class Split:
     """`train` to learn from, `test` to be judged on, `validation` to choose settings with."""
 
-    train: EventLog
+    train: InteractionLog
     test: Sequence[Case]
     validation: Sequence[Case] = ()
 
@@ -48,14 +48,14 @@ class HeldOut:
     `hidden_category[k]` is what `hidden[k]` must guess; its truth are the items taken out of the history.
     """
 
-    train: EventLog
+    train: InteractionLog
     cold_items: Ints
     cold: Sequence[Case]
     hidden: Sequence[Case]
     hidden_category: Sequence[int] = field(default_factory=list)
 
 
-def leave_last(log: EventLog, rng: np.random.Generator, *, least: int = LEAST_ITEMS) -> Split:
+def leave_last(log: InteractionLog, rng: np.random.Generator, *, least: int = LEAST_ITEMS) -> Split:
     """Each user's last new item is asked in `test`, the one before it in `validation`; `train` ends before both."""
     log = shuffled(log, rng)
     keep = np.ones(len(log.items), dtype=np.bool_)
@@ -72,7 +72,7 @@ def leave_last(log: EventLog, rng: np.random.Generator, *, least: int = LEAST_IT
     return Split(log.take(keep), test, validation)
 
 
-def leave_last_many(log: EventLog, rng: np.random.Generator, *, count: int = NEXT) -> Split:
+def leave_last_many(log: InteractionLog, rng: np.random.Generator, *, count: int = NEXT) -> Split:
     """The last `count` new items of each user who has at least twice as many."""
     log = shuffled(log, rng)
     keep = np.ones(len(log.items), dtype=np.bool_)
@@ -87,7 +87,7 @@ def leave_last_many(log: EventLog, rng: np.random.Generator, *, count: int = NEX
     return Split(log.take(keep), test)
 
 
-def time_split(log: EventLog, rng: np.random.Generator, *, share: float = 0.2, count: int = NEXT) -> Split:
+def time_split(log: InteractionLog, rng: np.random.Generator, *, share: float = 0.2, count: int = NEXT) -> Split:
     """Train before the moment after which `share` of the events lie; ask users with events on both sides.
 
     Truth are the first `count` items after it that the user did not have before.
@@ -106,7 +106,7 @@ def time_split(log: EventLog, rng: np.random.Generator, *, share: float = 0.2, c
 
 
 def held_out(
-    log: EventLog,
+    log: InteractionLog,
     categories: Bools,
     rng: np.random.Generator,
     *,
@@ -145,7 +145,7 @@ def held_out(
     return HeldOut(log.take(keep), np.flatnonzero(cold), cold_cases, hidden, hidden_category)
 
 
-def cold_rows(log: EventLog, rows: int, rng: np.random.Generator, *, share: float, least: int) -> Ints:
+def cold_rows(log: InteractionLog, rows: int, rng: np.random.Generator, *, share: float, least: int) -> Ints:
     """A `share` of the items with at least `least` events: first seen late first, then at random."""
     counts = np.bincount(log.items, minlength=rows)
     seen = np.full(rows, np.iinfo(np.int64).max)
@@ -164,13 +164,13 @@ def hideable(items: Ints, categories: Bools, rng: np.random.Generator, least: in
     return int(rng.choice(fit)) if len(fit) else None
 
 
-def shuffled(log: EventLog, rng: np.random.Generator) -> EventLog:
+def shuffled(log: InteractionLog, rng: np.random.Generator) -> InteractionLog:
     """The log by user and time, ties in a fresh random order."""
     order = np.lexsort((rng.random(len(log.times)), log.times, log.users))
-    return EventLog(log.users[order], log.items[order], log.times[order], log.user_count)
+    return InteractionLog(log.users[order], log.items[order], log.times[order], log.user_count)
 
 
-def spans(log: EventLog) -> Iterator[tuple[int, int, int]]:
+def spans(log: InteractionLog) -> Iterator[tuple[int, int, int]]:
     """User, begin and end of each user's events in a sorted log."""
     starts = np.flatnonzero(np.diff(log.users, prepend=-1))
     for begin, end in zip(starts, np.append(starts[1:], len(log.users)), strict=True):

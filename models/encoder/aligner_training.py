@@ -16,7 +16,7 @@ from models.encoder.aligner import LinearAligner, Vectors
 from models.encoder.co_engagement import DAY_MS, NothingToLearn, Pairs, co_engaged
 from models.encoder.cold_start import ColdConfig, ColdItems, cold_items, held_out
 from models.encoder.contrastive import AlignerProgress, HeadConfig, Texts, train_head
-from models.interactions import EventLog, TrainingEvents, code, split_time
+from models.interactions import InteractionLog, TrainingEvents, code, split_time
 
 LEAST_COLD = 30
 """With fewer new items than this, a validation on them is chance: random items are held out instead."""
@@ -72,7 +72,7 @@ def train_aligner(
     return whole.aligner, {**metrics, "found_by": "contrast", "steps": fit.step}
 
 
-def validation(log: EventLog, rows: int, config: AlignerConfig) -> tuple[EventLog, ColdItems, str]:
+def validation(log: InteractionLog, rows: int, config: AlignerConfig) -> tuple[InteractionLog, ColdItems, str]:
     """What to train on, what to validate on, and what that is called: the newest items, or random ones held out."""
     split = split_time(log, config.validation_share) // DAY_MS * DAY_MS
     cold = cold_items(log, rows, split, config.cold)
@@ -82,7 +82,7 @@ def validation(log: EventLog, rows: int, config: AlignerConfig) -> tuple[EventLo
     return log.take(~np.isin(log.items, cold.cold)), cold, "random items held out"
 
 
-def _pairs(log: EventLog, rows: int, config: AlignerConfig) -> Pairs:
+def _pairs(log: InteractionLog, rows: int, config: AlignerConfig) -> Pairs:
     rng = np.random.default_rng(config.head.seed)
     return co_engaged(log, rows, rng, window_ms=config.window_ms, reach=config.reach)
 

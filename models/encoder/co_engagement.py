@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.interactions import EventLog, Ints
+from models.interactions import InteractionLog, Ints
 
 DAY_MS = 86_400_000
 
@@ -51,7 +51,7 @@ class Pairs:
 
 
 def co_engaged(
-    log: EventLog, rows: int, rng: np.random.Generator, *, window_ms: int = DAY_MS, reach: int = 40
+    log: InteractionLog, rows: int, rng: np.random.Generator, *, window_ms: int = DAY_MS, reach: int = 40
 ) -> Pairs:
     """Pairs of different rows (of `rows` in all) that one user engaged with at most `window_ms` apart.
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.interactions import EventLog, Ints
+from models.interactions import InteractionLog, Ints
 from models.reasoner.sequences import sequences
 
 FLOOR = 1e-3
@@ -120,7 +120,7 @@ Pairs = tuple[Ints, NDArray[np.float64]]
 """Keys, left * items + right, each once, and counts."""
 
 
-def count_pairs(log: EventLog, items: int, rng: np.random.Generator, *, distinct: bool, window: int) -> Pairs:
+def count_pairs(log: InteractionLog, items: int, rng: np.random.Generator, *, distinct: bool, window: int) -> Pairs:
     """Pairs of items at most `window` events apart, both ways, each worth 1 / distance."""
     summed: Pairs = (np.zeros(0, dtype=np.int64), np.zeros(0))
     for _ in range(SHUFFLES):

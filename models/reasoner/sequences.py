@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.interactions import EventLog, Ints
+from models.interactions import InteractionLog, Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Question:
     target: int
 
 
-def sequences(log: EventLog, rng: np.random.Generator, *, distinct: bool) -> Sequences:
+def sequences(log: InteractionLog, rng: np.random.Generator, *, distinct: bool) -> Sequences:
     """Each user's items by time, ties of user and time in a fresh random order.
 
     `distinct` keeps an item's first event only: then the next item is always one beyond the log.
@@ -87,7 +87,9 @@ def windows(sequences: Sequences, length: int, batch: int, rng: np.random.Genera
         yield np.where(places < lengths[:, None], sequences.items[at], 0), lengths
 
 
-def questions(log: EventLog, split: int, limit: int, rng: np.random.Generator) -> tuple[list[Question], list[Question]]:
+def questions(
+    log: InteractionLog, split: int, limit: int, rng: np.random.Generator
+) -> tuple[list[Question], list[Question]]:
     """Leave-last-out after the time `split`: (next item never seen by the user, next item of any kind).
 
     A user counts with at least one event before the split, which the model may have seen, and one after, which it has

@@ -20,7 +20,7 @@ from models.reasoner.kinds import ReasonerSources, Titles, TitlesUnavailable
 from models.reasoner.reasoner import Inference
 from models.text_diffusion.grounding import Grounder
 from models.text_diffusion.prompt import MAX_TITLE, MOST_SHOWN, PromptLog, Writer, Written, plain
-from models.text_diffusion.server import ServerWriter
+from models.text_diffusion.server_writer import ServerWriter
 from streams.settings import SettingError
 
 WRITING_SHARE = 0.75
@@ -142,7 +142,8 @@ def from_sources(sources: ReasonerSources, config: TextDiffusionConfig = DEFAULT
             timeout_s=settings.llm_timeout_s,
         )
     elif settings.reasoner_model:
-        from models.text_diffusion.loading import ModelFolderError, load_writer
+        from models.text_diffusion.families import load_writer
+        from models.text_diffusion.model_folder import ModelFolderError
 
         try:
             writer = load_writer(Path(settings.reasoner_model).expanduser(), users_at_once=config.concurrency)

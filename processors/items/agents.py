@@ -17,7 +17,7 @@ from freshet.records import Claim, Item
 from models.llm.client import Message
 from processors.items.attribute_catalogue import Attribute, Category
 from processors.items.examples import CATALOGUE_ANALYST, Example
-from processors.items.item_text import compact, delimited, digest, item_text
+from processors.items.prompt_text import compact, delimited, digest, prompt_text
 from processors.items.quotes import INCH
 
 ATTRIBUTE_ANALYST, NEED_ANALYST, CRITIC = "attribute_analyst", "need_analyst", "critic"
@@ -140,7 +140,7 @@ def _prompt(name: str) -> tuple[str, str]:
 
 
 def _listing(item: Item) -> str:
-    return delimited(_shown(item_text(item)))
+    return delimited(_shown(prompt_text(item)))
 
 
 def _shown(document: str) -> str:

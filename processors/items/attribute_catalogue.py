@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from processors.items.item_text import clean, digest
+from processors.items.prompt_text import clean, digest
 
 MAX_ATTRIBUTES = 64
 """Of one category: more of them do not fit one answer."""

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from freshet.records import Item, ItemKnowledge
 from models.llm.client import LLMUnavailable
-from processors.items.item_text import content_fingerprint
 from processors.items.near_duplicates import share, sharing_key
+from processors.items.prompt_text import content_fingerprint
 
 # Results that are made and not yet in the cache; a few windows of a lane, a few kilobytes each.
 _UNCONFIRMED = 1_024

@@ -28,7 +28,7 @@ from processors.items.ask import (
 from processors.items.attribute_catalogue import AttributeCatalogue, Category
 from processors.items.categories import CategoryFinder
 from processors.items.examples import ExampleBank, own_examples
-from processors.items.item_text import content_fingerprint, digest, used_fields
+from processors.items.prompt_text import content_fingerprint, digest, used_fields
 
 __all__ = ["DistillationConfig", "Distiller", "InvalidKnowledge", "QuarantinedKnowledge"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from freshet.records import Claim, Item
 from processors.items.attribute_catalogue import Attribute, Category
-from processors.items.item_text import clean
+from processors.items.prompt_text import clean
 from processors.items.quotes import INCH, Source
 from processors.items.value_rules import NUMBER_WORDS, Chooser, normalizer
 

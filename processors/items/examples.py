@@ -18,8 +18,8 @@ import numpy as np
 from freshet.records import Item
 from models.encoder.encoder import TextEncoder, Vectors
 from processors.items.attribute_catalogue import AttributeCatalogue
-from processors.items.item_text import clean, digest, used_fields
 from processors.items.knowledge_text import item_text
+from processors.items.prompt_text import clean, digest, used_fields
 from processors.items.quotes import Source
 
 CATALOGUE_ANALYST = "catalogue_analyst"

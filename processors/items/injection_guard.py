@@ -17,7 +17,7 @@ from typing import Any
 
 from freshet.records import Item
 from processors.items.confusables import Unmasked, fold, unmask, visible
-from processors.items.item_text import LINKS, MAX_FIELD, MAX_TITLE, TOKENS, clean, encoded
+from processors.items.prompt_text import LINKS, MAX_FIELD, MAX_TITLE, TOKENS, clean, encoded
 
 UNJUDGED = frozenset({"reasoning"})
 PROMPT_WORDS, PROMPT_IDEOGRAMS = 6, 12

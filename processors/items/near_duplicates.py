@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from freshet.records import Claim, Item, ItemKnowledge
 from processors.items.editor import normalize
-from processors.items.item_text import MAX_TITLE, clean, digest
+from processors.items.prompt_text import MAX_TITLE, clean, digest
 from processors.items.quotes import Source
 
 _NUMBER = r"\d+(?:[.,/]\d+)*"

@@ -27,7 +27,7 @@ from streams.settings import SettingError
 from streams.worker.components import worker_name
 
 UNKNOWN = "unknown"
-"""What a text diffusion server's model is called before its first answer (`models/text_diffusion/server.py`)."""
+"""What a text diffusion server's model is called before its first answer (`models/text_diffusion/server_writer.py`)."""
 log = logging.getLogger(__name__)
 
 

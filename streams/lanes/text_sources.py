@@ -15,7 +15,7 @@ from freshet.connect import Client, keys_for
 from freshet.records import Item
 from models.reasoner.kinds import TitlesUnavailable
 from processors.items.injection_guard import inspect
-from processors.items.item_text import MAX_TITLE, clean
+from processors.items.prompt_text import MAX_TITLE, clean
 
 _NO_ITEM = Item("", 0, "")
 _KEYS_PER_TRIP = 500

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import evaluation.value
-from evaluation.arms import companions, shuffled
+from evaluation.cold_item_scores import companions, shuffled
 from freshet.records import Item, ItemKnowledge
 from models.encoder.co_engagement import Pairs
 from models.encoder.cold_start import ColdItems

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.interactions import EventLog
+from models.interactions import InteractionLog
 from models.reasoner import ranking_metrics as ranking
 from models.reasoner.cooccurrence_table import NeighborConfig, NeighborTable, count_pairs, neighbors
 from models.reasoner.network import BlockDiffusionNetwork
@@ -33,7 +33,9 @@ UNVALIDATED_WEIGHT = 0.2
 
 
 @torch.inference_mode()
-def calibrate_cold_bias(network: BlockDiffusionNetwork, vectors: Tensor, log: EventLog, config: TrainingConfig) -> None:
+def calibrate_cold_bias(
+    network: BlockDiffusionNetwork, vectors: Tensor, log: InteractionLog, config: TrainingConfig
+) -> None:
     """Set the bias of new items so that a sample treated as new gets, in sum, the share of events it really has."""
     rng = np.random.default_rng([config.seed, 3])
     rows, lengths = next(windows(sequences(log, rng, distinct=config.distinct), config.window, 16, rng))
@@ -60,7 +62,7 @@ def calibrate_cold_bias(network: BlockDiffusionNetwork, vectors: Tensor, log: Ev
 
 @torch.inference_mode()
 def weigh(
-    network: BlockDiffusionNetwork, vectors: Tensor, log: EventLog, validation: Validation, config: TrainingConfig
+    network: BlockDiffusionNetwork, vectors: Tensor, log: InteractionLog, validation: Validation, config: TrainingConfig
 ) -> tuple[NeighborTable, dict[str, Any]]:
     """The neighbors in `log`, and what was chosen for them; sets the network's `score_weight`.
 

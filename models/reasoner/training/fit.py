@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.interactions import EventLog, Ints
+from models.interactions import InteractionLog, Ints
 from models.reasoner.network import BlockDiffusionNetwork
 from models.reasoner.sequences import sequences, windows
 from models.reasoner.training.config import TrainingConfig, TrainingError
@@ -63,7 +63,7 @@ class TrainingFit:
         self,
         network: BlockDiffusionNetwork,
         corpus: Corpus,
-        log: EventLog,
+        log: InteractionLog,
         validation: Validation,
         config: TrainingConfig,
         unfinished: UnfinishedRun,

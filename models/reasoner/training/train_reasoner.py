@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.interactions import EventLog, Ints, TrainingEvents, UserHistory, code, most_frequent, split_time
+from models.interactions import InteractionLog, Ints, TrainingEvents, UserHistory, code, most_frequent, split_time
 from models.reasoner.catalogue import Catalogue
 from models.reasoner.checkpoint import DEFAULT_PLAN, Checkpoint, save
 from models.reasoner.network import BlockDiffusionNetwork, NetworkConfig
@@ -44,9 +44,9 @@ def train_reasoner(
 
     Events of items that the catalogue does not hold are left out. `plan` is what the checkpoint's sampler will follow.
     `warm_start` begins at the weights of an earlier checkpoint of the same sizes; its items keep their ids, others
-    begin as new ones. `resume` continues an interrupted run to the same `out`, of the same data and config. `also` adds files
-    to the checkpoint folder before it appears (the aligner). Raises `TrainingError` where no user has two events left,
-    or where `warm_start` does not fit.
+    begin as new ones. `resume` continues an interrupted run to the same `out`, of the same data and config. `also` adds
+    files to the checkpoint folder before it appears (the aligner). Raises `TrainingError` where no user has two events
+    left, or where `warm_start` does not fit.
     """
     columns = events if isinstance(events, TrainingEvents) else TrainingEvents.of_histories(events)
     log, rows = _log(columns, catalogue, config)
@@ -97,7 +97,7 @@ def train_reasoner(
     return out
 
 
-def _log(columns: TrainingEvents, catalogue: Catalogue, config: TrainingConfig) -> tuple[EventLog, Ints]:
+def _log(columns: TrainingEvents, catalogue: Catalogue, config: TrainingConfig) -> tuple[InteractionLog, Ints]:
     """The log over the most frequent items, coded 0..N-1, and their catalogue rows (N,)."""
     rows = catalogue.rows(columns.item_ids)
     if not (rows >= 0).any():
@@ -153,7 +153,9 @@ def _begin_from(start: Checkpoint, network: BlockDiffusionNetwork, item_ids: Seq
     network.load_state_dict(weights)
 
 
-def _identity(config: TrainingConfig, log: EventLog, vectors: np.ndarray[Any, Any], start: Checkpoint | None) -> str:
+def _identity(
+    config: TrainingConfig, log: InteractionLog, vectors: np.ndarray[Any, Any], start: Checkpoint | None
+) -> str:
     """What must be the same for a run to be the same run."""
     digest = 0
     for part in (log.users, log.items, log.times, vectors):

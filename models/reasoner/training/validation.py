@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.interactions import EventLog, Ints
+from models.interactions import InteractionLog, Ints
 from models.reasoner import ranking_metrics as ranking
 from models.reasoner.cooccurrence_table import NeighborTable
 from models.reasoner.network import BlockDiffusionNetwork
@@ -29,7 +29,7 @@ class Validation:
     every: Sequence[Question]
 
     @classmethod
-    def of(cls, log: EventLog, split: int, users: int, seed: int) -> Validation:
+    def of(cls, log: InteractionLog, split: int, users: int, seed: int) -> Validation:
         """Up to `users` questions from the events after `split`; its own draws, whatever training drew."""
         return cls(*questions(log, split, users, np.random.default_rng([seed, 1])))
 

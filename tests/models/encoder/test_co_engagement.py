@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from models.encoder.co_engagement import DAY_MS, co_engaged
-from models.interactions import EventLog
+from models.interactions import InteractionLog
 
 
-def log(*events: tuple[int, int, int]) -> EventLog:
+def log(*events: tuple[int, int, int]) -> InteractionLog:
     """(user, item, time) in order of user and time."""
     users, items, times = (np.array(column, dtype=np.int64) for column in zip(*events, strict=True))
-    return EventLog(users, items, times, int(users.max()) + 1)
+    return InteractionLog(users, items, times, int(users.max()) + 1)
 
 
 def counted(pairs) -> dict[tuple[int, int], int]:

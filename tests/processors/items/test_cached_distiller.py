@@ -13,8 +13,8 @@ from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from models.llm.client import LLMUnavailable
 from processors.items.cached_distiller import CachedDistiller
 from processors.items.distiller import InvalidKnowledge
-from processors.items.item_text import content_fingerprint, digest
 from processors.items.near_duplicates import sharing_key
+from processors.items.prompt_text import content_fingerprint, digest
 from tests.support.fakes import NOW_MS, FakeClock
 
 RED = Item("red", 5, "Acme Oxford Shirt - Red, XL", brand="Acme", price=3.0)

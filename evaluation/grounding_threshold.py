@@ -1,8 +1,8 @@
-"""How a text reasoner's threshold parts words the catalogue knows from words it does not.
+"""Which threshold separates words that the catalogue knows from words that it does not, for the text reasoner.
 
-Owns that measurement: `python -m evaluation.grounding --items FILE`. Two kinds of lines are grounded by the real
-encoder: items' own titles, worn (lower case, one word less, in another order), which should find their item, and things
-that no shop of household goods sells, which should find none. It says nothing of how well a model infers.
+`python -m evaluation.grounding_threshold --items FILE`. Owns that measurement. The real encoder grounds two kinds of
+lines: items' own titles, worn (lower case, one word less, in another order), which should find their item, and things
+that no shop for household goods sells, which should find none. It says nothing about how well a model infers.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 from freshet.records import UserTier
 from models.reasoner.cooccurrence import CooccurrenceReasoner
 from models.text_diffusion.prompt import MOST_SHOWN, Line, PromptLog, Written
-from models.text_diffusion.server import ServerWriter
+from models.text_diffusion.server_writer import ServerWriter
 from models.text_diffusion.text_reasoner import TextDiffusionReasoner
 from processors.users.refresh import UserRefresher
 from tests.models.reasoner.reasoner_tools import told

@@ -1,13 +1,12 @@
-"""From a folder of weights to a writer: stock Hugging Face classes and a key remap, never code out of the folder.
+"""A folder of weights into a stock Hugging Face class, by renaming tensors; never code out of the folder.
 
-Owns the table of families, the reading of safetensors (sharded or not), device and dtype. Must not download anything.
+Owns the reading of safetensors (sharded or not), device and dtype. Must not download anything, nor know a family.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +15,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from models.device import fast_bfloat16
-from models.text_diffusion.prompt import Writer
-
-FAMILIES = {
-    "llada": "models.text_diffusion.llada",
-    "dream": "models.text_diffusion.dream",
-    "diffusion_gemma": "models.text_diffusion.gemma",
-}
-"""By `model_type` of config.json, in lower case: a module with `load(folder, config, users_at_once) -> Writer`."""
 
 
 class ModelFolderError(ValueError):
     """The folder holds no model that runs here; the message says why."""
-
-
-def load_writer(folder: Path, *, users_at_once: int = 16) -> Writer:
-    """The writer for the model in `folder`, on CUDA where there is one; raises `ModelFolderError`."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        family = str(config["model_type"]).lower()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelFolderError(f"{folder} has no readable config.json with a model_type") from error
-    if family not in FAMILIES:
-        raise ModelFolderError(f"{folder} holds a model of type {family!r}, known are {', '.join(FAMILIES)}")
-    load: Callable[[Path, Mapping[str, Any], int], Writer] = import_module(FAMILIES[family]).load
-    return load(folder, config, users_at_once)
 
 
 def device_and_dtype() -> tuple[torch.device, torch.dtype]:

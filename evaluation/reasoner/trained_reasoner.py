@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from evaluation.reasoner.dataset import Dataset
 from evaluation.reasoner.measures import Inferred, Scorer, Scores
-from evaluation.reasoner.shop import Shop
 from evaluation.reasoner.splits import NEXT, Case
-from models.interactions import EventLog
+from models.interactions import InteractionLog
 from models.reasoner.block_diffusion import BlockDiffusionReasoner, ItemTable
 from models.reasoner.checkpoint import DEFAULT_PLAN, Checkpoint, load
 from models.reasoner.denoiser import BlockDenoiser, Reading
@@ -32,18 +32,18 @@ HISTORY = 200
 """Newest items that are read, as in `BlockDiffusionReasoner`."""
 
 
-class Ours:
-    """One trained network over the shop's catalogue; items it was not trained on are known by their vector."""
+class TrainedReasoner:
+    """One trained network over the dataset's catalogue; items it was not trained on are known by their vector."""
 
-    def __init__(self, checkpoint: Checkpoint, shop: Shop, plan: SlotPlan = DEFAULT_PLAN) -> None:
+    def __init__(self, checkpoint: Checkpoint, dataset: Dataset, plan: SlotPlan = DEFAULT_PLAN) -> None:
         self.checkpoint = checkpoint
-        self._shop = shop
+        self._dataset = dataset
         self._plan = plan
         self._reasoner = BlockDiffusionReasoner(checkpoint, plan=plan, max_history=HISTORY)
         trained = checkpoint.item_ids[: checkpoint.network.config.items]
         row_of = {item_id: row for row, item_id in enumerate(trained)}
         with torch.inference_mode():
-            self._table = ItemTable(checkpoint.network, row_of, shop.catalogue, checkpoint.neighbors)
+            self._table = ItemTable(checkpoint.network, row_of, dataset.catalogue, checkpoint.neighbors)
             self._table.refresh()
 
     @property
@@ -52,10 +52,10 @@ class Ours:
         made: Scores = functional.normalize(self._table.embeddings[: self._table.size], dim=1).numpy()
         return made
 
-    def weighed(self, weight: float) -> Ours:
+    def weighed(self, weight: float) -> TrainedReasoner:
         """The same network, weighing so much beside its neighbors; this one is not to be used any more."""
         self.checkpoint.network.score_weight.fill_(weight)
-        return Ours(self.checkpoint, self._shop, self._plan)
+        return TrainedReasoner(self.checkpoint, self._dataset, self._plan)
 
     def network_scores(self, cases: Sequence[Case]) -> Scores:
         """`scores` of the network alone, as if it had no neighbors."""
@@ -79,15 +79,15 @@ class Ours:
 
     def infer(self, cases: Sequence[Case], steps: int, *, slots: int = NEXT, seed: int = 0) -> list[Inferred]:
         """The denoised slots of each case, most confident first."""
-        ids = self._shop.catalogue.item_ids
+        ids = self._dataset.catalogue.item_ids
         told = [
             History(f"u{case.user}", tuple(ids[row] for row in case.history), (), tuple(case.times.tolist()))
             for case in cases
         ]
-        answers = self._reasoner.infer(told, self._shop.catalogue, slots=slots, steps=steps, seed=seed)
+        answers = self._reasoner.infer(told, self._dataset.catalogue, slots=slots, steps=steps, seed=seed)
         return [
             Inferred(
-                self._shop.catalogue.rows([made.item_id for made in answer.behaviors]),
+                self._dataset.catalogue.rows([made.item_id for made in answer.behaviors]),
                 np.array([made.confidence for made in answer.behaviors], dtype=np.float64),
             )
             for answer in answers
@@ -95,19 +95,23 @@ class Ours:
 
 
 def train_ours(
-    log: EventLog,
-    shop: Shop,
+    log: InteractionLog,
+    dataset: Dataset,
     config: TrainingConfig,
     *,
     plan: SlotPlan = DEFAULT_PLAN,
     progress: Callable[[float], None] = lambda _: None,
-) -> Ours:
-    """Train on a part of the shop's log. Raises `models.reasoner.training.config.TrainingError`."""
+) -> TrainedReasoner:
+    """Train on a part of the dataset's log. Raises `models.reasoner.training.config.TrainingError`."""
     with tempfile.TemporaryDirectory(prefix="freshet-evaluate-") as folder:
         made = train_reasoner(
-            shop.columns(log), shop.catalogue, config, Path(folder) / "ours", progress=lambda at: progress(at.share)
+            dataset.columns(log),
+            dataset.catalogue,
+            config,
+            Path(folder) / "ours",
+            progress=lambda at: progress(at.share),
         )
-        return Ours(load(made), shop, plan)
+        return TrainedReasoner(load(made), dataset, plan)
 
 
 def then_scores(lists: Sequence[Inferred], scorer: Scorer) -> Scorer:

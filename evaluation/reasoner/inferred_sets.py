@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.reasoner.dataset import Dataset
 from evaluation.reasoner.measures import Floats, Inferred, Tally, diversity, set_recall
-from evaluation.reasoner.shop import Shop
 from evaluation.reasoner.splits import Case
 from models.reasoner.catalogue import Catalogue, Vectors
 from processors.users.refresh import HALF_LIFE_EVENTS, log_vectors
@@ -22,12 +22,12 @@ WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 RECALLED = 50
 
 
-def measure_sets(tally: Tally, shop: Shop, cases: Sequence[Case], lists: Lists) -> None:
+def measure_sets(tally: Tally, dataset: Dataset, cases: Sequence[Case], lists: Lists) -> None:
     """Recall@16, diversity and distinct categories of each way to fill the set, by user."""
     for name, made in lists.items():
         tally.add(f"sets.{name}.recall16", cases, set_recall(made, cases))
-        tally.add(f"sets.{name}.diversity", cases, diversity(made, shop.vectors))
-        kinds = [float(shop.categories[each.rows].any(0).sum()) for each in made]
+        tally.add(f"sets.{name}.diversity", cases, diversity(made, dataset.vectors))
+        kinds = [float(dataset.categories[each.rows].any(0).sum()) for each in made]
         tally.add(f"sets.{name}.categories", cases, np.array(kinds))
 
 

@@ -11,7 +11,7 @@ from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from models.llm.client import CompletionRequest, LanguageModel, Message
 from processors.items.ask import InvalidKnowledge, parse
 from processors.items.attribute_catalogue import AttributeCatalogue
-from processors.items.item_text import content_fingerprint, delimited, item_text
+from processors.items.prompt_text import content_fingerprint, delimited, prompt_text
 
 PROMPT = """\
 Extract the attributes of a product from its listing. The product is of the category {category}. \
@@ -44,7 +44,7 @@ class NaiveExtractor:
         }
         messages = [
             Message("system", PROMPT.format(category=category.name, attributes=lines)),
-            Message("user", delimited(item_text(item))),
+            Message("user", delimited(prompt_text(item))),
         ]
         call = await self._llm.complete(CompletionRequest(messages, schema, "attributes", MAX_TOKENS))
         problem, answer = parse(call, schema)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 
-from evaluation.grounding import THRESHOLDS, measure, worn
+from evaluation.grounding_threshold import THRESHOLDS, measure, worn
 from models.encoder.aligner import LinearAligner
 from tests.support.fakes_encoder import FakeEncoder
 

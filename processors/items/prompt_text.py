@@ -86,14 +86,14 @@ def _attributes(attributes: Mapping[str, str]) -> dict[str, str]:
     return shown
 
 
-def item_text(item: Item) -> str:
+def prompt_text(item: Item) -> str:
     """The used fields as one JSON object, as the prompts show them."""
     return compact(used_fields(item))
 
 
-def delimited(listing: str) -> str:
-    """A listing between the tags that prompts announce as data."""
-    return f"<item>{listing}</item>"
+def delimited(text: str) -> str:
+    """`text` between the tags that prompts announce as data."""
+    return f"<item>{text}</item>"
 
 
 def compact(document: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The whole comparison on one shop: what is trained, tuned and asked, seed by seed.
+"""The whole comparison on one dataset: what is trained, tuned and asked, seed by seed.
 
 Owns the order of things and that settings are chosen on validation cases alone, once, under the first seed. Must not
 read files nor print.
@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from evaluation.reasoner import baselines, splits, tuning
-from evaluation.reasoner.hidden import measure_hidden
+from evaluation.reasoner.dataset import Dataset, co_engaged_vectors
+from evaluation.reasoner.hidden_categories import measure_hidden
+from evaluation.reasoner.inferred_sets import Lists, coverage, measure_enrichment, measure_sets
 from evaluation.reasoner.measures import Scorer, Tally, best, ranks
-from evaluation.reasoner.ours import Ours, then_scores, train_ours
 from evaluation.reasoner.sasrec import SasRecConfig, train_sasrec
-from evaluation.reasoner.sets import Lists, coverage, measure_enrichment, measure_sets
-from evaluation.reasoner.shop import Shop, co_engaged_vectors
 from evaluation.reasoner.splits import NEXT, Case, HeldOut
+from evaluation.reasoner.trained_reasoner import TrainedReasoner, then_scores, train_ours
 from evaluation.reasoner.tuning import Chosen
-from models.interactions import EventLog
+from models.interactions import InteractionLog
 from models.reasoner.sampler import SlotPlan
 from models.reasoner.training.config import TrainingConfig, TrainingError
 
@@ -51,15 +51,15 @@ class ReasonerOptions:
 class Evaluation:
     """Fills `tally` stage by stage; `chosen` are the tuned settings, `facts` what else is worth telling."""
 
-    def __init__(self, shop: Shop, options: ReasonerOptions, report: Report = lambda _text, _share: None) -> None:
-        self.shop = shop
+    def __init__(self, dataset: Dataset, options: ReasonerOptions, report: Report = lambda _text, _share: None) -> None:
+        self.dataset = dataset
         self.options = options
         self.tally = Tally()
         self.facts: dict[str, Any] = {
-            "items": len(shop),
-            "users": len(np.unique(shop.log.users)),
-            "events": len(shop.log.items),
-            "categories": "k-means of the item vectors" if shop.clustered else "of the listing",
+            "items": len(dataset),
+            "users": len(np.unique(dataset.log.users)),
+            "events": len(dataset.log.items),
+            "categories": "k-means of the item vectors" if dataset.clustered else "of the listing",
         }
         self.chosen: Chosen | None = None
         self._report = report
@@ -78,14 +78,19 @@ class Evaluation:
         return self.tally
 
     def _last(self, seed: int, place: int) -> None:
-        split = splits.leave_last(self.shop.log, np.random.default_rng(seed))
+        split = splits.leave_last(self.dataset.log, np.random.default_rng(seed))
         validation, test = self._some(split.validation), self._some(split.test)
         if self.chosen is None:
             if not test:
                 raise TrainingError(f"no user has {splits.LEAST_ITEMS} different items: there is nobody to ask")
             self.facts["last_users"] = len(test)
             self.chosen = tuning.choose(
-                self.shop, split.train, validation, self._sasrec(seed), self._tell("tuning"), sasrec=self.options.tune
+                self.dataset,
+                split.train,
+                validation,
+                self._sasrec(seed),
+                self._tell("tuning"),
+                sasrec=self.options.tune,
             )
         models, ours = self._models(split.train, seed)
         if place == 0 and self.options.training.neighbors:
@@ -97,7 +102,7 @@ class Evaluation:
         self._rank("last", models, ours, test)
 
     def _time(self, seed: int, place: int) -> None:
-        split = splits.time_split(self.shop.log, np.random.default_rng(seed))
+        split = splits.time_split(self.dataset.log, np.random.default_rng(seed))
         self.facts["time_users"] = len(split.test)
         test = self._some(split.test)
         if not test:
@@ -111,7 +116,7 @@ class Evaluation:
     def _sets(self, seed: int, place: int) -> None:
         if self.facts.get("sets_by") == "time split":
             return
-        split = splits.leave_last_many(self.shop.log, np.random.default_rng(seed))
+        split = splits.leave_last_many(self.dataset.log, np.random.default_rng(seed))
         test = self._some(split.test)
         if not test:
             self.facts["sets_by"] = f"nothing: no user has {2 * NEXT} different items"
@@ -121,12 +126,14 @@ class Evaluation:
         self._fill(seed, models, ours, test, split.train)
 
     def _held(self, seed: int, place: int) -> None:
-        made = splits.held_out(self.shop.log, self.shop.categories, np.random.default_rng(seed), part=(place % 3, 3))
+        made = splits.held_out(
+            self.dataset.log, self.dataset.categories, np.random.default_rng(seed), part=(place % 3, 3)
+        )
         assert self.chosen is not None
         ours = self._train(made.train, seed)
         cold = self._some(made.cold)
         self.facts.update(cold_items=len(made.cold_items), cold_users=len(cold))
-        text = baselines.text_scorer(self.shop.vectors, self.chosen.text_half_life)
+        text = baselines.text_scorer(self.dataset.vectors, self.chosen.text_half_life)
         if cold:
             for name, scorer in (("ours", ours.scores), ("text_knn", text)):
                 self.tally.add_ranks(f"cold.{name}", cold, ranks(scorer, cold, among=made.cold_items))
@@ -134,41 +141,43 @@ class Evaluation:
             self.facts["hidden_users_a_seed"] = len(made.hidden)
             self._hidden(made, ours, seed)
 
-    def _hidden(self, made: HeldOut, ours: Ours, seed: int) -> None:
+    def _hidden(self, made: HeldOut, ours: TrainedReasoner, seed: int) -> None:
         assert self.chosen is not None
-        popular = baselines.popularity(made.train, len(self.shop))
+        popular = baselines.popularity(made.train, len(self.dataset))
         near = baselines.windowed_scorer(
-            baselines.windowed_table(made.train, len(self.shop), self.chosen.windowed, np.random.default_rng(seed)),
+            baselines.windowed_table(made.train, len(self.dataset), self.chosen.windowed, np.random.default_rng(seed)),
             self.chosen.windowed,
         )
         lists = {f"ours_{steps}": ours.infer(made.hidden, steps, seed=seed) for steps in self.options.steps}
         lists |= {"cooccurrence": best(near, made.hidden, NEXT), "popularity": best(popular, made.hidden, NEXT)}
         lists["next_item"] = best(ours.scores, made.hidden, NEXT)
-        measure_hidden(self.tally, self.shop, made, lists, np.random.default_rng(seed))
+        measure_hidden(self.tally, self.dataset, made, lists, np.random.default_rng(seed))
 
-    def _models(self, train: EventLog, seed: int, *, sasrec: bool = True) -> tuple[dict[str, Scorer], Ours]:
+    def _models(
+        self, train: InteractionLog, seed: int, *, sasrec: bool = True
+    ) -> tuple[dict[str, Scorer], TrainedReasoner]:
         """Every scorer, learned from `train`."""
         assert self.chosen is not None
-        shop, rows, chosen = self.shop, len(self.shop), self.chosen
+        dataset, rows, chosen = self.dataset, len(self.dataset), self.chosen
         windowed = baselines.windowed_table(train, rows, chosen.windowed, np.random.default_rng(seed))
         models = {
             "popularity": baselines.popularity(train, rows),
             "knn": baselines.neighbor_scorer(baselines.cosine_table(train, rows), chosen.knn_half_life),
             "cooccurrence": baselines.windowed_scorer(windowed, chosen.windowed),
-            "text_knn": baselines.text_scorer(shop.vectors, chosen.text_half_life),
+            "text_knn": baselines.text_scorer(dataset.vectors, chosen.text_half_life),
         }
         if sasrec:
             config = replace(chosen.sasrec, seed=seed)
-            models["sasrec"] = train_sasrec(train, shop.vectors, config, progress=self._tell("training SASRec"))
+            models["sasrec"] = train_sasrec(train, dataset.vectors, config, progress=self._tell("training SASRec"))
         return self._ours(models, self._train(train, seed))
 
-    def _ours(self, models: dict[str, Scorer], ours: Ours) -> tuple[dict[str, Scorer], Ours]:
+    def _ours(self, models: dict[str, Scorer], ours: TrainedReasoner) -> tuple[dict[str, Scorer], TrainedReasoner]:
         models["ours"] = ours.scores
         if self.options.training.neighbors:
             models["network"] = ours.network_scores
         return models, ours
 
-    def _rank(self, stage: str, models: dict[str, Scorer], ours: Ours, cases: Sequence[Case]) -> None:
+    def _rank(self, stage: str, models: dict[str, Scorer], ours: TrainedReasoner, cases: Sequence[Case]) -> None:
         """HR@10 and NDCG@10 of the next new item for every model, its steps and the ensembles."""
         assert self.chosen is not None
         for name, scorer in models.items():
@@ -182,32 +191,34 @@ class Evaluation:
             blended = tuning.blended(models[one], models[other], weight)
             self.tally.add_ranks(f"{stage}.{name}", cases, ranks(blended, cases))
 
-    def _fill(self, seed: int, models: dict[str, Scorer], ours: Ours, cases: Sequence[Case], train: EventLog) -> None:
+    def _fill(
+        self, seed: int, models: dict[str, Scorer], ours: TrainedReasoner, cases: Sequence[Case], train: InteractionLog
+    ) -> None:
         """The next 16: sets by steps and their controls, and what they add to the user vector."""
         made: Lists = {f"ours_{steps}": ours.infer(cases, steps, seed=seed) for steps in self.options.steps}
         controls: Lists = {
             "next_item": best(models["ours"], cases, NEXT, weigh="softmax"),
             "cooccurrence": best(models["cooccurrence"], cases, NEXT),
             "popularity": best(models["popularity"], cases, NEXT),
-            "random": best(baselines.random_order(len(self.shop), np.random.default_rng(seed)), cases, NEXT),
+            "random": best(baselines.random_order(len(self.dataset), np.random.default_rng(seed)), cases, NEXT),
         }
         every = {**made, **controls}
         if "sasrec" in models:
             every["sasrec"] = best(models["sasrec"], cases, NEXT, weigh="softmax")
-        measure_sets(self.tally, self.shop, cases, every)
+        measure_sets(self.tally, self.dataset, cases, every)
         for name, lists in every.items():
-            self._coverage.setdefault(name, []).append(coverage(lists, len(self.shop)))
+            self._coverage.setdefault(name, []).append(coverage(lists, len(self.dataset)))
         enriched = {name: lists for name, lists in every.items() if name in ("ours_1", "ours_4") or name in controls}
         self._tell("training an aligner")(0.0)
-        aligned = co_engaged_vectors(self.shop, train, seed=seed)
-        for space, vectors in (("text", self.shop.vectors), ("aligned", aligned), ("network", ours.embeddings)):
+        aligned = co_engaged_vectors(self.dataset, train, seed=seed)
+        for space, vectors in (("text", self.dataset.vectors), ("aligned", aligned), ("network", ours.embeddings)):
             measure_enrichment(self.tally, space, vectors, cases, enriched)
 
-    def _train(self, log: EventLog, seed: int) -> Ours:
+    def _train(self, log: InteractionLog, seed: int) -> TrainedReasoner:
         asked = self.options
         config = replace(asked.training, seed=seed, network_weight=self.chosen.network_weight if self.chosen else None)
         tell = self._tell("training ours")
-        return train_ours(log, self.shop, config, plan=asked.plan, progress=tell)
+        return train_ours(log, self.dataset, config, plan=asked.plan, progress=tell)
 
     def _sasrec(self, seed: int) -> SasRecConfig:
         ours = self.options.training

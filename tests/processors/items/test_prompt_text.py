@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from freshet.records import Item
 from processors.items.confusables import fold, unmask
-from processors.items.item_text import (
+from processors.items.prompt_text import (
     LINKS,
     MAX_FIELD,
     MAX_FIELDS,
@@ -18,7 +18,7 @@ from processors.items.item_text import (
     MAX_TITLE,
     TOKENS,
     clean,
-    item_text,
+    prompt_text,
     used_fields,
 )
 
@@ -66,7 +66,7 @@ fragments = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=6)), ma
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_template_tokens_and_our_delimiter_do_not_reach_the_prompt(hostile: str) -> None:
     """Catches a seller who closes the item and writes instructions, however the token is dressed."""
-    text = fold(item_text(Item("i", 1, f"tea {hostile} bags", description=hostile)))
+    text = fold(prompt_text(Item("i", 1, f"tea {hostile} bags", description=hostile)))
     assert "tea" in text
     assert "bags" in text
     for token in (*NEVER, "<｜"):
@@ -94,7 +94,7 @@ def test_no_item_breaks_out_of_its_delimiters(title: str, levels: list[str], nam
     item = Item(
         "i", 1, title + more, description=more + title, category=[*levels, more], attributes={**named, more: more}
     )
-    text = item_text(item)
+    text = prompt_text(item)
     assert "</item" not in text.lower()
     assert used_fields(item) == used_fields(item)
     text.encode()
@@ -152,7 +152,9 @@ def test_control_and_invisible_characters_become_spaces() -> None:
 
 def test_lengths_are_capped_and_the_price_is_not_shown() -> None:
     """Catches a description that fills the context, and a prompt that changes with the price."""
-    text = item_text(Item("i", 1, "x" * 10_000, description="y" * 10_000, attributes={"k" * 999: "v" * 999}, price=1.0))
+    text = prompt_text(
+        Item("i", 1, "x" * 10_000, description="y" * 10_000, attributes={"k" * 999: "v" * 999}, price=1.0)
+    )
     assert len(text) < 2_500
     assert "x" * MAX_TITLE in text
     assert "price" not in text
@@ -174,5 +176,5 @@ def test_a_megabyte_of_hostility_takes_no_time(unit: str) -> None:
     """Catches a pattern that backtracks; generous, since another process may hold the core."""
     text = unit * (1_000_000 // len(unit))
     started = time.process_time()
-    item_text(Item("i", 1, text, description=text, brand=text, category=[text] * 9, attributes={text: text}))
+    prompt_text(Item("i", 1, text, description=text, brand=text, category=[text] * 9, attributes={text: text}))
     assert time.process_time() - started < 1.0

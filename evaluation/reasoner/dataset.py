@@ -20,7 +20,7 @@ from models.encoder.aligner_training import AlignerConfig, train_aligner
 from models.encoder.co_engagement import NothingToLearn
 from models.encoder.contrastive import Texts
 from models.encoder.encoder import TextEncoder
-from models.interactions import EventLog, TrainingEvents, code, most_frequent
+from models.interactions import InteractionLog, TrainingEvents, code, most_frequent
 from models.reasoner.catalogue import Catalogue, Vectors
 from processors.items.embed_texts import encoded_texts
 from schemas.files import FileError, read_events, read_items
@@ -33,7 +33,7 @@ NOT_ENGAGED = ("return", "refund", "cancel")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shop:
+class Dataset:
     """Rows are items, in the catalogue's order; `log` holds all events.
 
     `texts` are the encoded texts, `vectors` (N, dims) their PCA: it learns from texts alone, so that nothing of the log
@@ -41,7 +41,7 @@ class Shop:
     """
 
     items: Sequence[Item]
-    log: EventLog
+    log: InteractionLog
     texts: Texts
     catalogue: Catalogue
     vectors: Vectors
@@ -52,7 +52,7 @@ class Shop:
     def __len__(self) -> int:
         return len(self.items)
 
-    def columns(self, log: EventLog) -> TrainingEvents:
+    def columns(self, log: InteractionLog) -> TrainingEvents:
         """A part of the log by names, as training wants it."""
         ids = self.catalogue.item_ids
         return TrainingEvents([f"u{user}" for user in log.users], [ids[row] for row in log.items], log.times)
@@ -66,7 +66,7 @@ def load(
     *,
     max_items: int = 20_000,
     encoded: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Shop:
+) -> Dataset:
     """Read and encode; raises `FileError` where nothing is left.
 
     Left out are returns (by type or a negative value), items without a title or that say of themselves `is_product:
@@ -95,20 +95,20 @@ def load(
     texts = encoded_texts(kept, {}, encoder, report=encoded)
     vectors = LinearAligner.fit_pca(np.unique(texts.text, axis=0), dims).align(texts.text)
     catalogue = Catalogue([item.item_id for item in kept], vectors)
-    return Shop(kept, log, texts, catalogue, vectors, *_categories(kept, vectors))
+    return Dataset(kept, log, texts, catalogue, vectors, *_categories(kept, vectors))
 
 
-def co_engaged_vectors(shop: Shop, train: EventLog, *, seed: int = 0) -> Vectors:
+def co_engaged_vectors(dataset: Dataset, train: InteractionLog, *, seed: int = 0) -> Vectors:
     """Vectors (N, dims) of an aligner trained on a part of the log, as `freshet train aligner` does on all of it.
 
     The PCA where nothing is to be learned.
     """
-    config = replace(ALIGNER, head=replace(ALIGNER.head, dims=shop.vectors.shape[1], seed=seed))
+    config = replace(ALIGNER, head=replace(ALIGNER.head, dims=dataset.vectors.shape[1], seed=seed))
     try:
-        aligner, _ = train_aligner(shop.columns(train), shop.catalogue.item_ids, shop.texts, config)
+        aligner, _ = train_aligner(dataset.columns(train), dataset.catalogue.item_ids, dataset.texts, config)
     except NothingToLearn:
-        return shop.vectors
-    return aligner.align(shop.texts.text)
+        return dataset.vectors
+    return aligner.align(dataset.texts.text)
 
 
 def engaged(events: pa.Table) -> pa.Table:

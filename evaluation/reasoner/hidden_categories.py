@@ -9,30 +9,30 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from evaluation.reasoner.dataset import Dataset
 from evaluation.reasoner.measures import Inferred, Tally
-from evaluation.reasoner.shop import Shop
 from evaluation.reasoner.splits import NEXT, Case, HeldOut
 
 
 def measure_hidden(
-    tally: Tally, shop: Shop, made: HeldOut, lists: Mapping[str, Sequence[Inferred]], rng: np.random.Generator
+    tally: Tally, dataset: Dataset, made: HeldOut, lists: Mapping[str, Sequence[Inferred]], rng: np.random.Generator
 ) -> None:
     """`found`: is at least one inferred item of the hidden category; `recall` of the hidden items among 16 at best."""
-    every = {**lists, "random_category": random_category(shop, made.hidden, rng)}
+    every = {**lists, "random_category": random_category(dataset, made.hidden, rng)}
     for name, answers in every.items():
         found, recall = [], []
         for answer, case, category in zip(answers, made.hidden, made.hidden_category, strict=True):
-            found.append(float(shop.categories[answer.rows, category].any()))
+            found.append(float(dataset.categories[answer.rows, category].any()))
             recall.append(np.isin(case.truth, answer.rows).sum() / min(NEXT, len(case.truth)))
         tally.add(f"hidden.{name}.found", made.hidden, np.array(found))
         tally.add(f"hidden.{name}.recall", made.hidden, np.array(recall))
 
 
-def random_category(shop: Shop, cases: Sequence[Case], rng: np.random.Generator) -> list[Inferred]:
+def random_category(dataset: Dataset, cases: Sequence[Case], rng: np.random.Generator) -> list[Inferred]:
     """16 new items of one category that is drawn for each user."""
     answers = []
     for case in cases:
-        rows = np.flatnonzero(shop.categories[:, rng.integers(shop.categories.shape[1])])
+        rows = np.flatnonzero(dataset.categories[:, rng.integers(dataset.categories.shape[1])])
         rows = np.setdiff1d(rows, case.history)
         chosen = rng.permutation(rows)[:NEXT]
         answers.append(Inferred(chosen, np.ones(len(chosen))))
