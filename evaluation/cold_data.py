@@ -91,16 +91,16 @@ def _rows(
     first: dict[str, int] = {}
     for item_id, time in zip(ids, times.tolist(), strict=True):
         first[item_id] = min(time, first.get(item_id, time))
-    place: dict[str, int] = {}
+    row_of_name: dict[str, int] = {}
     rows: dict[str, int] = {}
     of_row: list[Item] = []
     for item_id in sorted(first):
         shared = by_title and first[item_id] < split
         name = f"title {catalogue[item_id].title}" if shared else f"item {item_id}"
-        if name not in place:
-            place[name] = len(of_row)
+        if name not in row_of_name:
+            row_of_name[name] = len(of_row)
             of_row.append(replace(catalogue[item_id], attributes={}))
-        rows[item_id] = place[name]
+        rows[item_id] = row_of_name[name]
     return of_row, [rows[item_id] for item_id in ids]
 
 

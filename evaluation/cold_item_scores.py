@@ -59,12 +59,14 @@ def encoded(items: Sequence[Item], knowledge: Mapping[str, ItemKnowledge], encod
     titles = [item.title.lower() for item in items]
     made = [knowledge.get(item.item_id) for item in items]
     plain = [replace(item, title="", brand="", category=(), attributes={}, description="") for item in items]
-    told = ["" if k is None else knowledge_text(item, k).lower() for item, k in zip(plain, made, strict=True)]
-    both = [f"{title}. {text}" if text else title for title, text in zip(titles, told, strict=True)]
-    known = np.array([bool(text) for text in told], dtype=np.bool_)
+    knowledge_texts = [
+        "" if k is None else knowledge_text(item, k).lower() for item, k in zip(plain, made, strict=True)
+    ]
+    both = [f"{title}. {text}" if text else title for title, text in zip(titles, knowledge_texts, strict=True)]
+    known = np.array([bool(text) for text in knowledge_texts], dtype=np.bool_)
     return Encoded(
         encoder.encode(titles),
-        np.where(known[:, None], encoder.encode(told), 0).astype(np.float32),
+        np.where(known[:, None], encoder.encode(knowledge_texts), 0).astype(np.float32),
         encoder.encode(both),
         known,
         [() if k is None else [claim.value.lower() for claim in k.claims] for k in made],

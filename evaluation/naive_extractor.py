@@ -50,7 +50,7 @@ class NaiveExtractor:
         problem, answer = parse(call, schema)
         if answer is None:
             raise InvalidKnowledge(problem, call.text)
-        said = {
+        values = {
             name: value for name, value in answer.items() if value.strip().casefold() not in ("", "n/a", "na", "none")
         }
         return ItemKnowledge(
@@ -58,7 +58,7 @@ class NaiveExtractor:
             event_time=item.event_time,
             computed_time=self._clock(),
             fingerprint="",
-            claims=tuple(Claim("attribute", name, value) for name, value in said.items()),
+            claims=tuple(Claim("attribute", name, value) for name, value in values.items()),
             category=category.path,
             content_fingerprint=content_fingerprint(item),
             provenance=Provenance(

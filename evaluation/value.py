@@ -186,9 +186,9 @@ def _paired(each: np.ndarray, base: np.ndarray, groups: list[str] | None) -> dic
 
 def _measures(data: ColdData, scores: Scores) -> dict[str, np.ndarray]:
     """Recall@50 and NDCG@20 by cold item, recall@10 by buyer: a user likes what his history's items are near to."""
-    place = np.full(len(data.items) + 1, -1, dtype=np.int64)
-    place[data.question.known] = np.arange(len(data.question.known))
-    columns = place[data.buyers.histories]  # (U, H); a padded -1 reads the last, which is -1 too
+    column_of = np.full(len(data.items) + 1, -1, dtype=np.int64)
+    column_of[data.question.known] = np.arange(len(data.question.known))
+    columns = column_of[data.buyers.histories]  # (U, H); a padded -1 reads the last, which is -1 too
     there = columns >= 0
     liked = (scores.T[np.maximum(columns, 0)] * there[..., None]).sum(1) / there.sum(1, keepdims=True)  # (U, C)
     return {

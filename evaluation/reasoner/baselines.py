@@ -111,9 +111,9 @@ def text_scorer(vectors: Vectors, half_life_events: float) -> Scorer:
 def recency(history: Ints, half_life_events: float) -> tuple[Ints, Scores]:
     """Different items, the newest first, each at its last event, and their weights: 1, then less."""
     newest_first = history[::-1]
-    places = np.sort(np.unique(newest_first, return_index=True)[1])
-    weights = np.exp2(-np.arange(len(places)) / half_life_events).astype(np.float32)
-    return newest_first[places], weights
+    newest = np.sort(np.unique(newest_first, return_index=True)[1])
+    weights = np.exp2(-np.arange(len(newest)) / half_life_events).astype(np.float32)
+    return newest_first[newest], weights
 
 
 def blend(scores: Scores, other: Scores, weight: float, cases: Sequence[Case]) -> Scores:

@@ -87,10 +87,10 @@ def load(
     row_of = {name: row for row, name in enumerate(names)}
     rows = np.array([row_of[item_id] for item_id in ids], dtype=np.int64)
     chosen = np.sort(most_frequent(rows, max_items))
-    place = np.full(len(names), -1, dtype=np.int64)
-    place[chosen] = np.arange(len(chosen))
+    row_of_code = np.full(len(names), -1, dtype=np.int64)
+    row_of_code[chosen] = np.arange(len(chosen))
     times = table["event_time"].to_numpy().astype(np.int64)
-    log = code(TrainingEvents(table["user_id"].to_pylist(), ids, times), place[rows])
+    log = code(TrainingEvents(table["user_id"].to_pylist(), ids, times), row_of_code[rows])
     kept = [wanted[names[row]] for row in chosen]
     texts = encoded_texts(kept, {}, encoder, report=encoded)
     vectors = LinearAligner.fit_pca(np.unique(texts.text, axis=0), dims).align(texts.text)

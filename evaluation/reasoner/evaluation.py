@@ -69,15 +69,15 @@ class Evaluation:
     def run(self) -> Tally:
         """All stages under all seeds. Leave-last-out comes first: it is where settings are chosen."""
         stages = {"last": self._last, "time": self._time, "sets": self._sets, "held": self._held}
-        for place, seed in enumerate(self.options.seeds):
+        for turn, seed in enumerate(self.options.seeds):
             for name, stage in stages.items():
                 if name == "last" or name in self.options.stages:
-                    self._where = f"seed {place + 1} of {len(self.options.seeds)}, {NAMES[name]}"
-                    stage(seed, place)
+                    self._where = f"seed {turn + 1} of {len(self.options.seeds)}, {NAMES[name]}"
+                    stage(seed, turn)
         self.facts["coverage"] = {name: round(float(np.mean(each)), 4) for name, each in self._coverage.items()}
         return self.tally
 
-    def _last(self, seed: int, place: int) -> None:
+    def _last(self, seed: int, turn: int) -> None:
         split = splits.leave_last(self.dataset.log, np.random.default_rng(seed))
         validation, test = self._some(split.validation), self._some(split.test)
         if self.chosen is None:
@@ -93,15 +93,15 @@ class Evaluation:
                 sasrec=self.options.tune,
             )
         models, ours = self._models(split.train, seed)
-        if place == 0 and self.options.training.neighbors:
+        if turn == 0 and self.options.training.neighbors:
             weight, tried = tuning.choose_weight(ours, validation)
             self.chosen = replace(self.chosen, network_weight=weight, tried=(*self.chosen.tried, *tried))
             models, ours = self._ours(models, ours.weighed(weight))
-        if place == 0:
+        if turn == 0:
             self.chosen = tuning.choose_blends(self.chosen, models, validation)
         self._rank("last", models, ours, test)
 
-    def _time(self, seed: int, place: int) -> None:
+    def _time(self, seed: int, turn: int) -> None:
         split = splits.time_split(self.dataset.log, np.random.default_rng(seed))
         self.facts["time_users"] = len(split.test)
         test = self._some(split.test)
@@ -113,7 +113,7 @@ class Evaluation:
             self.facts.update(sets_by="time split", sets_users=len(test))
             self._fill(seed, models, ours, test, split.train)
 
-    def _sets(self, seed: int, place: int) -> None:
+    def _sets(self, seed: int, turn: int) -> None:
         if self.facts.get("sets_by") == "time split":
             return
         split = splits.leave_last_many(self.dataset.log, np.random.default_rng(seed))
@@ -125,9 +125,9 @@ class Evaluation:
         models, ours = self._models(split.train, seed, sasrec=False)
         self._fill(seed, models, ours, test, split.train)
 
-    def _held(self, seed: int, place: int) -> None:
+    def _held(self, seed: int, turn: int) -> None:
         made = splits.held_out(
-            self.dataset.log, self.dataset.categories, np.random.default_rng(seed), part=(place % 3, 3)
+            self.dataset.log, self.dataset.categories, np.random.default_rng(seed), part=(turn % 3, 3)
         )
         assert self.chosen is not None
         ours = self._train(made.train, seed)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.interactions import InteractionLog, Ints
-from models.reasoner.sequences import first_places
+from models.reasoner.sequences import first_indices
 
 Bools = NDArray[np.bool_]
 LEAST_ITEMS = 5
@@ -63,11 +63,11 @@ def leave_last(log: InteractionLog, rng: np.random.Generator, *, least: int = LE
     test: list[Case] = []
     for user, begin, end in spans(log):
         items, times = log.items[begin:end], log.times[begin:end]
-        first = first_places(items)
+        first = first_indices(items)
         if len(first) < least:
             continue
-        for place, cases in ((first[-2], validation), (first[-1], test)):
-            cases.append(Case(user, items[:place], times[:place], items[place : place + 1]))
+        for index, cases in ((first[-2], validation), (first[-1], test)):
+            cases.append(Case(user, items[:index], times[:index], items[index : index + 1]))
         keep[begin + first[-2] : end] = False
     return Split(log.take(keep), test, validation)
 
@@ -79,11 +79,11 @@ def leave_last_many(log: InteractionLog, rng: np.random.Generator, *, count: int
     test = []
     for user, begin, end in spans(log):
         items, times = log.items[begin:end], log.times[begin:end]
-        first = first_places(items)
+        first = first_indices(items)
         if len(first) >= 2 * count:
-            place = first[-count]
-            test.append(Case(user, items[:place], times[:place], items[first[-count:]]))
-            keep[begin + place : end] = False
+            index = first[-count]
+            test.append(Case(user, items[:index], times[:index], items[first[-count:]]))
+            keep[begin + index : end] = False
     return Split(log.take(keep), test)
 
 
@@ -97,11 +97,11 @@ def time_split(log: InteractionLog, rng: np.random.Generator, *, share: float = 
     test = []
     for user, begin, end in spans(log):
         items, times = log.items[begin:end], log.times[begin:end]
-        place = int(np.searchsorted(times, timestamp))
-        first = first_places(items)
-        new = items[first[first >= place]][:count]
-        if place > 0 and len(new):
-            test.append(Case(user, items[:place], times[:place], new))
+        index = int(np.searchsorted(times, timestamp))
+        first = first_indices(items)
+        new = items[first[first >= index]][:count]
+        if index > 0 and len(new):
+            test.append(Case(user, items[:index], times[:index], new))
     return Split(log.take(log.times < timestamp), test)
 
 
@@ -129,12 +129,12 @@ def held_out(
     for user, begin, end in spans(log):
         items, times = log.items[begin:end], log.times[begin:end]
         mine = keep[begin:end]
-        first = first_places(items)
+        first = first_indices(items)
         asked = first[cold[items[first]]]
         if len(asked) and len(np.unique(items[: asked[-1]])) >= least:
-            place = int(asked[-1])
-            cold_cases.append(Case(user, items[:place], times[:place], items[place : place + 1]))
-            mine[place:] = False
+            index = int(asked[-1])
+            cold_cases.append(Case(user, items[:index], times[:index], items[index : index + 1]))
+            mine[index:] = False
         if turn[user] % part[1] == part[0]:
             category = hideable(items[mine], categories, rng, least)
             if category is not None:

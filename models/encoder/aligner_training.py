@@ -47,8 +47,8 @@ def train_aligner(
     too few); the head is then fitted again to the whole log for as many steps as were best. Raises
     `NothingToLearn` where no event is about an item or no pair is frequent enough.
     """
-    place = {item_id: row for row, item_id in enumerate(item_ids)}
-    log = code(events, [place.get(item_id, -1) for item_id in events.item_ids])
+    row_of = {item_id: row for row, item_id in enumerate(item_ids)}
+    log = code(events, [row_of.get(item_id, -1) for item_id in events.item_ids])
     if not len(log.items):
         raise NothingToLearn(f"none of {len(events.item_ids)} events is about one of the {len(item_ids)} items")
     past, cold, kind = validation(log, len(item_ids), config)

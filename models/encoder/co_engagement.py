@@ -1,4 +1,4 @@
-"""Which items are engaged with together: pairs of one user's events within a window of time, counted.
+"""Which items are engaged with together: counts of pairs of one user's events within a window of time.
 
 Owns the counting and how popularity is damped. Everything here is NumPy on columns; must not import torch nor know
 what an item is.
@@ -36,7 +36,7 @@ class Pairs:
         return len(self.left)
 
     def starts(self) -> Ints:
-        """Where each row's pairs begin (N + 1,): those of row r are `starts[r] : starts[r + 1]`."""
+        """Index of each row's first pair (N + 1,): row r has the pairs `starts[r] : starts[r + 1]`."""
         return np.searchsorted(self.left, np.arange(len(self.totals) + 1))
 
     def lift(self, damping: float) -> NDArray[np.float64]:
@@ -55,9 +55,10 @@ def co_engaged(
 ) -> Pairs:
     """Pairs of different rows (of `rows` in all) that one user engaged with at most `window_ms` apart.
 
-    An event meets at most the `reach` events that follow it, so that a wholesaler's basket of 500 lines costs 500 x
-    `reach` pairs and not 125,000; events of one moment are shuffled first, so that it is a fair sample.
+    An event is paired with at most the `reach` events that follow it.
     """
+    # `reach` bounds a wholesaler's basket of 500 lines to 500 x reach pairs instead of 125,000. Events with equal
+    # timestamps are shuffled first, so that those pairs are a fair sample of the basket.
     order = np.lexsort((rng.random(len(log.times)), log.times, log.users))
     users, items, times = log.users[order], log.items[order], log.times[order]
     codes, counts = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
@@ -79,7 +80,7 @@ def co_engaged(
 def _merged(codes: Ints, counts: Ints, more: Ints) -> tuple[Ints, Ints]:
     """Counts of `codes` with one added for each of `more`."""
     new, times = np.unique(more, return_counts=True)
-    merged, place = np.unique(np.concatenate([codes, new]), return_inverse=True)
+    merged, inverse = np.unique(np.concatenate([codes, new]), return_inverse=True)
     summed = np.zeros(len(merged), dtype=np.int64)
-    np.add.at(summed, place, np.concatenate([counts, times]))
+    np.add.at(summed, inverse, np.concatenate([counts, times]))
     return merged, summed

@@ -1,8 +1,8 @@
-"""Cold items: those first seen after a moment, what they turned out to be bought with, and who bought them.
+"""Cold items: first seen after a point in time, with what they were then bought with, and by whom.
 
-Owns the time split, the truth and the measures by which an item's vector is judged before anybody has clicked it. Must
+Owns the time split, the ground truth, and the measures that judge an item's vector before anybody has clicked it. Must
 not know where vectors come from, nor import torch. Events before the split may be learned from; those after it are
-truth alone.
+ground truth alone.
 """
 
 from __future__ import annotations
@@ -131,14 +131,14 @@ def cold_buyers(
     log: InteractionLog, items: ColdItems, rows: int, split: int, *, history: int = 50, least: int = 5
 ) -> ColdBuyers:
     """Users with at least `least` known items before `split` who bought a cold item afterwards."""
-    place = np.full(rows, -1, dtype=np.int64)
-    place[items.cold] = np.arange(len(items.cold))
+    column_of = np.full(rows, -1, dtype=np.int64)
+    column_of[items.cold] = np.arange(len(items.cold))
     is_known = np.zeros(rows, dtype=np.bool_)
     is_known[items.known] = True
     past = log.take((log.times < split) & is_known[log.items])
     bought = np.zeros((log.user_count, len(items.cold)), dtype=np.bool_)
-    later = log.take((log.times >= split) & (place[log.items] >= 0))
-    bought[later.users, place[later.items]] = True
+    later = log.take((log.times >= split) & (column_of[log.items] >= 0))
+    bought[later.users, column_of[later.items]] = True
     histories = np.full((log.user_count, history), -1, dtype=np.int64)
     starts = np.searchsorted(past.users, np.arange(log.user_count + 1))
     for user in np.flatnonzero(bought.any(1)):

@@ -107,7 +107,7 @@ class LanguageModel(Protocol):
 
 
 class WrappedModel:
-    """A language model that passes everything on to another one: the base of those that do something besides."""
+    """Delegates everything to another language model: the base of those that add something."""
 
     def __init__(self, llm: LanguageModel) -> None:
         self._llm = llm

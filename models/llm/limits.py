@@ -65,7 +65,7 @@ class AdaptiveLimit:
 
     It begins at a part of `most` and grows by one with each success (doubling a round) until the endpoint first says
     that it is busy; from then on by one a round. A busy answer halves it, once for all calls that were under way then.
-    `changed` is told every new limit. Waiting calls are served in the order they came.
+    `changed` is called with every new limit. Waiting calls are served in order of arrival.
     """
 
     def __init__(self, most: int, *, start: int = 0, changed: Callable[[int], None] = lambda limit: None) -> None:
@@ -114,7 +114,7 @@ class AdaptiveLimit:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # granted and cancelled at one moment
+            if turn.done() and not turn.cancelled():  # granted and cancelled in the same iteration of the loop
                 self._under_way -= 1
                 self._grant()
             raise
@@ -217,12 +217,12 @@ class BudgetedModel(WrappedModel):
             log.warning("tokens are not settled yet", extra={"cause": repr(error), "calls": len(self._unsettled)})
 
     async def _make_up(self) -> None:
-        """Settle the oldest call that is not settled; it stays in its place where the budget does not answer."""
-        reserved, used = one = self._unsettled.popleft()
+        """Settle the oldest call that is not settled; it stays the oldest where the budget does not answer."""
+        reserved, used = oldest = self._unsettled.popleft()
         try:
             self._spent(await asyncio.to_thread(self._budget.settle, reserved, used))
         except BaseException:
-            self._unsettled.appendleft(one)
+            self._unsettled.appendleft(oldest)
             raise
 
 

@@ -28,7 +28,7 @@ from models.reasoner.kinds import ReasonerSources
 from models.reasoner.network import BlockDiffusionNetwork
 from models.reasoner.reasoner import Inference
 from models.reasoner.sampler import SampledBlock, SlotPlan, denoise
-from models.reasoner.sequences import first_places, padded
+from models.reasoner.sequences import first_indices, padded
 from models.reasoner.shortlist import CandidateIndex, Shortlist
 from models.reasoner.slot_layout import layout
 
@@ -37,9 +37,9 @@ SCORES_AT_ONCE = 8_000_000
 FULL_SCORING_ITEMS = 20_000
 """Larger catalogues are scored within each user's shortlist (docs/catalogue-scale.md)."""
 SHORTLIST = 256
-"""Items in it, besides those the user has."""
+"""Items in a shortlist, not counting those that the user has."""
 NEAR = 64
-"""Neighbors of the user's items in it, besides."""
+"""Co-occurrence neighbors of the user's items that are added to it."""
 
 
 class BlockDiffusionReasoner:
@@ -96,7 +96,7 @@ class BlockDiffusionReasoner:
         with self._lock:
             table = self._current_table(catalogue)
             read = [known_events(history, catalogue, distinct=self._distinct) for history in histories]
-            # Users of like length together: less padding. Their answers do not depend on it.
+            # Histories of similar length together: less padding. A user's answer does not depend on it.
             order = sorted((i for i in range(len(read)) if len(read[i].rows)), key=lambda i: len(read[i].rows))
             answers = [Inference()] * len(histories)
             scored = table.size if table.index is None else SHORTLIST
@@ -116,7 +116,7 @@ class BlockDiffusionReasoner:
         layouts = [layout(known.times, plan.slots, between, plan.tail) for known in read]
         rows = [known.rows for known in read]
         reading = Reading.of(rows, layouts, self._max_history)
-        users, seen = np.repeat(np.arange(len(read)), [len(one) for one in rows]), np.concatenate(rows)
+        users, seen = np.repeat(np.arange(len(read)), [len(each) for each in rows]), np.concatenate(rows)
         if self._repeats:
             users, seen = users[:0], seen[:0]
         forbidden = (torch.from_numpy(users), torch.from_numpy(seen))
@@ -242,7 +242,7 @@ def known_events(history: UserHistory, catalogue: Catalogue, *, distinct: bool) 
     rows = catalogue.rows(history.item_ids)
     kept = np.flatnonzero(rows >= 0)
     if distinct:
-        kept = kept[first_places(rows[kept])]
+        kept = kept[first_indices(rows[kept])]
     times = np.asarray(history.event_times, dtype=np.int64)
     return Known(rows[kept], times[kept] if len(times) else np.zeros(len(kept), dtype=np.int64))
 

@@ -49,7 +49,7 @@ class NeighborTable:
 
     @property
     def reach(self) -> int:
-        """How many of a history's newest items count: what stands further back weighs less than a 32nd."""
+        """How many of a history's newest items count: older ones would weigh less than a 32nd."""
         return max(1, round(5 * self.half_life))
 
     def of(self, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,9 +93,9 @@ class Offset:
         """Of some items (B, K), 0 where the row is -1."""
         keys, sums = self._summed
         wanted = rows + torch.arange(len(rows))[:, None] * SPAN
-        place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-        found = (keys[place] == wanted) & (rows >= 0)
-        return torch.where(found, sums[place], 0.0).div_(FLOOR).log1p_()
+        index = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+        found = (keys[index] == wanted) & (rows >= 0)
+        return torch.where(found, sums[index], 0.0).div_(FLOOR).log1p_()
 
     def best(self, count: int) -> Tensor:
         """The `count` rows (B, count) with the largest shares, each once, -1 where there are fewer."""

@@ -1,4 +1,4 @@
-"""Reasoners by name. Owns the table and what a reasoner may be made of; each is a file of its own, imported on use.
+"""Reasoners by name. Owns the table and what a reasoner is made from; each is a file of its own, imported on use.
 
 Must not import torch: the fallback runs without it.
 """
@@ -27,7 +27,7 @@ Titles = Callable[[Sequence[str]], Sequence[str]]
 
 
 class TitlesUnavailable(Exception):
-    """Where titles are kept is away; the same call may succeed later."""
+    """The store of titles is unavailable; the same call may succeed later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,7 @@ class BehaviorReasoner(Protocol):
 
     @property
     def tier(self) -> UserTier:
-        """Where this reasoner's answers stand in newer-wins."""
+        """Rank of this reasoner's answers in newer-wins: a higher tier replaces a lower one of the same events."""
         ...
 
     def infer(

@@ -110,7 +110,7 @@ class SlotPlan:
         return ends[step + 1] - ends[step] if self.schedule == "fixed" else self.slots
 
     def counts(self, confidences: Tensor, entropies: Callable[[], Tensor], open_: Tensor, least: Tensor) -> Tensor:
-        """Slots (B,) a step fixes, given each open slot's best probability and, where asked for, its entropy."""
+        """Slots (B,) a step fixes, from each open slot's best probability and, if the schedule asks, its entropy."""
         wished = SCHEDULES[self.schedule](confidences, entropies, open_, self.bound)
         return torch.maximum(wished, least)
 
@@ -149,16 +149,16 @@ def denoise(
         left = (~settled).sum(1)  # (B,)
         least = torch.maximum(end - settled.sum(1), (left > 0).long())
         most_open = int(left.max())
-        places = settled.to(torch.uint8).argsort(dim=1, stable=True)[:, :most_open]  # (B, m), open slots first
-        open_ = ~settled.gather(1, places)
-        logits, rest = denoiser(rows, places)  # (B, m, N), (B, m)
+        still_open = settled.to(torch.uint8).argsort(dim=1, stable=True)[:, :most_open]  # (B, m), open slots first
+        open_ = ~settled.gather(1, still_open)
+        logits, rest = denoiser(rows, still_open)  # (B, m, N), (B, m)
         _strike(logits, forbidden, rows)
         log_probabilities, items = _best(logits, rest, plan.candidates(step))
         counts = plan.counts(log_probabilities[..., 0].exp(), lambda: _entropies(logits), open_, least)  # noqa: B023
         noise = _noise(seeds, step, plan, log_probabilities.shape)
         at, chosen, probabilities = _choose(log_probabilities, items, open_, noise, int(counts.max()))
         users_at, pick = torch.nonzero(torch.arange(at.shape[1]) < counts[:, None], as_tuple=True)
-        slots = places[users_at, at[users_at, pick]]
+        slots = still_open[users_at, at[users_at, pick]]
         rows[users_at, slots] = chosen[users_at, pick]
         confidences[users_at, slots] = probabilities[users_at, pick]
         settled[users_at, slots] = True

@@ -50,15 +50,15 @@ def sequences(log: InteractionLog, rng: np.random.Generator, *, distinct: bool) 
 
 def first_events(rows: Ints) -> Ints:
     """Distinct rows in the order of their first events."""
-    kept: Ints = rows[first_places(rows)]
+    kept: Ints = rows[first_indices(rows)]
     return kept
 
 
-def first_places(rows: Ints) -> Ints:
-    """Where the first event of each distinct row stands, ascending."""
+def first_indices(rows: Ints) -> Ints:
+    """Index of the first event of each distinct row, ascending."""
     _, first = np.unique(rows, return_index=True)
-    places: Ints = np.sort(first)
-    return places
+    positions: Ints = np.sort(first)
+    return positions
 
 
 def padded(histories: Sequence[Ints]) -> tuple[Ints, Ints]:
@@ -73,18 +73,18 @@ def padded(histories: Sequence[Ints]) -> tuple[Ints, Ints]:
 def windows(sequences: Sequences, length: int, batch: int, rng: np.random.Generator) -> Iterator[tuple[Ints, Ints]]:
     """One epoch of random windows: rows (B, T) padded with 0, and their lengths (B,).
 
-    A sequence comes once per started `length` of its items, each time at a random place.
+    A sequence comes once per started `length` of its items, each time from a random start.
     """
     often = np.where(sequences.lengths >= 2, -(-sequences.lengths // length), 0)
     order = rng.permutation(np.repeat(np.arange(len(often)), often))
-    places = np.arange(length)
+    positions = np.arange(length)
     for begin in range(0, len(order), batch):
         chosen = order[begin : begin + batch]
         lengths = np.minimum(sequences.lengths[chosen], length)
         spare = sequences.lengths[chosen] - lengths
         starts = sequences.starts[chosen] + (rng.random(len(chosen)) * (spare + 1)).astype(np.int64)
-        at = np.minimum(starts[:, None] + places, len(sequences.items) - 1)
-        yield np.where(places < lengths[:, None], sequences.items[at], 0), lengths
+        at = np.minimum(starts[:, None] + positions, len(sequences.items) - 1)
+        yield np.where(positions < lengths[:, None], sequences.items[at], 0), lengths
 
 
 def questions(

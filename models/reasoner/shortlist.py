@@ -150,13 +150,13 @@ class CandidateIndex:
             return torch.full((len(rows), len(sample)), -torch.inf)
         ordered = rows.sort(dim=1).values
         wanted = sample.expand(len(rows), -1).contiguous()
-        place = torch.searchsorted(ordered, wanted).clamp(max=rows.shape[1] - 1)
-        outside = ordered.gather(1, place) != wanted  # (B, M)
+        index = torch.searchsorted(ordered, wanted).clamp(max=rows.shape[1] - 1)
+        outside = ordered.gather(1, index) != wanted  # (B, M)
         left = self._alive - (rows >= 0).sum(1, keepdim=True)
         stands_for = torch.log(left / outside.sum(1, keepdim=True).clamp(min=1))
-        place = torch.searchsorted(sample, forbidden[1]).clamp(max=len(sample) - 1)
-        met = sample[place] == forbidden[1]
-        outside[forbidden[0][met], place[met]] = False
+        index = torch.searchsorted(sample, forbidden[1]).clamp(max=len(sample) - 1)
+        met = sample[index] == forbidden[1]
+        outside[forbidden[0][met], index[met]] = False
         bias = self._table[sample, self._width].float()
         return torch.where(outside, bias + stands_for, -torch.inf)
 

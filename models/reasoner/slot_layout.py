@@ -1,4 +1,4 @@
-"""Where a user's masked slots stand: after the history, and between observed behaviors where the log has gaps.
+"""Positions of a user's masked slots: after the history, and between observed behaviors where the log has gaps.
 
 Owns the placing. Must not know the network, nor items: it sees times, and answers positions. What lies between two
 observed events is inferred from both sides, since a block is read bidirectionally.
@@ -26,7 +26,7 @@ class SlotLayout:
 
     @property
     def observed(self) -> int:
-        """How many of the history's last events stand in the block; the others are its prefix."""
+        """How many of the history's last events are in the block; the others are its prefix."""
         return len(self.events)
 
 
@@ -34,7 +34,7 @@ def layout(times: Sequence[int] | Ints, slots: int, between: int, tail: int) -> 
     """Place `slots` slots, `between` of them among the last `tail` events, the others after them.
 
     `times` (L,) are the events' times in any unit, oldest first. A gap gets slots in proportion to its length, by
-    largest remainder, the newer gap first among equals. Where there is no gap in time, all slots stand at the end.
+    largest remainder, the newer gap first among equals. Where there is no gap in time, all slots come last.
     """
     if not 0 <= between <= slots:
         raise ValueError(f"between must lie in 0..{slots}, got {between}")
@@ -42,7 +42,7 @@ def layout(times: Sequence[int] | Ints, slots: int, between: int, tail: int) -> 
     gaps = np.maximum(np.diff(newest), 0)
     if between == 0 or not gaps.any():
         return SlotLayout(np.arange(slots), np.zeros(0, dtype=np.int64))
-    first = int(np.flatnonzero(gaps)[0])  # what stands before the first gap says no more than the prefix does
+    first = int(np.flatnonzero(gaps)[0])  # events before the first gap can as well be prefix
     gaps = gaps[first:]
     before = np.append(_shares(gaps, between), slots - between)  # slots after each event
     events = np.arange(len(before)) + np.concatenate([[0], np.cumsum(before)[:-1]])

@@ -52,7 +52,7 @@ def decode(
     prefix = network.prefix(len(blocks[0].tokens))
     filled: list[Filled] = []
     over = False
-    for place, given in enumerate(blocks):
+    for number, given in enumerate(blocks):
         valid = given.valid.to(network.device)
         tokens = given.tokens.to(network.device, copy=True)
         open_ = (tokens == network.mask_id) & valid
@@ -73,6 +73,6 @@ def decode(
             open_ = open_ & ~now
         filled.append(Filled(tokens, probabilities, open_, steps))
         over = over or expired()
-        if not over and place + 1 < len(blocks) and tokens.shape[1]:
+        if not over and number + 1 < len(blocks) and tokens.shape[1]:
             network.extend(prefix, Block(tokens, valid))
     return filled

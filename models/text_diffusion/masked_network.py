@@ -61,7 +61,7 @@ class MaskedNetwork:
 
     @property
     def device(self) -> torch.device:
-        """Where blocks must be."""
+        """Device that inputs must be on."""
         device: torch.device = self.model.lm_head.weight.device
         return device
 
@@ -81,12 +81,13 @@ class MaskedNetwork:
         Leaves the prefix as it was.
         """
         states = self._states(prefix, block)  # (B, L, D)
+        # The block is not finished: what it put into the cache is of no use to the next step.
         prefix.cache.crop(-block.tokens.shape[1])
         if self.shifted:
             assert not open_[:, 0].any(), "a shifted model cannot read the first token of a block"
             states = states.roll(1, dims=1)
         logits = self.model.lm_head(states[open_]).float()  # (M, V)
-        logits[:, self.mask_id] = -torch.inf
+        logits[:, self.mask_id] = -torch.inf  # a mask read as a mask would never be filled
         best, tokens = logits.max(dim=1)
         return (best - logits.logsumexp(dim=1)).exp(), tokens
 

@@ -15,9 +15,9 @@ from models.llm.client import Completion, LLMBusy, LLMForbidden, LLMRejected, LL
 from models.text_diffusion.prompt import TOKENS_PER_SLOT, Line, PromptLog, Written, messages, parse
 
 PAUSE_S = 10.0
-"""After a batch that a server answered nothing of, users are not kept waiting for it this long."""
+"""After a batch without a single answer the server is left alone for so long: users get the fallback at once."""
 GIVE_UP = 3
-"""So many calls failed one after the other, the rest of the batch is not tried."""
+"""After so many failed calls in a row the rest of the batch is not tried."""
 TRIES = 3
 """Calls to a server that says it is busy, for one user."""
 NOTHING = Written(degraded=True)
@@ -73,7 +73,7 @@ class ServerWriter:
 
             async def work() -> None:
                 nonlocal failed, last, away
-                for place, log in queue:
+                for user, log in queue:
                     if failed >= GIVE_UP:
                         return
                     try:
@@ -83,7 +83,7 @@ class ServerWriter:
                         away = away and not isinstance(error, LLMRejected)
                     else:
                         failed, away = 0, False
-                        written[place] = Written(tuple(Line(text) for text in parse(answer.text, slots)))
+                        written[user] = Written(tuple(Line(text) for text in parse(answer.text, slots)))
 
             workers = [asyncio.create_task(work()) for _ in range(min(self._concurrency, len(logs)))]
             _, open_ = await asyncio.wait(workers, timeout=limit_s)
@@ -102,7 +102,7 @@ class ServerWriter:
 
 
 async def _ask(client: OpenAIClient, log: PromptLog, slots: int) -> Completion:
-    """The answer about one user; a busy server is asked again, and one that takes too long is not."""
+    """The answer for one user; retries where the server is busy, not where it took too long."""
     for attempt in range(1, TRIES):
         try:
             return await client.chat(messages(log, slots), max_tokens=TOKENS_PER_SLOT * slots)

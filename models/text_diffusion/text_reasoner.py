@@ -91,32 +91,32 @@ class TextDiffusionReasoner:
         with self._lock:
             end = None if deadline_s is None else begun + WRITING_SHARE * deadline_s
             written = self._writer.write(list(logs.values()), slots=slots, end=end)
-            for (place, log), one in zip(logs.items(), written, strict=True):
+            for (user, log), one in zip(logs.items(), written, strict=True):
                 late = deadline_s is not None and self._clock() >= begun + deadline_s
-                answers[place] = (
-                    Inference(degraded=True) if late else self._ground(histories[place], log, one, catalogue, slots)
+                answers[user] = (
+                    Inference(degraded=True) if late else self._ground(histories[user], log, one, catalogue, slots)
                 )
         return answers
 
     def _logs(self, histories: Sequence[UserHistory], catalogue: Catalogue) -> dict[int, PromptLog]:
         """What is shown of each user with a known item: the newest distinct items, each at its last event."""
         shown: dict[int, dict[str, int]] = {}
-        for place, history in enumerate(histories):
+        for user, history in enumerate(histories):
             known = catalogue.rows(history.item_ids) >= 0
             newest: dict[str, int] = {}
             for at in range(len(history.item_ids) - 1, -1, -1):
                 if known[at] and len(newest) < MOST_SHOWN:
                     newest.setdefault(history.item_ids[at], history.event_times[at])
             if newest:
-                shown[place] = dict(reversed(newest.items()))
+                shown[user] = dict(reversed(newest.items()))
         distinct = list({item_id: None for items in shown.values() for item_id in items})
         words = {
             item_id: plain(title, MAX_TITLE) or plain(item_id, MAX_TITLE)
             for item_id, title in zip(distinct, self._titles(distinct) if distinct else (), strict=True)
         }
         return {
-            place: PromptLog(tuple(words[item_id] for item_id in items), tuple(items.values()))
-            for place, items in shown.items()
+            user: PromptLog(tuple(words[item_id] for item_id in items), tuple(items.values()))
+            for user, items in shown.items()
         }
 
     def _ground(

@@ -71,7 +71,7 @@ async def answer(
 
 
 def simpler(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The same answer asked for in less: no `reasoning`, lists of at most two, texts half as long."""
+    """A smaller version of the schema: no `reasoning`, lists of at most two, texts half as long."""
     match schema["type"]:
         case "object":
             properties = {n: simpler(part) for n, part in schema["properties"].items() if n != "reasoning"}

@@ -57,7 +57,10 @@ class Category:
     @property
     def fingerprint(self) -> str:
         """Digest of everything that can change an answer."""
-        fields = [(one.name, one.definition, one.guideline, one.rule, one.types) for one in self.attributes]
+        fields = [
+            (attribute.name, attribute.definition, attribute.guideline, attribute.rule, attribute.types)
+            for attribute in self.attributes
+        ]
         return digest(self.name, fields)
 
 

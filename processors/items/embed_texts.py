@@ -27,11 +27,11 @@ def encoded_texts(
     """Texts of `items`, row by row; `knowledge` by item id. `report` hears of encoded and of all distinct texts."""
     listings = [item_text(item) for item in items]
     there = np.array([item.item_id in knowledge for item in items], dtype=np.bool_)
-    told = [
+    knowledge_texts = [
         knowledge_text(item, knowledge[item.item_id]) if item.item_id in knowledge else listing
         for item, listing in zip(items, listings, strict=True)
     ]
-    distinct = sorted({*listings, *told}, key=lambda text: (len(text), text))
+    distinct = sorted({*listings, *knowledge_texts}, key=lambda text: (len(text), text))
     encoded: list[Vectors] = []
     for begin in range(0, len(distinct), TEXTS_AT_ONCE):
         report(begin, len(distinct))
@@ -39,4 +39,4 @@ def encoded_texts(
     report(len(distinct), len(distinct))
     vectors = np.concatenate(encoded)
     row = {text: number for number, text in enumerate(distinct)}
-    return Texts(vectors[[row[text] for text in listings]], vectors[[row[text] for text in told]], there)
+    return Texts(vectors[[row[text] for text in listings]], vectors[[row[text] for text in knowledge_texts]], there)

@@ -99,8 +99,8 @@ def _core(title: str) -> str:
 def _is_variant(part: str, kinds: bool) -> bool:
     """Whether a part of a title names nothing but a size or, unless colours are kinds, a colour."""
     words = re.findall(r"[\w-]+", part)
-    told = [w for w in words if w in _SIZES or (not kinds and (w in _COLOURS or _CHINESE_COLOUR.fullmatch(w)))]
-    return bool(told or "size" in words) and all(word in told or word in _FILLERS for word in words)
+    variant_words = [w for w in words if w in _SIZES or (not kinds and (w in _COLOURS or _CHINESE_COLOUR.fullmatch(w)))]
+    return bool(variant_words or "size" in words) and all(word in variant_words or word in _FILLERS for word in words)
 
 
 def _long_han(title: str) -> bool:

@@ -44,7 +44,7 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
-    """Where training stands: share done in [0, 1], steps, the running next-item loss in nats, the best NDCG@10 yet."""
+    """Progress: share done in [0, 1], steps, the running next-item loss in nats, the best NDCG@10 so far."""
 
     share: float
     step: int

@@ -17,7 +17,7 @@ import torch
 
 @dataclass(slots=True)
 class TrainingState:
-    """Where a run stands after `step` steps; `best_*` is what validation liked most so far."""
+    """State of a run after `step` steps; `best_*` belongs to the best validation so far."""
 
     step: int = 0
     epoch: int = 0
@@ -31,7 +31,7 @@ class TrainingState:
 
 
 class UnfinishedRun:
-    """The file of a run whose result will stand at `out`; `identity` says which run it is."""
+    """The file of a run that will save to `out`; `identity` says which run it is."""
 
     def __init__(self, out: Path, identity: str) -> None:
         out = out.resolve()

@@ -23,7 +23,7 @@ from models.reasoner.sequences import Question, first_events, padded, questions
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """The next item new to a user (`novel`) and the next of any kind (`every`), asked after a time split."""
+    """Questions after a time split: the next item that is new to a user (`novel`), the next of any kind (`every`)."""
 
     novel: Sequence[Question]
     every: Sequence[Question]
