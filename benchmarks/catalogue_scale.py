@@ -225,7 +225,7 @@ def _measured(
         else:  # the others cannot leave out what a user has: they are asked for more
             rows = finder.find(states, count + most)
             struck = torch.isin(rows + torch.arange(len(rows))[:, None] * span, seen[0] * span + seen[1])
-            found = index.listing(torch.where(struck, -1, rows), seen)
+            found = index.with_others(torch.where(struck, -1, rows), seen)
         taken.append(time.process_time() - began)
         return found
 

@@ -224,7 +224,7 @@ def shortlists(
             return listed
         near, of_user = offset.best(NEAR), torch.arange(len(states))[:, None] * SPAN
         besides = torch.isin(near + of_user, torch.cat([(listed.rows + of_user).flatten(), users * SPAN + struck]))
-        return index.listing(torch.cat([listed.rows, torch.where(besides, -1, near)], dim=1), forbidden)
+        return index.with_others(torch.cat([listed.rows, torch.where(besides, -1, near)], dim=1), forbidden)
 
     return make
 

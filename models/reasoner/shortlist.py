@@ -22,7 +22,7 @@ CHUNK = 16_384
 SCORES_AT_ONCE = 64_000_000
 """Scores kept during a scan (128 MB): 64 users of a million items."""
 SAMPLE = 512
-"""Items that stand for all those outside a shortlist."""
+"""Items that represent all those outside a shortlist."""
 GOLDEN = 2_654_435_769
 """2^32 over the golden ratio: multiples of it, mod 2^32, spread evenly over whatever order the rows have."""
 
@@ -93,11 +93,11 @@ class CandidateIndex:
             mine = (users >= begin) & (users < begin + at_once)
             parts.append(self._scan(query[begin : begin + at_once], count, (users[mine] - begin, struck[mine])))
         rows = torch.cat(parts) if parts else torch.zeros(0, 0, dtype=torch.long)
-        return self.listing(rows, forbidden)
+        return self.with_others(rows, forbidden)
 
     @torch.inference_mode()
-    def listing(self, rows: Tensor, forbidden: Pairs | None = None) -> Shortlist:
-        """The shortlist of rows (B, K) found elsewhere: with what stands for all others."""
+    def with_others(self, rows: Tensor, forbidden: Pairs | None = None) -> Shortlist:
+        """The shortlist of rows (B, K) found elsewhere, with the sample that represents all others."""
         sample = self._sampled()
         weights = self._weights(rows, sample, NOTHING if forbidden is None else forbidden)
         return Shortlist(rows, self._table[sample, : self._width].float(), weights)

@@ -76,8 +76,8 @@ class Agent:
         turns = [Message("system", self.prompt)]
         for example in examples:
             answer = _shown(compact(example.answers[self.name]))
-            turns += (Message("user", _listing(example.item)), Message("assistant", answer))
-        return [*turns, Message("user", f"{_listing(item)}{question}")]
+            turns += (Message("user", _as_data(example.item)), Message("assistant", answer))
+        return [*turns, Message("user", f"{_as_data(item)}{question}")]
 
 
 @cache
@@ -141,7 +141,7 @@ def _prompt(name: str) -> tuple[str, str]:
     return found[1], body.strip()
 
 
-def _listing(item: Item) -> str:
+def _as_data(item: Item) -> str:
     return delimited(_shown(prompt_text(item)))
 
 

@@ -1,7 +1,7 @@
 """An item as data for a prompt: which fields a model sees, cleaned, capped and delimited; and their fingerprint.
 
 Owns what a model is shown of an item. Must not know prompts nor call a model. `clean` takes out what has no business in
-a product listing and could steer a model or come back in its answer: chat-template tokens and our own delimiters in any
+an item text and could steer a model or come back in its answer: chat-template tokens and our own delimiters in any
 disguise, markup, links, addresses, encoded blobs. Words stay as they are written: quotes must be found again.
 """
 
@@ -129,7 +129,7 @@ def _cleaned(text: str, limit: int) -> str:
 
 
 def _unwanted(text: str) -> list[tuple[int, int]]:
-    """Where `text` holds what a listing should not."""
+    """Spans of `text` that an item text should not hold."""
     blobs = [match.span() for match in _BLOB.finditer(text) if encoded(match.group())]
     return [*blobs, *unmask(text).spans((*TOKENS, *LINKS, *_SPEAKERS))]
 
