@@ -25,15 +25,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.candidate_indexes import Cells, Faiss, Finder, SemanticIds
+from models.interactions import Ints, TrainingEvents, code
 from models.reasoner.catalogue import Vectors
 from models.reasoner.checkpoint import Checkpoint, load
 from models.reasoner.denoiser import BlockDenoiser, Reading
-from models.reasoner.infill import layout
 from models.reasoner.network import BlockDiffusionNetwork
 from models.reasoner.sampler import SlotPlan, denoise
-from models.reasoner.sequences import Ints, TrainingEvents, code, first_events
+from models.reasoner.sequences import first_events
 from models.reasoner.shortlist import NOTHING, CandidateIndex, Shortlist
-from models.reasoner.training.train import TrainingConfig
+from models.reasoner.slot_layout import layout
+from models.reasoner.training.config import TrainingConfig
 from schemas.files import read_events, read_items
 from streams.jobs.train import train_on
 from streams.settings import Settings
@@ -224,7 +225,7 @@ def _measured(
         else:  # the others cannot leave out what a user has: they are asked for more
             rows = finder.find(states, count + most)
             struck = torch.isin(rows + torch.arange(len(rows))[:, None] * span, seen[0] * span + seen[1])
-            found = index.listing(torch.where(struck, -1, rows), seen)
+            found = index.with_others(torch.where(struck, -1, rows), seen)
         taken.append(time.process_time() - began)
         return found
 

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, TopicPartition
 
-from benchmarks.llm_load import Call, Counts, Recorder, VllmServer, throw
+from benchmarks.llm_load import Counts, Recorder, VllmServer, throw
 from freshet.clock import wall_clock
 from freshet.records import Item
 from local.demo.data import complete_journey
@@ -39,7 +39,8 @@ from local.stack.llm import LlmServer
 from local.stack.valkey import ValkeyServer
 from models.encoder.encoder import TextEncoder
 from models.encoder.weights import ensure_vllm_env, llm_dir, prepared
-from models.llm.client import Endpoint, OpenAIClient, connect
+from models.llm.backends import Endpoint, connect
+from models.llm.client import CompletionRequest, OpenAIClient
 from schemas.files import read_items
 from streams.kafka.lag import watermarks
 from streams.kafka.producer import delivered
@@ -72,7 +73,7 @@ class Totals:
     bare_s: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     counts: Counts | None = None
-    calls: list[Call] = field(default_factory=list)
+    calls: list[CompletionRequest] = field(default_factory=list)
     calls_unchanged: int = 0
     calls_price_only: int = 0
 

@@ -7,24 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from models.llm.client import Completion, LanguageModel, Message
+from models.llm.client import Completion, CompletionRequest, LanguageModel
 
 _SETTLE_S = 0.5  # vLLM counts an answer just after it has given it
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request, to be made again as it was."""
-
-    messages: Sequence[Message]
-    arguments: Mapping[str, Any]
 
 
 class Recorder:
@@ -32,7 +23,7 @@ class Recorder:
 
     def __init__(self, llm: LanguageModel) -> None:
         self._llm = llm
-        self.calls: list[Call] = []
+        self.calls: list[CompletionRequest] = []
         self.tokens = 0
         self.under_way = 0
         self.most_under_way = 0
@@ -41,29 +32,13 @@ class Recorder:
     def name(self) -> str:
         return self._llm.name
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Mapping[str, Any],
-        schema_name: str,
-        max_tokens: int,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Completion:
+    async def complete(self, request: CompletionRequest) -> Completion:
         """See `LanguageModel.complete`."""
-        arguments: dict[str, Any] = {
-            "schema": schema,
-            "schema_name": schema_name,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "seed": seed,
-        }
-        self.calls.append(Call(messages, arguments))
+        self.calls.append(request)
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
-            answer = await self._llm.complete(messages, **arguments)
+            answer = await self._llm.complete(request)
         finally:
             self.under_way -= 1
         self.tokens += answer.tokens_in + answer.tokens_out
@@ -77,13 +52,13 @@ class Recorder:
         await self._llm.aclose()
 
 
-async def throw(calls: Sequence[Call], llm: LanguageModel, concurrency: int) -> float:
+async def throw(calls: Sequence[CompletionRequest], llm: LanguageModel, concurrency: int) -> float:
     """Seconds to make `calls` in their order, `concurrency` at once, and look at no answer."""
     queue = iter(calls)
 
     async def work() -> None:
         for call in queue:
-            await llm.complete(call.messages, **call.arguments)
+            await llm.complete(call)
 
     began = time.perf_counter()
     async with asyncio.TaskGroup() as group:

@@ -26,9 +26,9 @@ from models.reasoner.catalogue import Catalogue
 from models.reasoner.checkpoint import Checkpoint
 from models.reasoner.cooccurrence_table import NeighborConfig, NeighborTable
 from models.reasoner.denoiser import BlockDenoiser, Reading, Scratch
-from models.reasoner.infill import layout
 from models.reasoner.network import BlockDiffusionNetwork, EncodedPrefix, NetworkConfig, rotations
 from models.reasoner.sampler import SlotPlan, denoise
+from models.reasoner.slot_layout import layout
 from store.histories import History
 
 DIMS = 128

@@ -30,7 +30,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from models.text_diffusion.decoding import decode
 from models.text_diffusion.infilling import SLOT_TOKENS, SLOTS_PER_BLOCK
 from models.text_diffusion.llada import llama_config
-from models.text_diffusion.network import Block, MaskedNetwork
+from models.text_diffusion.masked_network import Block, MaskedNetwork
 from models.text_diffusion.prompt import MOST_SHOWN
 
 PACES = (1, 2, 4, 8)

@@ -16,7 +16,7 @@ from local.demo.data import NotEnoughData
 from local.demo.run import DemoConfig, DemoFailed, run
 from local.stack.process import ServiceError
 from models.encoder.weights import WeightsError
-from models.reasoner.training.train import TrainingError
+from models.reasoner.training.config import TrainingError
 from schemas.files import FileError
 from streams.settings import Settings
 

@@ -24,9 +24,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from freshet.clock import wall_clock
 from freshet.records import Item
 from local.stack.state import resolve
-from models.encoder.encoder import prepared_encoder
+from models.encoder.backends import prepared_encoder
 from models.encoder.weights import encoder_dir, prepared
-from models.llm.client import BACKENDS, Endpoint, LanguageModel, LLMForbidden, OpenAIClient, connect
+from models.llm.backends import BACKENDS, Endpoint, connect
+from models.llm.client import LanguageModel, LLMForbidden, OpenAIClient
 from models.llm.limits import AdaptiveLimit, LimitedModel
 from models.llm.vllm_engine import EngineError, VllmEngine
 from processors.items.distiller import DistillationConfig, Distiller

@@ -19,11 +19,11 @@ from rich.table import Table
 
 from cli.evaluate_reasoner import reasoner
 from evaluation.knowledge import Extractor, Score, evaluate, measures, split, without_products
-from evaluation.naive import NaiveExtractor
+from evaluation.naive_extractor import NaiveExtractor
 from freshet.clock import wall_clock
 from freshet.records import ItemKnowledge
 from local.stack.state import resolve
-from models.encoder.encoder import prepared_encoder
+from models.encoder.backends import prepared_encoder
 from models.llm.client import LLMForbidden, LLMUnavailable, OpenAIClient
 from processors.items.agents import ATTRIBUTE_ANALYST, UnknownAgentSet
 from processors.items.attribute_catalogue import AttributeCatalogue

@@ -18,9 +18,9 @@ from schemas.files import FileError
 from streams.settings import Settings
 
 if TYPE_CHECKING:
-    from evaluation.reasoner.run import ReasonerOptions
+    from evaluation.reasoner.evaluation import ReasonerOptions
     from models.reasoner.sampler import SlotPlan
-    from models.reasoner.training.train import TrainingConfig
+    from models.reasoner.training.config import TrainingConfig
 
 Config = TypeVar("Config", "TrainingConfig", "SlotPlan")
 _in = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -45,7 +45,6 @@ def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> tu
 @click.option("--train-steps", type=click.IntRange(1), help="Training steps of ours and of SASRec.")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="A field of our TrainingConfig.")
 @click.option("--plan", "plans", multiple=True, metavar="NAME=VALUE", help="A field of the sampler's SlotPlan.")
-@click.option("--between", default=0, show_default=True, type=click.IntRange(0), help="Slots in the log's gaps.")
 @click.option("--stages", default=",".join(STAGES), show_default=True, help="Beside leave-last-out: which of these.")
 @click.option("--users", type=click.IntRange(1), help="Ask at most so many users in each test.")
 @click.option("--no-tuning", is_flag=True, help="SASRec as it comes, for a quick look; not a fair comparison.")
@@ -59,7 +58,6 @@ def reasoner(
     train_steps: int | None,
     changes: tuple[str, ...],
     plans: tuple[str, ...],
-    between: int,
     stages: str,
     users: int | None,
     no_tuning: bool,
@@ -71,9 +69,9 @@ def reasoner(
     Baselines: popularity, kNN, co-occurrence and SASRec, on EVENTS over ITEMS.
     """
     from evaluation.reasoner import plots, report
-    from evaluation.reasoner.run import WITHOUT_VALIDATION, ReasonerOptions
+    from evaluation.reasoner.evaluation import WITHOUT_VALIDATION, ReasonerOptions
     from models.reasoner.sampler import SlotPlan
-    from models.reasoner.training.train import TrainingError
+    from models.reasoner.training.config import TrainingError
 
     training = changed(WITHOUT_VALIDATION, changes)
     if train_steps is not None:
@@ -87,8 +85,7 @@ def reasoner(
         seeds=seeds,
         steps=steps,
         training=training,
-        plan=changed(SlotPlan(), plans),
-        between=between,
+        plan=changed(SlotPlan(), plans, "--plan"),
         stages=("last", *asked),
         users=users,
         tune=not no_tuning,
@@ -118,9 +115,9 @@ def _run(events: Path, items: Path, options: ReasonerOptions) -> dict[str, Any]:
     import torch
 
     from evaluation.reasoner import report
-    from evaluation.reasoner.run import Evaluation
-    from evaluation.reasoner.shop import load
-    from models.encoder.encoder import prepared_encoder
+    from evaluation.reasoner.dataset import load
+    from evaluation.reasoner.evaluation import Evaluation
+    from models.encoder.backends import prepared_encoder
 
     settings = Settings.load()
     torch.set_num_threads(settings.worker.threads)
@@ -128,7 +125,7 @@ def _run(events: Path, items: Path, options: ReasonerOptions) -> dict[str, Any]:
     errors = Console(stderr=True)
     with Progress(*columns, console=errors) as bar:
         task = bar.add_task("encoding item texts", total=1.0)
-        shop = load(
+        dataset = load(
             events,
             items,
             prepared_encoder(settings.encoder, settings.home),
@@ -142,25 +139,25 @@ def _run(events: Path, items: Path, options: ReasonerOptions) -> dict[str, Any]:
                 click.echo(f"{bar.tasks[task].elapsed or 0:.0f} s: {text}", err=True)
             bar.update(task, description=text, completed=share)
 
-        made = Evaluation(shop, options, told)
+        made = Evaluation(dataset, options, told)
         made.run()
     return report.answer(made)
 
 
-def changed(config: Config, changes: tuple[str, ...]) -> Config:
+def changed(config: Config, changes: tuple[str, ...], option: str = "--set") -> Config:
     """`config` with `NAME=VALUE` set, the value read as the field's type; raises `click.BadParameter`."""
     known = {field.name for field in fields(config)}
     for change in changes:
         name, _, text = change.partition("=")
         if name not in known:
-            raise click.BadParameter(f"--set {change}: there is {', '.join(sorted(known))}")
+            raise click.BadParameter(f"{option} {change}: there is {', '.join(sorted(known))}")
         try:
             value = json.loads(text.lower() if text.lower() in ("true", "false") else text)
         except json.JSONDecodeError:
             value = text
         before = getattr(config, name)
         if before is not None and type(value) is not type(before) and not (type(before), type(value)) == (float, int):
-            raise click.BadParameter(f"--set {change}: wanted a {type(before).__name__}")
+            raise click.BadParameter(f"{option} {change}: wanted a {type(before).__name__}")
         fitting: dict[str, Any] = {name: float(value) if isinstance(before, float) else value}
         config = replace(config, **fitting)
     return config

@@ -15,11 +15,14 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from cli.evaluate_reasoner import changed
 from cli.log_options import LogSource, TrainingLog, log_options
 from cli.train_aligner import aligner
 from models.encoder.aligner import Aligner
 from models.reasoner import checkpoint
-from models.reasoner.training.train import TrainingConfig, TrainingError, TrainingProgress
+from models.reasoner.sampler import SlotPlan
+from models.reasoner.training.config import TrainingConfig, TrainingError
+from models.reasoner.training.fit import TrainingProgress
 from streams.jobs.train import train_on, trained_aligner
 from streams.settings import Settings
 
@@ -29,11 +32,12 @@ PATIENCE = f"End after so many validations, {DEFAULTS.validate_every} steps apar
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """What a training begins from: an aligner, an earlier checkpoint, itself cut off."""
+    """What a training begins from (an aligner, an earlier checkpoint, itself interrupted), and its sampler's plan."""
 
     aligner: Aligner | None
     warm_start: Path | None
     resume: bool
+    plan: SlotPlan
 
 
 @click.group()
@@ -56,6 +60,7 @@ train.add_command(aligner)
 @click.option("--resume", is_flag=True, help="Go on where the same training was cut off.")
 @click.option("--patience", default=DEFAULTS.patience, show_default=True, type=click.IntRange(0), help=PATIENCE)
 @click.option("--no-neighbors", is_flag=True, help="Train the network alone, without co-occurrence beneath it.")
+@click.option("--plan", "plans", multiple=True, metavar="NAME=VALUE", help="A field of the sampler's SlotPlan.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON at the end, no progress bar.")
 def reasoner(
@@ -70,6 +75,7 @@ def reasoner(
     resume: bool,
     patience: int,
     no_neighbors: bool,
+    plans: tuple[str, ...],
     seed: int,
     as_json: bool,
 ) -> None:
@@ -88,12 +94,13 @@ def reasoner(
         neighbors=not no_neighbors,
         seed=seed,
     )
+    plan = changed(checkpoint.DEFAULT_PLAN, plans, "--plan")
     began = time.monotonic()
     with _bar(quiet=as_json) as bar:
         try:
             # A checkpoint to begin from brings the aligner of its space.
             chosen = trained_aligner(settings, aligner_file) if aligner_file or not warm_start else None
-            begin = Begin(chosen, warm_start, resume)
+            begin = Begin(chosen, warm_start, resume, plan)
             log = _train(source, settings, config, folder, begin, bar)
         except (TrainingError, FileNotFoundError) as error:
             raise click.ClickException(str(error)) from error
@@ -123,6 +130,7 @@ def _train(
         settings,
         config,
         folder,
+        plan=begin.plan,
         aligner=begin.aligner,
         warm_start=begin.warm_start,
         resume=begin.resume,

@@ -17,8 +17,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from cli.log_options import LogSource, log_options
 from models.encoder.aligner_training import AlignerConfig
+from models.encoder.co_engagement import NothingToLearn
 from models.encoder.contrastive import AlignerProgress, HeadConfig
-from models.encoder.pairs import NothingToLearn
 from schemas.files import FileError
 from schemas.knowledge_file import read_knowledge
 from streams.jobs.train import ALIGNER_FILE, train_aligner_on

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from freshet.records import Item, ItemKnowledge
-from models.encoder.cold_items import ColdBuyers, ColdConfig, ColdItems, cold_buyers, cold_items
+from models.encoder.cold_start import ColdBuyers, ColdConfig, ColdItems, cold_buyers, cold_items
 from models.encoder.encoder import TextEncoder, Vectors
-from models.reasoner.sequences import Ints, TrainingEvents, TrainingLog, code
+from models.interactions import InteractionLog, Ints, TrainingEvents, code
 from schemas.files import read_events, read_items
 from schemas.knowledge_file import read_knowledge
 
@@ -31,13 +31,13 @@ class ColdData:
 
     items: Sequence[Item]
     knowledge: Mapping[str, ItemKnowledge]
-    log: TrainingLog
+    log: InteractionLog
     split: int
     question: ColdItems
     buyers: ColdBuyers
 
     @property
-    def past(self) -> TrainingLog:
+    def past(self) -> InteractionLog:
         """What may be learned from."""
         return self.log.take(self.log.times < self.split)
 
@@ -91,16 +91,16 @@ def _rows(
     first: dict[str, int] = {}
     for item_id, time in zip(ids, times.tolist(), strict=True):
         first[item_id] = min(time, first.get(item_id, time))
-    place: dict[str, int] = {}
+    row_of_name: dict[str, int] = {}
     rows: dict[str, int] = {}
     of_row: list[Item] = []
     for item_id in sorted(first):
         shared = by_title and first[item_id] < split
         name = f"title {catalogue[item_id].title}" if shared else f"item {item_id}"
-        if name not in place:
-            place[name] = len(of_row)
+        if name not in row_of_name:
+            row_of_name[name] = len(of_row)
             of_row.append(replace(catalogue[item_id], attributes={}))
-        rows[item_id] = place[name]
+        rows[item_id] = row_of_name[name]
     return of_row, [rows[item_id] for item_id in ids]
 
 

@@ -18,10 +18,10 @@ from evaluation.cold_data import ColdData, load
 from evaluation.intervals import interval
 from models.encoder.aligner import LinearAligner, Vectors
 from models.encoder.aligner_training import AlignerConfig, train_aligner
-from models.encoder.cold_items import ColdConfig
+from models.encoder.backends import prepared_encoder
+from models.encoder.cold_start import ColdConfig
 from models.encoder.contrastive import HeadConfig, Texts
-from models.encoder.encoder import prepared_encoder
-from models.reasoner.sequences import TrainingEvents
+from models.interactions import TrainingEvents
 from processors.items.embed_texts import encoded_texts
 from streams.settings import Settings
 

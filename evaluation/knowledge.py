@@ -65,8 +65,8 @@ class Score:
         """Count one item; None where it got no knowledge: all of its answers are absent."""
         category = catalogue.find(row.item.category)
         wanted = [one.name for one in category.attributes] if category else list(row.gold)
-        said = {claim.name: claim.value for claim in knowledge.claims if not claim.inferred} if knowledge else {}
-        boxes = Counter(box(row.gold.get(name, ()), said.get(name, "")) for name in wanted)
+        answered = {claim.name: claim.value for claim in knowledge.claims if not claim.inferred} if knowledge else {}
+        boxes = Counter(box(row.gold.get(name, ()), answered.get(name, "")) for name in wanted)
         self.boxes += boxes
         self.by_category.setdefault(category.name if category else "", Counter()).update(boxes)
         self.items += 1
@@ -86,13 +86,13 @@ class Score:
         }
 
 
-def box(gold: Sequence[str], said: str) -> str:
+def box(gold: Sequence[str], answered: str) -> str:
     """Which of NN, NV, VN, VC, VW an answer ("" = absent) falls into."""
     if not gold:
-        return "NV" if said else "NN"
-    if not said:
+        return "NV" if answered else "NN"
+    if not answered:
         return "VN"
-    return "VC" if _form(said) in {_form(form) for form in gold} else "VW"
+    return "VC" if _form(answered) in {_form(form) for form in gold} else "VW"
 
 
 def measures(boxes: Mapping[str, int]) -> dict[str, float]:

@@ -16,16 +16,27 @@ from typing import Any
 import click
 import numpy as np
 
-from evaluation.arms import Encoded, Scores, companions, complements, cosines, encoded, shuffled, together, vocabulary
 from evaluation.cold_data import ColdData, load
+from evaluation.cold_item_scores import (
+    Encoded,
+    Scores,
+    companions,
+    complements,
+    cosines,
+    encoded,
+    shuffled,
+    together,
+    vocabulary,
+)
 from evaluation.intervals import interval
 from models.encoder.aligner import LinearAligner
 from models.encoder.aligner_training import AlignerConfig, validation
-from models.encoder.cold_items import ColdConfig, ColdItems
+from models.encoder.backends import prepared_encoder
+from models.encoder.co_engagement import Pairs, co_engaged
+from models.encoder.cold_start import ColdConfig, ColdItems
 from models.encoder.contrastive import HeadConfig, Texts, train_head
-from models.encoder.encoder import TextEncoder, Vectors, prepared_encoder
-from models.encoder.pairs import Pairs, co_engaged
-from models.reasoner.sequences import TrainingLog
+from models.encoder.encoder import TextEncoder, Vectors
+from models.interactions import InteractionLog
 from streams.settings import Settings
 
 GRID = (1.0, 0.25, 0.5, 2.0)
@@ -35,7 +46,7 @@ GRID = (1.0, 0.25, 0.5, 2.0)
 class Trial:
     """One question with the events that may be learned from, and what is made of them once: pairs."""
 
-    def __init__(self, log: TrainingLog, rows: int, question: ColdItems) -> None:
+    def __init__(self, log: InteractionLog, rows: int, question: ColdItems) -> None:
         self.question = question
         self.pairs: Pairs = co_engaged(log, rows, np.random.default_rng(0))
 
@@ -175,9 +186,9 @@ def _paired(each: np.ndarray, base: np.ndarray, groups: list[str] | None) -> dic
 
 def _measures(data: ColdData, scores: Scores) -> dict[str, np.ndarray]:
     """Recall@50 and NDCG@20 by cold item, recall@10 by buyer: a user likes what his history's items are near to."""
-    place = np.full(len(data.items) + 1, -1, dtype=np.int64)
-    place[data.question.known] = np.arange(len(data.question.known))
-    columns = place[data.buyers.histories]  # (U, H); a padded -1 reads the last, which is -1 too
+    column_of = np.full(len(data.items) + 1, -1, dtype=np.int64)
+    column_of[data.question.known] = np.arange(len(data.question.known))
+    columns = column_of[data.buyers.histories]  # (U, H); a padded -1 reads the last, which is -1 too
     there = columns >= 0
     liked = (scores.T[np.maximum(columns, 0)] * there[..., None]).sum(1) / there.sum(1, keepdims=True)  # (U, C)
     return {

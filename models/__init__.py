@@ -1,1 +1,1 @@
-"""Inference and training: LLM, encoder, aligner, diffusion network. Knows nothing of Kafka or Redis."""
+"""Inference and training: LLM, encoder, aligner, diffusion network. Must not know Kafka or Redis."""

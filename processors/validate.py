@@ -1,6 +1,6 @@
 """What a decoded item or event must satisfy before anything is computed from it.
 
-Owns the checks and their reasons (the values of `streams.errors.Reason`, which this floor must not import). Must not
+Owns the checks and their reasons (the values of `streams.errors.Reason`, which this layer must not import). Must not
 repair: a record is taken as it is or refused with the field named.
 """
 

@@ -109,7 +109,7 @@ class Context:
     @cached_property
     def encoder(self) -> TextEncoder:
         """The text encoder; its weights must have been prepared (`freshet models prepare`)."""
-        from models.encoder.encoder import prepared_encoder
+        from models.encoder.backends import prepared_encoder
 
         return prepared_encoder(self.settings.encoder, self.settings.home)
 
@@ -142,7 +142,7 @@ class Context:
     @cached_property
     def llm(self) -> LanguageModel:
         """The language model at the endpoint; raises `SettingError` for an unknown back end."""
-        from models.llm.client import BACKENDS, Endpoint, connect
+        from models.llm.backends import BACKENDS, Endpoint, connect
 
         s = self.settings
         if s.llm.backend not in BACKENDS:

@@ -15,7 +15,7 @@ from streams.settings import Settings
 from tests.support import servers, topologies
 
 if TYPE_CHECKING:
-    from models.encoder.encoder import MiniLmEncoder
+    from models.encoder.torch_encoder import MiniLmEncoder
 
 # Before torch is imported anywhere: two threads each on two busy cores make tiny trainings take minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -94,7 +94,7 @@ def valkey_tls(tmp_path: Path) -> Iterator[topologies.TlsServer]:
 @pytest.fixture(scope="session")
 def encoder() -> MiniLmEncoder:
     """The real text encoder, from the weights of FRESHET_HOME."""
-    from models.encoder.encoder import MiniLmEncoder
+    from models.encoder.torch_encoder import MiniLmEncoder
 
     folder = encoder_dir(Settings.load().home)
     if not prepared(folder):

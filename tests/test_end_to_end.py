@@ -24,7 +24,7 @@ import redis
 from freshet import FeatureReader, ItemTier, UserTier
 from freshet.records import DeadLetter, Item, UserEvent
 from local.demo.run import environment
-from models.encoder.encoder import MiniLmEncoder
+from models.encoder.torch_encoder import MiniLmEncoder
 from schemas.codec import Codec
 from store.histories import HistoryStore
 from store.refresh_queue import RefreshQueue

@@ -14,8 +14,8 @@ import numpy as np
 
 from evaluation.reasoner.measures import Scorer, Scores
 from evaluation.reasoner.splits import Case
+from models.interactions import InteractionLog, Ints
 from models.reasoner.catalogue import Vectors
-from models.reasoner.sequences import Ints, TrainingLog
 
 DAY_MS = 86_400_000
 
@@ -30,7 +30,7 @@ class Windowed:
     damping: float = 0.25
 
 
-def popularity(log: TrainingLog, rows: int) -> Scorer:
+def popularity(log: InteractionLog, rows: int) -> Scorer:
     """How often an item was engaged with."""
     counts = np.bincount(log.items, minlength=rows).astype(np.float32)
     return lambda cases: np.tile(counts, (len(cases), 1))
@@ -41,7 +41,7 @@ def random_order(rows: int, rng: np.random.Generator) -> Scorer:
     return lambda cases: rng.random((len(cases), rows), dtype=np.float32)
 
 
-def cosine_table(log: TrainingLog, rows: int) -> Scores:
+def cosine_table(log: InteractionLog, rows: int) -> Scores:
     """Cosine (N, N) of which users engaged with two items, whole histories, diagonal 0."""
     table = np.zeros((rows, rows), dtype=np.float32)
     pairs = np.unique(np.stack([log.users, log.items]), axis=1)  # each user and item once
@@ -57,7 +57,7 @@ def cosine_table(log: TrainingLog, rows: int) -> Scores:
     return table
 
 
-def windowed_table(log: TrainingLog, rows: int, config: Windowed, rng: np.random.Generator) -> Scores:
+def windowed_table(log: InteractionLog, rows: int, config: Windowed, rng: np.random.Generator) -> Scores:
     """Decayed counts (N, N) of two items at most `window` events apart, worth 1 / distance, newer pairs more."""
     order = np.lexsort((rng.random(len(log.times)), log.times, log.users))
     users, items, times = log.users[order], log.items[order], log.times[order]
@@ -111,9 +111,9 @@ def text_scorer(vectors: Vectors, half_life_events: float) -> Scorer:
 def recency(history: Ints, half_life_events: float) -> tuple[Ints, Scores]:
     """Different items, the newest first, each at its last event, and their weights: 1, then less."""
     newest_first = history[::-1]
-    places = np.sort(np.unique(newest_first, return_index=True)[1])
-    weights = np.exp2(-np.arange(len(places)) / half_life_events).astype(np.float32)
-    return newest_first[places], weights
+    newest = np.sort(np.unique(newest_first, return_index=True)[1])
+    weights = np.exp2(-np.arange(len(newest)) / half_life_events).astype(np.float32)
+    return newest_first[newest], weights
 
 
 def blend(scores: Scores, other: Scores, weight: float, cases: Sequence[Case]) -> Scores:

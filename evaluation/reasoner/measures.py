@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from evaluation.intervals import RESAMPLES, interval
 from evaluation.reasoner.splits import Case
-from models.reasoner.sequences import Ints
+from models.interactions import Ints
 
 Floats = NDArray[np.float64]
 Scores = NDArray[np.float32]

@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
+from evaluation.reasoner.evaluation import Evaluation
 from evaluation.reasoner.measures import Tally
-from evaluation.reasoner.run import Evaluation
 
 Figures = Mapping[str, Mapping[str, Any]]
 HEAD = {

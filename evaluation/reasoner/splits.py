@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.reasoner.sequences import Ints, TrainingLog, first_places
+from models.interactions import InteractionLog, Ints
+from models.reasoner.sequences import first_indices
 
 Bools = NDArray[np.bool_]
 LEAST_ITEMS = 5
@@ -35,7 +36,7 @@ class Case:
 class Split:
     """`train` to learn from, `test` to be judged on, `validation` to choose settings with."""
 
-    train: TrainingLog
+    train: InteractionLog
     test: Sequence[Case]
     validation: Sequence[Case] = ()
 
@@ -47,14 +48,14 @@ class HeldOut:
     `hidden_category[k]` is what `hidden[k]` must guess; its truth are the items taken out of the history.
     """
 
-    train: TrainingLog
+    train: InteractionLog
     cold_items: Ints
     cold: Sequence[Case]
     hidden: Sequence[Case]
     hidden_category: Sequence[int] = field(default_factory=list)
 
 
-def leave_last(log: TrainingLog, rng: np.random.Generator, *, least: int = LEAST_ITEMS) -> Split:
+def leave_last(log: InteractionLog, rng: np.random.Generator, *, least: int = LEAST_ITEMS) -> Split:
     """Each user's last new item is asked in `test`, the one before it in `validation`; `train` ends before both."""
     log = shuffled(log, rng)
     keep = np.ones(len(log.items), dtype=np.bool_)
@@ -62,31 +63,31 @@ def leave_last(log: TrainingLog, rng: np.random.Generator, *, least: int = LEAST
     test: list[Case] = []
     for user, begin, end in spans(log):
         items, times = log.items[begin:end], log.times[begin:end]
-        first = first_places(items)
+        first = first_indices(items)
         if len(first) < least:
             continue
-        for place, cases in ((first[-2], validation), (first[-1], test)):
-            cases.append(Case(user, items[:place], times[:place], items[place : place + 1]))
+        for index, cases in ((first[-2], validation), (first[-1], test)):
+            cases.append(Case(user, items[:index], times[:index], items[index : index + 1]))
         keep[begin + first[-2] : end] = False
     return Split(log.take(keep), test, validation)
 
 
-def leave_last_many(log: TrainingLog, rng: np.random.Generator, *, count: int = NEXT) -> Split:
+def leave_last_many(log: InteractionLog, rng: np.random.Generator, *, count: int = NEXT) -> Split:
     """The last `count` new items of each user who has at least twice as many."""
     log = shuffled(log, rng)
     keep = np.ones(len(log.items), dtype=np.bool_)
     test = []
     for user, begin, end in spans(log):
         items, times = log.items[begin:end], log.times[begin:end]
-        first = first_places(items)
+        first = first_indices(items)
         if len(first) >= 2 * count:
-            place = first[-count]
-            test.append(Case(user, items[:place], times[:place], items[first[-count:]]))
-            keep[begin + place : end] = False
+            index = first[-count]
+            test.append(Case(user, items[:index], times[:index], items[first[-count:]]))
+            keep[begin + index : end] = False
     return Split(log.take(keep), test)
 
 
-def time_split(log: TrainingLog, rng: np.random.Generator, *, share: float = 0.2, count: int = NEXT) -> Split:
+def time_split(log: InteractionLog, rng: np.random.Generator, *, share: float = 0.2, count: int = NEXT) -> Split:
     """Train before the moment after which `share` of the events lie; ask users with events on both sides.
 
     Truth are the first `count` items after it that the user did not have before.
@@ -96,16 +97,16 @@ def time_split(log: TrainingLog, rng: np.random.Generator, *, share: float = 0.2
     test = []
     for user, begin, end in spans(log):
         items, times = log.items[begin:end], log.times[begin:end]
-        place = int(np.searchsorted(times, timestamp))
-        first = first_places(items)
-        new = items[first[first >= place]][:count]
-        if place > 0 and len(new):
-            test.append(Case(user, items[:place], times[:place], new))
+        index = int(np.searchsorted(times, timestamp))
+        first = first_indices(items)
+        new = items[first[first >= index]][:count]
+        if index > 0 and len(new):
+            test.append(Case(user, items[:index], times[:index], new))
     return Split(log.take(log.times < timestamp), test)
 
 
 def held_out(
-    log: TrainingLog,
+    log: InteractionLog,
     categories: Bools,
     rng: np.random.Generator,
     *,
@@ -128,12 +129,12 @@ def held_out(
     for user, begin, end in spans(log):
         items, times = log.items[begin:end], log.times[begin:end]
         mine = keep[begin:end]
-        first = first_places(items)
+        first = first_indices(items)
         asked = first[cold[items[first]]]
         if len(asked) and len(np.unique(items[: asked[-1]])) >= least:
-            place = int(asked[-1])
-            cold_cases.append(Case(user, items[:place], times[:place], items[place : place + 1]))
-            mine[place:] = False
+            index = int(asked[-1])
+            cold_cases.append(Case(user, items[:index], times[:index], items[index : index + 1]))
+            mine[index:] = False
         if turn[user] % part[1] == part[0]:
             category = hideable(items[mine], categories, rng, least)
             if category is not None:
@@ -144,7 +145,7 @@ def held_out(
     return HeldOut(log.take(keep), np.flatnonzero(cold), cold_cases, hidden, hidden_category)
 
 
-def cold_rows(log: TrainingLog, rows: int, rng: np.random.Generator, *, share: float, least: int) -> Ints:
+def cold_rows(log: InteractionLog, rows: int, rng: np.random.Generator, *, share: float, least: int) -> Ints:
     """A `share` of the items with at least `least` events: first seen late first, then at random."""
     counts = np.bincount(log.items, minlength=rows)
     seen = np.full(rows, np.iinfo(np.int64).max)
@@ -163,13 +164,13 @@ def hideable(items: Ints, categories: Bools, rng: np.random.Generator, least: in
     return int(rng.choice(fit)) if len(fit) else None
 
 
-def shuffled(log: TrainingLog, rng: np.random.Generator) -> TrainingLog:
+def shuffled(log: InteractionLog, rng: np.random.Generator) -> InteractionLog:
     """The log by user and time, ties in a fresh random order."""
     order = np.lexsort((rng.random(len(log.times)), log.times, log.users))
-    return TrainingLog(log.users[order], log.items[order], log.times[order], log.user_count)
+    return InteractionLog(log.users[order], log.items[order], log.times[order], log.user_count)
 
 
-def spans(log: TrainingLog) -> Iterator[tuple[int, int, int]]:
+def spans(log: InteractionLog) -> Iterator[tuple[int, int, int]]:
     """User, begin and end of each user's events in a sorted log."""
     starts = np.flatnonzero(np.diff(log.users, prepend=-1))
     for begin, end in zip(starts, np.append(starts[1:], len(log.users)), strict=True):

@@ -14,13 +14,13 @@ import numpy as np
 
 from evaluation.reasoner import baselines
 from evaluation.reasoner.baselines import Windowed
+from evaluation.reasoner.dataset import Dataset
 from evaluation.reasoner.measures import Scorer, Scores, gains, ranks, ranks_of, strike
-from evaluation.reasoner.ours import Ours
 from evaluation.reasoner.sasrec import SasRecConfig, train_sasrec
-from evaluation.reasoner.shop import Shop
 from evaluation.reasoner.splits import Case
-from models.reasoner.sequences import TrainingLog
-from models.reasoner.training.blend import NETWORK_WEIGHTS
+from evaluation.reasoner.trained_reasoner import TrainedReasoner
+from models.interactions import InteractionLog
+from models.reasoner.training.calibration import NETWORK_WEIGHTS
 
 HALF_LIVES = (1.0, 4.0, 16.0, 64.0)
 WINDOWS, EVENT_HALF_LIVES, DAMPINGS = (5, 10, 20), (2.0, 5.0, 12.0, 50.0), (0.25, 0.5, 0.75)
@@ -62,8 +62,8 @@ class Chosen:
 
 
 def choose(
-    shop: Shop,
-    train: TrainingLog,
+    dataset: Dataset,
+    train: InteractionLog,
     validation: Sequence[Case],
     start: SasRecConfig,
     progress: Callable[[float], None],
@@ -81,7 +81,7 @@ def choose(
         tried.append((what, value))
         return value
 
-    rows = len(shop)
+    rows = len(dataset)
     windowed = Windowed()
     found = -1.0
     for window in WINDOWS:
@@ -98,16 +98,16 @@ def choose(
         for each in HALF_LIVES
     ]
     text = [
-        (each, note(f"text kNN: half-life {each:g} events", judge(baselines.text_scorer(shop.vectors, each))))
+        (each, note(f"text kNN: half-life {each:g} events", judge(baselines.text_scorer(dataset.vectors, each))))
         for each in HALF_LIVES
     ]
-    best = choose_sasrec(shop, train, start, judge, note, progress) if sasrec else start
+    best = choose_sasrec(dataset, train, start, judge, note, progress) if sasrec else start
     return Chosen(windowed, _best(knn), _best(text), best, tried=tuple(tried))
 
 
 def choose_sasrec(
-    shop: Shop,
-    train: TrainingLog,
+    dataset: Dataset,
+    train: InteractionLog,
     start: SasRecConfig,
     judge: Callable[[Scorer], float],
     note: Callable[[str, float], float],
@@ -126,7 +126,7 @@ def choose_sasrec(
             done = len(seen)
             scorer = train_sasrec(
                 train,
-                shop.vectors,
+                dataset.vectors,
                 config,
                 progress=lambda share, done=done: progress((done + share) / total),  # type: ignore[misc]
             )
@@ -136,7 +136,7 @@ def choose_sasrec(
     return best
 
 
-def choose_weight(ours: Ours, validation: Sequence[Case]) -> tuple[float, list[tuple[str, float]]]:
+def choose_weight(ours: TrainedReasoner, validation: Sequence[Case]) -> tuple[float, list[tuple[str, float]]]:
     """What our network weighs beside its neighbors, and what was tried."""
     some = validation[:: max(1, len(validation) // TUNING_USERS)]
     found = []

@@ -32,7 +32,7 @@ from local.stack.stack import Stack, prepare
 from models.encoder.weights import prepare_encoder
 from models.reasoner import checkpoint
 from models.reasoner.checkpoint import Checkpoint
-from models.reasoner.training.train import TrainingConfig
+from models.reasoner.training.config import TrainingConfig
 from schemas.codec import Codec
 from store.histories import HistoryStore
 from store.refresh_queue import RefreshQueue

@@ -1,6 +1,6 @@
 """Train the aligner on a log: choose what is validated on, fit the head, fall back to PCA where it does not win.
 
-Owns the validation and the choice; `models.encoder.contrastive` fits, `models.encoder.cold_items` judges. Must not read
+Owns the validation and the choice; `models.encoder.contrastive` fits, `models.encoder.cold_start` judges. Must not read
 files nor encode.
 """
 
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from models.encoder.aligner import LinearAligner, Vectors
-from models.encoder.cold_items import ColdConfig, ColdItems, cold_items, held_out
+from models.encoder.co_engagement import DAY_MS, NothingToLearn, Pairs, co_engaged
+from models.encoder.cold_start import ColdConfig, ColdItems, cold_items, held_out
 from models.encoder.contrastive import AlignerProgress, HeadConfig, Texts, train_head
-from models.encoder.pairs import DAY_MS, NothingToLearn, Pairs, co_engaged
-from models.reasoner.sequences import TrainingEvents, TrainingLog, code, split_time
+from models.interactions import InteractionLog, TrainingEvents, code, split_time
 
 LEAST_COLD = 30
 """With fewer new items than this, a validation on them is chance: random items are held out instead."""
@@ -47,8 +47,8 @@ def train_aligner(
     too few); the head is then fitted again to the whole log for as many steps as were best. Raises
     `NothingToLearn` where no event is about an item or no pair is frequent enough.
     """
-    place = {item_id: row for row, item_id in enumerate(item_ids)}
-    log = code(events, [place.get(item_id, -1) for item_id in events.item_ids])
+    row_of = {item_id: row for row, item_id in enumerate(item_ids)}
+    log = code(events, [row_of.get(item_id, -1) for item_id in events.item_ids])
     if not len(log.items):
         raise NothingToLearn(f"none of {len(events.item_ids)} events is about one of the {len(item_ids)} items")
     past, cold, kind = validation(log, len(item_ids), config)
@@ -72,7 +72,7 @@ def train_aligner(
     return whole.aligner, {**metrics, "found_by": "contrast", "steps": fit.step}
 
 
-def validation(log: TrainingLog, rows: int, config: AlignerConfig) -> tuple[TrainingLog, ColdItems, str]:
+def validation(log: InteractionLog, rows: int, config: AlignerConfig) -> tuple[InteractionLog, ColdItems, str]:
     """What to train on, what to validate on, and what that is called: the newest items, or random ones held out."""
     split = split_time(log, config.validation_share) // DAY_MS * DAY_MS
     cold = cold_items(log, rows, split, config.cold)
@@ -82,7 +82,7 @@ def validation(log: TrainingLog, rows: int, config: AlignerConfig) -> tuple[Trai
     return log.take(~np.isin(log.items, cold.cold)), cold, "random items held out"
 
 
-def _pairs(log: TrainingLog, rows: int, config: AlignerConfig) -> Pairs:
+def _pairs(log: InteractionLog, rows: int, config: AlignerConfig) -> Pairs:
     rng = np.random.default_rng(config.head.seed)
     return co_engaged(log, rows, rng, window_ms=config.window_ms, reach=config.reach)
 

@@ -1,4 +1,4 @@
-"""Trains the contrastive head: a linear map, begun at PCA, in which items that are engaged with together stand close.
+"""Train the contrastive head: a linear map, initialized at PCA, that brings items engaged with together close.
 
 Owns the loss, the schedule and when to stop. Must not know where events, texts or vectors come from. InfoNCE (van den
 Oord 2018) with in-batch negatives corrected for how often each is drawn (logQ, Yi et al. 2019). Same input, seed and
@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.encoder.aligner import LinearAligner, Vectors
-from models.encoder.pairs import NothingToLearn, Pairs
-from models.reasoner.sequences import Ints
+from models.encoder.co_engagement import NothingToLearn, Pairs
+from models.interactions import Ints
 
 NEAREST = 50
 """Hard negatives are drawn from this many nearest texts that were never engaged with together."""
@@ -27,27 +27,22 @@ NEAREST = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadConfig:
-    """Size, loss and budget of the head. The defaults won on a validation of cold items; see `docs/design/aligner.md`.
+    """Size, loss and budget of the head. The defaults won on validation with cold items (`docs/design/aligner.md`)."""
 
-    `pull` holds the map to its PCA start: few thousand items cannot fill 384 x 128 numbers. `same` is the share of
-    positives that are the anchor's own other text, so that the knowledge tier stays near the text tier. `hard` adds
-    that many hard negatives per anchor.
-    """
-
-    dims: int = 128
-    steps: int = 1_500
-    check_every: int = 100
-    patience: int = 5
-    batch: int = 256
+    dims: int = 128  # of the stored vectors
+    steps: int = 1_500  # at most
+    check_every: int = 100  # steps between two validations
+    patience: int = 5  # validations without a new best before training stops
+    batch: int = 256  # pairs; the others of a batch are each pair's negatives
     learning_rate: float = 1e-3
-    temperature: float = 0.07
-    dropout: float = 0.2
-    pull: float = 1e-3
-    same: float = 0.2
-    hard: int = 0
-    anchor_power: float = 0.5
-    damping: float = 10.0
-    least_count: int = 2
+    temperature: float = 0.07  # of InfoNCE
+    dropout: float = 0.2  # of input components
+    pull: float = 1e-3  # weight of the distance to the PCA start: a few thousand items cannot fill 384 x 128 numbers
+    same: float = 0.2  # share of positives that are the anchor's own other text: keeps knowledge near text
+    hard: int = 0  # hard negatives per anchor
+    anchor_power: float = 0.5  # items are drawn as anchors by frequency to this power
+    damping: float = 10.0  # of a pair's lift: rare pairs count less
+    least_count: int = 2  # rarer pairs are not learned from
     seed: int = 0
 
 
@@ -79,7 +74,7 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class AlignerProgress:
-    """Where training stands: steps done, of how many, and the last validation score (NaN where there is none)."""
+    """Progress of training: steps done, of how many, and the last validation score (NaN where there is none)."""
 
     step: int
     steps: int
@@ -181,7 +176,7 @@ class _Draw:
         self._nearest = _never_together(texts.text, self._codes) if config.hard else None
 
     def loss(self, head: _Head, config: HeadConfig) -> Tensor:
-        """InfoNCE of one batch, and the pull to the start."""
+        """InfoNCE of one batch, plus the penalty for leaving the PCA start."""
         anchors = self._rng.choice(self._anchors, config.batch, p=self._chance)
         positives = self._partners(anchors)
         same = self._texts.known[anchors] & (self._rng.random(config.batch) < config.same)
@@ -189,6 +184,7 @@ class _Draw:
         knowing = self._rng.random(config.batch) < 0.5
         left = head(self._view(anchors, knowing), self._keep(config, head))
         right = head(self._view(positives, np.where(same, ~knowing, self._rng.random(config.batch) < 0.5)))
+        # Less log q, q being how often an item is drawn: else popular items would be pushed away as negatives.
         scores = left @ right.T / config.temperature - self._log_q[positives]  # (B, B)
         scores = scores.masked_fill(self._met(anchors, positives), -torch.inf)
         if self._nearest is not None:
@@ -208,7 +204,7 @@ class _Draw:
         return partners
 
     def _view(self, rows: Ints, knowing: NDArray[np.bool_]) -> Tensor:
-        """Vectors of `rows`: their knowledge where asked and there, else their text."""
+        """Vectors of `rows`: their knowledge where requested and known, else their text."""
         use = (knowing & self._texts.known[rows])[:, None]
         return torch.from_numpy(np.where(use, self._texts.knowledge[rows], self._texts.text[rows]))
 

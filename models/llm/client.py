@@ -1,13 +1,14 @@
 """A language model behind an OpenAI-compatible endpoint: one schema-constrained answer per call.
 
-Owns the request, its errors and the choice of back end. Must not know prompts, nor what an answer means.
+Owns the contract of a language model, the request over HTTP and its errors. Must not know prompts, nor what an answer
+means.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
@@ -52,6 +53,21 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """One question: `messages`, to be answered with JSON of `schema` in at most `max_tokens` tokens.
+
+    `schema_name` names the schema to the endpoint. Temperature 0 is greedy; above it `seed` decides the draw.
+    """
+
+    messages: Sequence[Message]
+    schema: Mapping[str, Any]
+    schema_name: str
+    max_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One answer and what it cost; `finish_reason` is "stop", or "length" where it was cut off."""
 
@@ -78,17 +94,8 @@ class LanguageModel(Protocol):
         """
         ...
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Mapping[str, Any],
-        schema_name: str,
-        max_tokens: int,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Completion:
-        """Answer with JSON of `schema`, at most `max_tokens` long.
+    async def complete(self, request: CompletionRequest) -> Completion:
+        """The answer to one request.
 
         Raises `LLMUnavailable` (try again later), `LLMRejected` (this request is bad) or `LLMForbidden` (settings are).
         """
@@ -100,7 +107,7 @@ class LanguageModel(Protocol):
 
 
 class WrappedModel:
-    """A language model that passes everything on to another one: the base of those that do something besides."""
+    """Delegates everything to another language model: the base of those that add something."""
 
     def __init__(self, llm: LanguageModel) -> None:
         self._llm = llm
@@ -114,25 +121,9 @@ class WrappedModel:
         """See `LanguageModel.served_model`."""
         return await self._llm.served_model()
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Mapping[str, Any],
-        schema_name: str,
-        max_tokens: int,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Completion:
+    async def complete(self, request: CompletionRequest) -> Completion:
         """See `LanguageModel.complete`."""
-        return await self._llm.complete(
-            messages,
-            schema=schema,
-            schema_name=schema_name,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
-        )
+        return await self._llm.complete(request)
 
     async def aclose(self) -> None:
         """See `LanguageModel.aclose`."""
@@ -140,10 +131,7 @@ class WrappedModel:
 
 
 class OpenAIClient:
-    """Any OpenAI-compatible `/chat/completions`: vLLM, SGLang, or a hosted one.
-
-    Only `response_format: json_schema` constrains the output in vLLM; `guided_json` is silently ignored there.
-    """
+    """Any OpenAI-compatible `/chat/completions`: vLLM, SGLang, or a hosted one."""
 
     def __init__(
         self,
@@ -156,7 +144,7 @@ class OpenAIClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._model = model
-        self._letting_go: set[asyncio.Task[httpx.Response | None]] = set()
+        self._cancelled: set[asyncio.Task[httpx.Response | None]] = set()
         self._client = httpx.AsyncClient(
             base_url=base_url.rstrip("/") + "/",
             timeout=httpx.Timeout(timeout_s, connect=5.0, pool=None),
@@ -180,24 +168,23 @@ class OpenAIClient:
 
     async def aclose(self) -> None:
         """Release connections."""
-        if self._letting_go:
-            await asyncio.wait(self._letting_go)
+        if self._cancelled:
+            await asyncio.wait(self._cancelled)
         await self._client.aclose()
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Mapping[str, Any],
-        schema_name: str,
-        max_tokens: int,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Completion:
+    async def complete(self, request: CompletionRequest) -> Completion:
         """See `LanguageModel.complete`."""
-        wanted = {"type": "json_schema", "json_schema": {"name": schema_name, "schema": schema}}
+        # The only way that vLLM constrains output too: it ignores `guided_json` without a word.
+        response_format = {
+            "type": "json_schema",
+            "json_schema": {"name": request.schema_name, "schema": request.schema},
+        }
         return await self.chat(
-            messages, max_tokens=max_tokens, temperature=temperature, seed=seed, response_format=wanted
+            request.messages,
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            seed=request.seed,
+            response_format=response_format,
         )
 
     async def chat(
@@ -262,15 +249,15 @@ class OpenAIClient:
             response = await asyncio.shield(task)
         except asyncio.CancelledError:
             scope.cancel()
-            self._letting_go.add(task)
-            task.add_done_callback(self._let_go)
+            self._cancelled.add(task)
+            task.add_done_callback(self._cleaned_up)
             await asyncio.wait([task])
             raise
         assert response is not None, "only a cancelled request answers nothing"
         return response
 
-    def _let_go(self, task: asyncio.Task[httpx.Response | None]) -> None:
-        self._letting_go.discard(task)
+    def _cleaned_up(self, task: asyncio.Task[httpx.Response | None]) -> None:
+        self._cancelled.discard(task)
         if not task.cancelled():
             task.exception()  # looked at, as nobody else will
 
@@ -301,34 +288,3 @@ def _retry_after(response: httpx.Response) -> float | None:
         return max(0.0, float(response.headers["retry-after"]))
     except (KeyError, ValueError):
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """What a back end is told of where and how to reach its model."""
-
-    url: str
-    model: str
-    timeout_s: float
-    max_connections: int
-
-
-def _openai(endpoint: Endpoint) -> LanguageModel:
-    return OpenAIClient(
-        endpoint.url, endpoint.model, timeout_s=endpoint.timeout_s, max_connections=endpoint.max_connections
-    )
-
-
-def _vllm(endpoint: Endpoint) -> LanguageModel:
-    from models.llm.vllm_engine import VllmEngine
-
-    return VllmEngine(endpoint.model, timeout_s=endpoint.timeout_s, max_num_seqs=endpoint.max_connections)
-
-
-BACKENDS: dict[str, Callable[[Endpoint], LanguageModel]] = {"openai": _openai, "vllm": _vllm}
-"""LLM back ends by the name `FRESHET_LLM__BACKEND` takes; a new one is one file and one line here."""
-
-
-def connect(backend: str, endpoint: Endpoint) -> LanguageModel:
-    """The model behind `endpoint`; raises `KeyError` for a back end that is not in the table."""
-    return BACKENDS[backend](endpoint)

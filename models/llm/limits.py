@@ -10,11 +10,19 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
-from models.llm.client import Completion, LanguageModel, LLMBusy, LLMTimeout, LLMUnavailable, Message, WrappedModel
+from models.llm.client import (
+    Completion,
+    CompletionRequest,
+    LanguageModel,
+    LLMBusy,
+    LLMTimeout,
+    LLMUnavailable,
+    WrappedModel,
+)
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +65,7 @@ class AdaptiveLimit:
 
     It begins at a part of `most` and grows by one with each success (doubling a round) until the endpoint first says
     that it is busy; from then on by one a round. A busy answer halves it, once for all calls that were under way then.
-    `changed` is told every new limit. Waiting calls are served in the order they came.
+    `changed` is called with every new limit. Waiting calls are served in order of arrival.
     """
 
     def __init__(self, most: int, *, start: int = 0, changed: Callable[[int], None] = lambda limit: None) -> None:
@@ -106,7 +114,7 @@ class AdaptiveLimit:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # granted and cancelled at one moment
+            if turn.done() and not turn.cancelled():  # granted and cancelled in the same iteration of the loop
                 self._under_way -= 1
                 self._grant()
             raise
@@ -151,10 +159,10 @@ class LimitedModel(WrappedModel):
         super().__init__(llm)
         self._limit = limit
 
-    async def complete(self, messages: Sequence[Message], **asked: Any) -> Completion:
+    async def complete(self, request: CompletionRequest) -> Completion:
         """See `LanguageModel.complete`; waits for its turn first."""
         async with self._limit.turn():
-            return await super().complete(messages, **asked)
+            return await super().complete(request)
 
 
 class BudgetedModel(WrappedModel):
@@ -184,9 +192,9 @@ class BudgetedModel(WrappedModel):
         self._spent = spent
         self._unsettled: deque[tuple[Any, int]] = deque()
 
-    async def complete(self, messages: Sequence[Message], *, max_tokens: int, **asked: Any) -> Completion:
+    async def complete(self, request: CompletionRequest) -> Completion:
         """See `LanguageModel.complete`; raises `BudgetSpent` (try again later) as well."""
-        estimate = estimated_tokens(messages, max_tokens)
+        estimate = estimated_tokens(request)
         while self._unsettled:
             await self._make_up()
         reserved = await asyncio.to_thread(self._budget.reserve, estimate)
@@ -194,7 +202,7 @@ class BudgetedModel(WrappedModel):
             self._deferred()
             raise BudgetSpent(f"no room for {estimate} tokens in this hour's budget", reserved.retry_after_s)
         try:
-            completion = await super().complete(messages, max_tokens=max_tokens, **asked)
+            completion = await super().complete(request)
         except Exception as error:
             await self._settle(reserved, estimate if isinstance(error, LLMTimeout) else 0)
             raise
@@ -209,18 +217,16 @@ class BudgetedModel(WrappedModel):
             log.warning("tokens are not settled yet", extra={"cause": repr(error), "calls": len(self._unsettled)})
 
     async def _make_up(self) -> None:
-        """Settle the oldest call that is not settled; it stays in its place where the budget does not answer."""
-        reserved, used = one = self._unsettled.popleft()
+        """Settle the oldest call that is not settled; it stays the oldest where the budget does not answer."""
+        reserved, used = oldest = self._unsettled.popleft()
         try:
             self._spent(await asyncio.to_thread(self._budget.settle, reserved, used))
         except BaseException:
-            self._unsettled.appendleft(one)
+            self._unsettled.appendleft(oldest)
             raise
 
 
-def estimated_tokens(messages: Sequence[Message], max_tokens: int) -> int:
+def estimated_tokens(request: CompletionRequest) -> int:
     """An upper estimate of what one call costs: its prompt by its length in bytes, and the longest answer."""
-    return (
-        math.ceil(sum(len(message.content.encode(errors="replace")) for message in messages) / _BYTES_PER_TOKEN)
-        + max_tokens
-    )
+    prompt_bytes = sum(len(message.content.encode(errors="replace")) for message in request.messages)
+    return math.ceil(prompt_bytes / _BYTES_PER_TOKEN) + request.max_tokens

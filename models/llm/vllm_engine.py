@@ -11,11 +11,11 @@ import gc
 import itertools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from models.llm.client import Completion, LLMRejected, LLMTimeout, LLMUnavailable, Message
+from models.llm.client import Completion, CompletionRequest, LLMRejected, LLMTimeout, LLMUnavailable, Message
 
 MAX_MODEL_LEN = 4_096
 """Tokens of prompt and answer together."""
@@ -57,24 +57,15 @@ class VllmEngine:
     async def served_model(self) -> str:
         return self.name
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Mapping[str, Any],
-        schema_name: str,
-        max_tokens: int,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Completion:
+    async def complete(self, request: CompletionRequest) -> Completion:
         """See `LanguageModel.complete`; raises `EngineError` as well, where the engine cannot start or has died."""
         engine = self.start()
         started = time.monotonic()
-        prompt = {"prompt_token_ids": self._prompt_tokens(messages)}
-        params = self._sampling(schema, max_tokens, temperature, seed)
+        prompt = {"prompt_token_ids": self._prompt_tokens(request.messages)}
+        params = self._sampling(request)
         try:
             async with asyncio.timeout(self._timeout_s):
-                async for answer in engine.generate(prompt, params, f"{schema_name}-{next(self._numbers)}"):
+                async for answer in engine.generate(prompt, params, f"{request.schema_name}-{next(self._numbers)}"):
                     output = answer  # the last is the whole one
         except TimeoutError:
             raise LLMTimeout(f"no answer after {self._timeout_s:g} s") from None
@@ -128,13 +119,13 @@ class VllmEngine:
         )
         return tokens
 
-    def _sampling(self, schema: Mapping[str, Any], max_tokens: int, temperature: float, seed: int) -> Any:
+    def _sampling(self, request: CompletionRequest) -> Any:
         vllm = self._vllm
         return vllm.SamplingParams(
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
-            structured_outputs=vllm.StructuredOutputsParams(json=dict(schema)),
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            seed=request.seed,
+            structured_outputs=vllm.StructuredOutputsParams(json=dict(request.schema)),
             output_kind=vllm.RequestOutputKind.FINAL_ONLY,
         )
 
@@ -172,5 +163,5 @@ def _import_vllm() -> Any:
     except ImportError as error:
         raise EngineError(
             f"no usable vLLM in this Python ({error}): install Freshet's `offline` extra into vLLM's own environment "
-            "and run `python -m streams distill` there, or give --llm the URL of an endpoint"
+            "and run `python -m cli distill` there, or give --llm the URL of an endpoint"
         ) from error

@@ -19,35 +19,34 @@ import torch
 from torch import Tensor
 
 from freshet.records import InferredBehavior, UserTier
+from models.interactions import Ints, UserHistory
 from models.reasoner.catalogue import Catalogue, Rows
 from models.reasoner.checkpoint import Checkpoint, load
 from models.reasoner.cooccurrence_table import SPAN, NeighborTable, Offset
 from models.reasoner.denoiser import BlockDenoiser, Reading, Scratch
-from models.reasoner.infill import layout
+from models.reasoner.kinds import ReasonerSources
 from models.reasoner.network import BlockDiffusionNetwork
-from models.reasoner.reasoner import Inference, ReasonerSources, UserHistory
+from models.reasoner.reasoner import Inference
 from models.reasoner.sampler import SampledBlock, SlotPlan, denoise
-from models.reasoner.sequences import Ints, first_places, padded
+from models.reasoner.sequences import first_indices, padded
 from models.reasoner.shortlist import CandidateIndex, Shortlist
+from models.reasoner.slot_layout import layout
 
 SCORES_AT_ONCE = 8_000_000
 """Logits held at once (32 MB): larger micro-batches leave the cache and are slower, not faster."""
 FULL_SCORING_ITEMS = 20_000
 """Larger catalogues are scored within each user's shortlist (docs/reports/catalogue-scale.md)."""
 SHORTLIST = 256
-"""Items in it, besides those the user has."""
+"""Items in a shortlist, not counting those that the user has."""
 NEAR = 64
-"""Neighbors of the user's items in it, besides."""
-
-DEFAULT_PLAN = SlotPlan()
+"""Co-occurrence neighbors of the user's items that are added to it."""
 
 
 class BlockDiffusionReasoner:
     """Infers by denoising; new catalogue items join by their vector, changed vectors count from the next call.
 
-    `repeats=True` lets it infer items the user already has. `plan` brings temperature and schedule. `between` of the
-    slots are placed between the last `tail` behaviors, where the log has gaps in time. `clock` gives seconds and
-    serves the deadline. Calls from several threads run one after the other.
+    `repeats=True` lets it infer items the user already has. `plan` replaces the checkpoint's. `clock` gives seconds,
+    for the deadline. Calls from several threads run one after the other.
     """
 
     tier = UserTier.DIFFUSION
@@ -57,9 +56,7 @@ class BlockDiffusionReasoner:
         checkpoint: Checkpoint,
         *,
         repeats: bool = False,
-        plan: SlotPlan = DEFAULT_PLAN,
-        between: int = 0,
-        tail: int = 8,
+        plan: SlotPlan | None = None,
         max_history: int = 200,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -68,9 +65,7 @@ class BlockDiffusionReasoner:
         self._network = checkpoint.network.eval()
         self._repeats = repeats
         self._distinct = bool(checkpoint.settings.get("distinct", True))
-        self._plan = plan
-        self._between = between
-        self._tail = tail
+        self._plan = plan or checkpoint.plan
         self._max_history = max_history
         self._clock = clock
         self._lock = threading.Lock()
@@ -91,17 +86,17 @@ class BlockDiffusionReasoner:
         catalogue: Catalogue,
         *,
         slots: int,
-        steps: int,
+        steps: int | None = None,
         deadline_s: float | None = None,
         seed: int = 0,
     ) -> list[Inference]:
-        """See `BehaviorReasoner.infer`."""
+        """See `BehaviorReasoner.infer`; `steps` replaces the plan's."""
         end = None if deadline_s is None else self._clock() + deadline_s
-        plan = replace(self._plan, slots=slots, steps=steps)
+        plan = replace(self._plan, slots=slots, steps=steps or self._plan.steps)
         with self._lock:
             table = self._current_table(catalogue)
             read = [known_events(history, catalogue, distinct=self._distinct) for history in histories]
-            # Users of like length together: less padding. Their answers do not depend on it.
+            # Histories of similar length together: less padding. A user's answer does not depend on it.
             order = sorted((i for i in range(len(read)) if len(read[i].rows)), key=lambda i: len(read[i].rows))
             answers = [Inference()] * len(histories)
             scored = table.size if table.index is None else SHORTLIST
@@ -117,10 +112,11 @@ class BlockDiffusionReasoner:
     def _denoise(
         self, table: ItemTable, read: Sequence[Known], seeds: Sequence[int], plan: SlotPlan, end: float | None
     ) -> SampledBlock:
-        layouts = [layout(known.times, plan.slots, min(self._between, plan.slots), self._tail) for known in read]
+        between = min(plan.between, plan.slots)
+        layouts = [layout(known.times, plan.slots, between, plan.tail) for known in read]
         rows = [known.rows for known in read]
         reading = Reading.of(rows, layouts, self._max_history)
-        users, seen = np.repeat(np.arange(len(read)), [len(one) for one in rows]), np.concatenate(rows)
+        users, seen = np.repeat(np.arange(len(read)), [len(each) for each in rows]), np.concatenate(rows)
         if self._repeats:
             users, seen = users[:0], seen[:0]
         forbidden = (torch.from_numpy(users), torch.from_numpy(seen))
@@ -145,15 +141,9 @@ class BlockDiffusionReasoner:
 
 
 def from_sources(sources: ReasonerSources) -> BlockDiffusionReasoner:
-    """The reasoner as the settings want it."""
-    settings = sources.settings
+    """The reasoner of the checkpoint."""
     assert sources.checkpoint is not None
-    plan = SlotPlan(
-        temperature=settings.temperature,
-        schedule=settings.schedule,
-        bound=settings.schedule_bound,
-    )
-    return BlockDiffusionReasoner(sources.checkpoint, plan=plan, between=settings.slots_between)
+    return BlockDiffusionReasoner(sources.checkpoint)
 
 
 class ItemTable:
@@ -234,7 +224,7 @@ def shortlists(
             return listed
         near, of_user = offset.best(NEAR), torch.arange(len(states))[:, None] * SPAN
         besides = torch.isin(near + of_user, torch.cat([(listed.rows + of_user).flatten(), users * SPAN + struck]))
-        return index.listing(torch.cat([listed.rows, torch.where(besides, -1, near)], dim=1), forbidden)
+        return index.with_others(torch.cat([listed.rows, torch.where(besides, -1, near)], dim=1), forbidden)
 
     return make
 
@@ -252,7 +242,7 @@ def known_events(history: UserHistory, catalogue: Catalogue, *, distinct: bool) 
     rows = catalogue.rows(history.item_ids)
     kept = np.flatnonzero(rows >= 0)
     if distinct:
-        kept = kept[first_places(rows[kept])]
+        kept = kept[first_indices(rows[kept])]
     times = np.asarray(history.event_times, dtype=np.int64)
     return Known(rows[kept], times[kept] if len(times) else np.zeros(len(kept), dtype=np.int64))
 

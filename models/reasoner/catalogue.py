@@ -106,11 +106,11 @@ class Catalogue:
         return np.where(known, rows, -1)
 
     def get(self, item_ids: Sequence[str]) -> tuple[Vectors, NDArray[np.bool_]]:
-        """Vectors (N, dims), zeros where absent, and presence (N,)."""
+        """Vectors (N, dims) of ids, zeros where an id is absent, and which are present (N,)."""
         return self.at(self.rows(item_ids))
 
     def at(self, rows: Rows) -> tuple[Vectors, NDArray[np.bool_]]:
-        """Vectors (N, dims) of rows as `rows` gives them, zeros where -1, and presence (N,)."""
+        """Vectors (N, dims) of `rows`, zeros where a row is -1, and which rows are not (N,)."""
         present = rows >= 0
         with self._lock:
             vectors = self._vectors[rows]

@@ -1,6 +1,6 @@
 """A trained reasoner on disk: weights, the catalogue it was trained on, its configuration and its metrics.
 
-Owns the folder's layout and its atomic replacement. A folder either holds a whole checkpoint or does not exist.
+Owns the folder's layout and its atomic replacement: a folder either holds a whole checkpoint or does not exist.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from safetensors import torch as torch_tensors
 from models.reasoner.catalogue import Catalogue, Vectors
 from models.reasoner.cooccurrence_table import NeighborTable
 from models.reasoner.network import BlockDiffusionNetwork, NetworkConfig
+from models.reasoner.sampler import SlotPlan
 
 WEIGHTS = "reasoner.safetensors"
 CATALOGUE = "catalogue.safetensors"
-NEIGHBOURS = "neighbors.safetensors"
+NEIGHBORS = "neighbors.safetensors"
 ITEM_IDS = "item_ids.json"
 CONFIG = "config.json"
 METRICS = "metrics.json"
 ALIGNER = "aligner.safetensors"
 FORMAT = 2
+DEFAULT_PLAN = SlotPlan()
 
 
 class CheckpointError(ValueError):
@@ -42,7 +44,8 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """`item_ids` and `vectors` (N, dims): the network's `config.items` id rows first, cold items after them.
 
-    `settings` is how it was trained, `metrics` what validation said. `neighbors` are of the id rows.
+    `settings` is how it was trained, `metrics` what validation said. `neighbors` are of the id rows. `plan` is how its
+    slots are placed and fixed.
     """
 
     network: BlockDiffusionNetwork
@@ -52,6 +55,7 @@ class Checkpoint:
     metrics: Mapping[str, Any]
     revision: str = ""
     neighbors: NeighborTable | None = None
+    plan: SlotPlan = DEFAULT_PLAN
 
     def catalogue(self) -> Catalogue:
         """A live catalogue that begins with the items of the checkpoint."""
@@ -59,7 +63,7 @@ class Checkpoint:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a checkpoint stands there."""
+    """Whether the folder holds a checkpoint."""
     return (folder / CONFIG).is_file()
 
 
@@ -75,13 +79,14 @@ def save(checkpoint: Checkpoint, folder: Path, also: Callable[[Path], None] | No
         if checkpoint.neighbors is not None:
             table = checkpoint.neighbors
             tensors = {"rows": table.rows.int(), "weights": table.weights, "half_life": torch.tensor(table.half_life)}
-            torch_tensors.save_file(tensors, new / NEIGHBOURS)
+            torch_tensors.save_file(tensors, new / NEIGHBORS)
         (new / ITEM_IDS).write_text(json.dumps(checkpoint.item_ids))
         (new / METRICS).write_text(json.dumps(checkpoint.metrics, indent=2))
         config = {
             "format": FORMAT,
             "network": asdict(checkpoint.network.config),
             "training": dict(checkpoint.settings),
+            "sampler": checkpoint.plan.saved(),
         }
         (new / CONFIG).write_text(json.dumps(config, indent=2))
         if also is not None:
@@ -105,10 +110,11 @@ def load(folder: Path) -> Checkpoint:
             network = BlockDiffusionNetwork(NetworkConfig(**config["network"]))
         network.load_state_dict(torch_tensors.load_file(folder / WEIGHTS), assign=True)
         vectors = numpy_tensors.load_file(folder / CATALOGUE)["vectors"]
-        neighbors = _neighbors(folder / NEIGHBOURS)
+        neighbors = _neighbors(folder / NEIGHBORS)
         item_ids = tuple(json.loads((folder / ITEM_IDS).read_text()))
         metrics = json.loads((folder / METRICS).read_text())
-    except (OSError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        plan = SlotPlan(**config.get("sampler", {}))  # checkpoints from before it was saved have the defaults
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder} holds no whole checkpoint: {error}") from error
     if len(item_ids) != len(vectors) or len(item_ids) < network.config.items:
         raise CheckpointError(
@@ -116,7 +122,7 @@ def load(folder: Path) -> Checkpoint:
         )
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:12]
     network.eval().requires_grad_(False)
-    return Checkpoint(network, item_ids, vectors, config["training"], metrics, digest, neighbors)
+    return Checkpoint(network, item_ids, vectors, config["training"], metrics, digest, neighbors, plan)
 
 
 def _neighbors(file: Path) -> NeighborTable | None:

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from freshet.records import InferredBehavior, UserTier
+from models.interactions import UserHistory
 from models.reasoner.catalogue import Catalogue
-from models.reasoner.reasoner import Inference, UserHistory
+from models.reasoner.reasoner import Inference
 
 Watermark = tuple[int, int]
 """Newest event time learned from a user, and how many events at that time."""
@@ -76,7 +77,6 @@ class CooccurrenceReasoner:
         catalogue: Catalogue,
         *,
         slots: int,
-        steps: int,
         deadline_s: float | None = None,
         seed: int = 0,
     ) -> list[Inference]:

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.reasoner.sequences import Ints, TrainingLog, sequences
+from models.interactions import InteractionLog, Ints
+from models.reasoner.sequences import sequences
 
 FLOOR = 1e-3
 """Share of a history's summed score that counts as none: log(1 + share / FLOOR) runs from 0 to about 7."""
@@ -48,7 +49,7 @@ class NeighborTable:
 
     @property
     def reach(self) -> int:
-        """How many of a history's newest items count: what stands further back weighs less than a 32nd."""
+        """How many of a history's newest items count: older ones would weigh less than a 32nd."""
         return max(1, round(5 * self.half_life))
 
     def of(self, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,9 +93,9 @@ class Offset:
         """Of some items (B, K), 0 where the row is -1."""
         keys, sums = self._summed
         wanted = rows + torch.arange(len(rows))[:, None] * SPAN
-        place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-        found = (keys[place] == wanted) & (rows >= 0)
-        return torch.where(found, sums[place], 0.0).div_(FLOOR).log1p_()
+        index = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+        found = (keys[index] == wanted) & (rows >= 0)
+        return torch.where(found, sums[index], 0.0).div_(FLOOR).log1p_()
 
     def best(self, count: int) -> Tensor:
         """The `count` rows (B, count) with the largest shares, each once, -1 where there are fewer."""
@@ -119,7 +120,7 @@ Pairs = tuple[Ints, NDArray[np.float64]]
 """Keys, left * items + right, each once, and counts."""
 
 
-def count_pairs(log: TrainingLog, items: int, rng: np.random.Generator, *, distinct: bool, window: int) -> Pairs:
+def count_pairs(log: InteractionLog, items: int, rng: np.random.Generator, *, distinct: bool, window: int) -> Pairs:
     """Pairs of items at most `window` events apart, both ways, each worth 1 / distance."""
     summed: Pairs = (np.zeros(0, dtype=np.int64), np.zeros(0))
     for _ in range(SHUFFLES):

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.interactions import Ints
 from models.reasoner.cooccurrence_table import Offset
-from models.reasoner.infill import SlotLayout
 from models.reasoner.network import MASK_ROW, BlockDiffusionNetwork, EncodedPrefix
-from models.reasoner.sequences import Ints, padded
+from models.reasoner.sequences import padded
 from models.reasoner.shortlist import Shortlist
+from models.reasoner.slot_layout import SlotLayout
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,13 @@
-"""The block-diffusion network: causal over a history, bidirectional inside a block of masks, slot i read from i-1.
+"""The block-diffusion network: causal over a history, bidirectional inside a block of masks.
 
 Owns the architecture and its two ways of running: whole sequences for training, prefix cache plus block for
-inference. Must not know how it is trained, nor choose items. The layout follows block diffusion (BD3-LM,
-arXiv 2503.09573) with Dream's shifted read-out (arXiv 2508.15487): the state before a slot predicts the slot, so the
-first slot is plain next-item prediction and shares its loss.
+inference. Must not know how it is trained, nor choose items. Notable choices:
+- block diffusion (BD3-LM, arXiv 2503.09573): blocks in order, all slots of a block at once;
+- Dream's shifted read-out (arXiv 2508.15487): the state at i - 1 predicts slot i, so that the first slot is plain
+  next-item prediction and shares its loss;
+- an item is its knowledge vector, projected, plus an id embedding: a new item needs no id, and no training;
+- output tied to input embeddings; pre-norm, rotary positions, GELU, no bias in attention;
+- one global weight for all scores, set after training: what they count beside co-occurrence.
 """
 
 from __future__ import annotations
@@ -23,14 +27,14 @@ MASK_ROW = -1
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """Sizes of a network; `items` counts the trained id rows."""
+    """Sizes of a network."""
 
-    items: int
-    knowledge_dims: int = 128
-    width: int = 64
+    items: int  # trained id rows
+    knowledge_dims: int = 128  # of an item's aligned vector
+    width: int = 64  # of states and embeddings
     layers: int = 2
     heads: int = 2
-    feedforward: int = 256
+    feedforward: int = 256  # width of the hidden layer between `up` and `down`
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
@@ -136,13 +140,17 @@ class BlockDiffusionNetwork(nn.Module):
         own noisy block. Returned state p predicts position p (shifted: it stands at p-1; the start state for p=0).
         """
         batch, length, _ = clean.shape
+        # A learned start state: something to predict the first item of a history from.
         start = self.start.expand(batch, 1, -1)
+        # Clean and noisy copies go through the layers together: every block is trained in one pass, not one per block.
         x = self.dropout(torch.cat([start, clean, noisy], dim=1))  # (B, 1 + 2T, width)
         positions = torch.arange(length, device=x.device)
+        # A noisy position has the rotary angle of its clean twin.
         everything = torch.cat([torch.zeros_like(positions[:1]), positions + 1, positions + 1])
         mask = training_mask(length, block, x.device)
         inside = positions < lengths[:, None]  # (B, T)
         keys = torch.cat([torch.ones_like(inside[:, :1]), inside, inside], dim=1)
+        # Everyone sees itself, padding too: a row without any key would turn into NaN.
         mask = mask & keys[:, None, None, :] | torch.eye(1 + 2 * length, dtype=torch.bool, device=x.device)
         rotation = rotations(everything, self.config)
         for layer in self.stack:
@@ -150,7 +158,7 @@ class BlockDiffusionNetwork(nn.Module):
             x = layer.finish(x, q, k, v, mask)
         x = self.norm(x)
         dense: Tensor = x[:, :length]  # the state at p-1 predicts p
-        # The first slot of a block stands after clean history only; the others after their own block.
+        # The first slot of a block follows clean history alone; the others are read from their own noisy block.
         shifted = torch.cat([dense[:, :1], x[:, 1 + length : 2 * length]], dim=1)
         first = (positions % block == 0)[None, :, None]
         return dense, torch.where(first, dense, shifted)
@@ -165,6 +173,7 @@ class BlockDiffusionNetwork(nn.Module):
         rotation = rotations(positions, self.config)
         keys, values = [], []
         for layer in self.stack[:-1]:
+            # Keys and values are all that a block needs of its prefix: they never change while it is denoised.
             q, k, v = layer.project(x, rotation)
             keys.append(k)
             values.append(v)

@@ -1,23 +1,25 @@
 """Denoise a block of masked slots in a few parallel steps.
 
-Owns the schedule, which slot is fixed with which item, and the promises about them: no item twice, no forbidden item,
-every slot filled while items last, one user's block independent of its neighbors, a deadline between steps. Must not
-know the network: it sees a `Denoiser`.
+Owns which slot is fixed with which item, and when. Must not know the network: it sees a `Denoiser`. Notable choices:
+- a step fixes the surest (slot, item) pairs of the whole block, not slot by slot: what it fixes, later steps can see;
+- no item twice, no forbidden item, every slot filled while items last;
+- one user's block never depends on who else is in the batch: noise comes from each user's own seed;
+- a deadline is checked between steps; what is fixed by then comes back.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from models.reasoner.network import MASK_ROW
-from models.reasoner.schedules import SCHEDULES
 
 PROBABILITIES_AT_ONCE = 1_000_000
 """Fewer stay in the cache but leave a second thread without work."""
@@ -37,29 +39,68 @@ class Denoiser(Protocol):
         ...
 
 
+Schedule = Callable[[Tensor, Callable[[], Tensor], Tensor, float], Tensor]
+"""(confidences (B, m), entropies () -> (B, m) in nats, open (B, m), bound) -> slots it would fix (B,)."""
+
+
+def fixed(confidences: Tensor, entropies: Callable[[], Tensor], open_: Tensor, bound: float) -> Tensor:
+    """No more than the least: as equal a number in every step as possible."""
+    return torch.zeros(len(open_), dtype=torch.long)
+
+
+def confident(confidences: Tensor, entropies: Callable[[], Tensor], open_: Tensor, bound: float) -> Tensor:
+    """All slots whose best item has at least probability `bound` (Fast-dLLM, arXiv 2505.22618).
+
+    Over an item vocabulary a bound like the .9 of texts never fires.
+    """
+    return ((confidences >= bound) & open_).sum(1)
+
+
+def entropy_bounded(confidences: Tensor, entropies: Callable[[], Tensor], open_: Tensor, bound: float) -> Tensor:
+    """As many of the surest slots as keep the sum of their entropies, less the largest, within `bound` nats.
+
+    The sum bounds what fixing them together, as if independent, can get wrong (EB-Sampler, arXiv 2505.24857).
+    """
+    ordered = torch.where(open_, entropies(), torch.inf).sort(dim=1).values
+    before = ordered.cumsum(1) - ordered  # the largest of the first k is the k-th
+    return ((before <= bound) & ordered.isfinite()).sum(1)
+
+
+SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
+    {"fixed": fixed, "confidence": confident, "entropy": entropy_bounded}
+)
+"""How many slots a step fixes, by the name `SlotPlan.schedule` takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class SlotPlan:
-    """`slots` are fixed in at most `steps` steps, at a `temperature`; 0 makes the result independent of the seed.
-
-    The fixed schedule gives each step as equal a share as possible, larger ones last: what early steps fix is what
-    later ones can see. "confidence" and "entropy" fix more where the network is sure of more (`bound`: a probability,
-    or nats), and so may need fewer steps; they never fix fewer.
-    """
+    """How the slots of a block are placed and fixed. A checkpoint carries all of it but `slots`."""
 
     slots: int = 16
-    steps: int = 1
-    temperature: float = 0.0
-    schedule: str = "fixed"
-    bound: float = 0.0
+    steps: int = 1  # at most; more of them changed nothing that was measured
+    temperature: float = 0.0  # above 0 items are drawn, and the result depends on the seed
+    schedule: str = "fixed"  # a name of SCHEDULES: what a step fixes beyond its equal share
+    bound: float = 0.0  # of the other schedules: a probability ("confidence"), or nats ("entropy")
+    between: int = 0  # of the slots, how many are placed in the gaps between the newest events, the others after them
+    tail: int = 8  # newest events in whose gaps they may be placed
 
     def __post_init__(self) -> None:
         if not (self.slots >= 1 and self.steps >= 1 and self.temperature >= 0 and self.bound >= 0):
             raise ValueError(f"a plan needs slots and steps of at least 1, temperature and bound of at least 0: {self}")
+        if self.between < 0 or self.tail < 0:
+            raise ValueError(f"a plan needs between and tail of at least 0: {self}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"no schedule {self.schedule!r}: one of {', '.join(SCHEDULES)}")
 
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint carries, as JSON holds it: how many slots there are, its caller decides."""
+        return {name: value for name, value in asdict(self).items() if name != "slots"}
+
     def ends(self) -> tuple[int, ...]:
-        """Slots that must be fixed by the end of each step; the last is `slots`."""
+        """Slots that must be fixed by the end of each step; the last is `slots`.
+
+        Equal shares, larger ones last: what early steps fix is what later ones can see.
+        """
         steps = min(self.steps, self.slots)
         return tuple(self.slots * step // steps for step in range(1, steps + 1))
 
@@ -69,7 +110,7 @@ class SlotPlan:
         return ends[step + 1] - ends[step] if self.schedule == "fixed" else self.slots
 
     def counts(self, confidences: Tensor, entropies: Callable[[], Tensor], open_: Tensor, least: Tensor) -> Tensor:
-        """Slots (B,) a step fixes, given each open slot's best probability and, where asked for, its entropy."""
+        """Slots (B,) a step fixes, from each open slot's best probability and, if the schedule asks, its entropy."""
         wished = SCHEDULES[self.schedule](confidences, entropies, open_, self.bound)
         return torch.maximum(wished, least)
 
@@ -108,16 +149,16 @@ def denoise(
         left = (~settled).sum(1)  # (B,)
         least = torch.maximum(end - settled.sum(1), (left > 0).long())
         most_open = int(left.max())
-        places = settled.to(torch.uint8).argsort(dim=1, stable=True)[:, :most_open]  # (B, m), open slots first
-        open_ = ~settled.gather(1, places)
-        logits, rest = denoiser(rows, places)  # (B, m, N), (B, m)
+        still_open = settled.to(torch.uint8).argsort(dim=1, stable=True)[:, :most_open]  # (B, m), open slots first
+        open_ = ~settled.gather(1, still_open)
+        logits, rest = denoiser(rows, still_open)  # (B, m, N), (B, m)
         _strike(logits, forbidden, rows)
         log_probabilities, items = _best(logits, rest, plan.candidates(step))
         counts = plan.counts(log_probabilities[..., 0].exp(), lambda: _entropies(logits), open_, least)  # noqa: B023
         noise = _noise(seeds, step, plan, log_probabilities.shape)
         at, chosen, probabilities = _choose(log_probabilities, items, open_, noise, int(counts.max()))
         users_at, pick = torch.nonzero(torch.arange(at.shape[1]) < counts[:, None], as_tuple=True)
-        slots = places[users_at, at[users_at, pick]]
+        slots = still_open[users_at, at[users_at, pick]]
         rows[users_at, slots] = chosen[users_at, pick]
         confidences[users_at, slots] = probabilities[users_at, pick]
         settled[users_at, slots] = True

@@ -1,6 +1,6 @@
 """From an event log to the sequences a reasoner is trained and validated on.
 
-Owns row coding, the item cap, the time split, first-occurrence sequences with shuffled ties and batches of windows.
+Owns first-occurrence sequences with shuffled ties, batches of windows, and the questions of a time split.
 Must not import torch: everything here is NumPy on columns.
 """
 
@@ -10,42 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from models.reasoner.reasoner import UserHistory
-
-Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingEvents:
-    """An event log by columns, in any order: user ids, item ids, event times in milliseconds."""
-
-    user_ids: Sequence[str]
-    item_ids: Sequence[str]
-    event_times: Ints
-
-    @classmethod
-    def of_histories(cls, histories: Sequence[UserHistory]) -> TrainingEvents:
-        """The events of histories."""
-        users = [history.user_id for history in histories for _ in history.item_ids]
-        items = [item_id for history in histories for item_id in history.item_ids]
-        times = np.array([time for history in histories for time in history.event_times], dtype=np.int64)
-        return cls(users, items, times)
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingLog:
-    """Coded events (E,), sorted by user and time; `items` are rows, `users` run from 0 to `user_count`."""
-
-    users: Ints
-    items: Ints
-    times: Ints
-    user_count: int
-
-    def take(self, which: NDArray[np.bool_]) -> TrainingLog:
-        """The events where `which` is true."""
-        return TrainingLog(self.users[which], self.items[which], self.times[which], self.user_count)
+from models.interactions import InteractionLog, Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,30 +31,7 @@ class Question:
     target: int
 
 
-def code(events: TrainingEvents, rows: Sequence[int] | Ints) -> TrainingLog:
-    """Code and sort; `rows` gives each event's item row, -1 for an event to leave out."""
-    names: dict[str, int] = {}
-    users = np.fromiter((names.setdefault(user, len(names)) for user in events.user_ids), dtype=np.int64)
-    items = np.asarray(rows, dtype=np.int64)
-    times = np.asarray(events.event_times, dtype=np.int64)
-    order = np.lexsort((times, users))
-    log = TrainingLog(users[order], items[order], times[order], len(names))
-    return log.take(log.items >= 0)
-
-
-def most_frequent(rows: Ints, count: int) -> Ints:
-    """The `count` most frequent rows, the most frequent first, lower row first among equals."""
-    counts = np.bincount(rows)
-    order = np.argsort(-counts, kind="stable")
-    return order[: min(count, int((counts > 0).sum()))]
-
-
-def split_time(log: TrainingLog, share: float) -> int:
-    """The time before which all but `share` of the events lie."""
-    return int(np.quantile(log.times, 1.0 - share, method="lower")) if len(log.times) else 0
-
-
-def sequences(log: TrainingLog, rng: np.random.Generator, *, distinct: bool) -> Sequences:
+def sequences(log: InteractionLog, rng: np.random.Generator, *, distinct: bool) -> Sequences:
     """Each user's items by time, ties of user and time in a fresh random order.
 
     `distinct` keeps an item's first event only: then the next item is always one beyond the log.
@@ -107,15 +50,15 @@ def sequences(log: TrainingLog, rng: np.random.Generator, *, distinct: bool) -> 
 
 def first_events(rows: Ints) -> Ints:
     """Distinct rows in the order of their first events."""
-    kept: Ints = rows[first_places(rows)]
+    kept: Ints = rows[first_indices(rows)]
     return kept
 
 
-def first_places(rows: Ints) -> Ints:
-    """Where the first event of each distinct row stands, ascending."""
+def first_indices(rows: Ints) -> Ints:
+    """Index of the first event of each distinct row, ascending."""
     _, first = np.unique(rows, return_index=True)
-    places: Ints = np.sort(first)
-    return places
+    positions: Ints = np.sort(first)
+    return positions
 
 
 def padded(histories: Sequence[Ints]) -> tuple[Ints, Ints]:
@@ -130,22 +73,22 @@ def padded(histories: Sequence[Ints]) -> tuple[Ints, Ints]:
 def windows(sequences: Sequences, length: int, batch: int, rng: np.random.Generator) -> Iterator[tuple[Ints, Ints]]:
     """One epoch of random windows: rows (B, T) padded with 0, and their lengths (B,).
 
-    A sequence comes once per started `length` of its items, each time at a random place.
+    A sequence comes once per started `length` of its items, each time from a random start.
     """
     often = np.where(sequences.lengths >= 2, -(-sequences.lengths // length), 0)
     order = rng.permutation(np.repeat(np.arange(len(often)), often))
-    places = np.arange(length)
+    positions = np.arange(length)
     for begin in range(0, len(order), batch):
         chosen = order[begin : begin + batch]
         lengths = np.minimum(sequences.lengths[chosen], length)
         spare = sequences.lengths[chosen] - lengths
         starts = sequences.starts[chosen] + (rng.random(len(chosen)) * (spare + 1)).astype(np.int64)
-        at = np.minimum(starts[:, None] + places, len(sequences.items) - 1)
-        yield np.where(places < lengths[:, None], sequences.items[at], 0), lengths
+        at = np.minimum(starts[:, None] + positions, len(sequences.items) - 1)
+        yield np.where(positions < lengths[:, None], sequences.items[at], 0), lengths
 
 
 def questions(
-    log: TrainingLog, split: int, limit: int, rng: np.random.Generator
+    log: InteractionLog, split: int, limit: int, rng: np.random.Generator
 ) -> tuple[list[Question], list[Question]]:
     """Leave-last-out after the time `split`: (next item never seen by the user, next item of any kind).
 

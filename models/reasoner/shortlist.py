@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.encoder.encoder import fast_bfloat16
+from models.device import fast_bfloat16
 
 GROUP = 32
 """Items per group: the maxima of groups cost little while scores are in cache, and leave 32 times fewer to sort."""
@@ -22,7 +22,7 @@ CHUNK = 16_384
 SCORES_AT_ONCE = 64_000_000
 """Scores kept during a scan (128 MB): 64 users of a million items."""
 SAMPLE = 512
-"""Items that stand for all those outside a shortlist."""
+"""Items that represent all those outside a shortlist."""
 GOLDEN = 2_654_435_769
 """2^32 over the golden ratio: multiples of it, mod 2^32, spread evenly over whatever order the rows have."""
 
@@ -93,11 +93,11 @@ class CandidateIndex:
             mine = (users >= begin) & (users < begin + at_once)
             parts.append(self._scan(query[begin : begin + at_once], count, (users[mine] - begin, struck[mine])))
         rows = torch.cat(parts) if parts else torch.zeros(0, 0, dtype=torch.long)
-        return self.listing(rows, forbidden)
+        return self.with_others(rows, forbidden)
 
     @torch.inference_mode()
-    def listing(self, rows: Tensor, forbidden: Pairs | None = None) -> Shortlist:
-        """The shortlist of rows (B, K) found elsewhere: with what stands for all others."""
+    def with_others(self, rows: Tensor, forbidden: Pairs | None = None) -> Shortlist:
+        """The shortlist of rows (B, K) found elsewhere, with the sample that represents all others."""
         sample = self._sampled()
         weights = self._weights(rows, sample, NOTHING if forbidden is None else forbidden)
         return Shortlist(rows, self._table[sample, : self._width].float(), weights)
@@ -150,13 +150,13 @@ class CandidateIndex:
             return torch.full((len(rows), len(sample)), -torch.inf)
         ordered = rows.sort(dim=1).values
         wanted = sample.expand(len(rows), -1).contiguous()
-        place = torch.searchsorted(ordered, wanted).clamp(max=rows.shape[1] - 1)
-        outside = ordered.gather(1, place) != wanted  # (B, M)
+        index = torch.searchsorted(ordered, wanted).clamp(max=rows.shape[1] - 1)
+        outside = ordered.gather(1, index) != wanted  # (B, M)
         left = self._alive - (rows >= 0).sum(1, keepdim=True)
         stands_for = torch.log(left / outside.sum(1, keepdim=True).clamp(min=1))
-        place = torch.searchsorted(sample, forbidden[1]).clamp(max=len(sample) - 1)
-        met = sample[place] == forbidden[1]
-        outside[forbidden[0][met], place[met]] = False
+        index = torch.searchsorted(sample, forbidden[1]).clamp(max=len(sample) - 1)
+        met = sample[index] == forbidden[1]
+        outside[forbidden[0][met], index[met]] = False
         bias = self._table[sample, self._width].float()
         return torch.where(outside, bias + stands_for, -torch.inf)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.text_diffusion.network import Block, MaskedNetwork
+from models.text_diffusion.masked_network import Block, MaskedNetwork
 
 THRESHOLD = 0.9
 """Fast-dLLM's (arXiv 2505.22618), which it gives as safe from .9 to .95."""
@@ -52,7 +52,7 @@ def decode(
     prefix = network.prefix(len(blocks[0].tokens))
     filled: list[Filled] = []
     over = False
-    for place, given in enumerate(blocks):
+    for number, given in enumerate(blocks):
         valid = given.valid.to(network.device)
         tokens = given.tokens.to(network.device, copy=True)
         open_ = (tokens == network.mask_id) & valid
@@ -73,6 +73,6 @@ def decode(
             open_ = open_ & ~now
         filled.append(Filled(tokens, probabilities, open_, steps))
         over = over or expired()
-        if not over and place + 1 < len(blocks) and tokens.shape[1]:
+        if not over and number + 1 < len(blocks) and tokens.shape[1]:
             network.extend(prefix, Block(tokens, valid))
     return filled

@@ -13,8 +13,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from models.text_diffusion.infilling import InfillingWriter
-from models.text_diffusion.loading import ModelFolderError, build, device_and_dtype, read_weights
-from models.text_diffusion.network import MaskedNetwork
+from models.text_diffusion.masked_network import MaskedNetwork
+from models.text_diffusion.model_folder import ModelFolderError, build, device_and_dtype, read_weights
 from models.text_diffusion.prompt import Writer
 
 MASK_ID, EOS_ID = 151_666, 151_643
@@ -60,6 +60,6 @@ def load_network(folder: Path, config: Mapping[str, Any]) -> MaskedNetwork:
 
 
 def load(folder: Path, config: Mapping[str, Any], users_at_once: int) -> Writer:
-    """See `loading.FAMILIES`; the published tokenizer is code of its own around Qwen2's, which is used instead."""
+    """See `families.FAMILIES`; the published tokenizer is code of its own around Qwen2's, which is used instead."""
     tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
     return InfillingWriter(folder.name, tokenizer, load_network(folder, config), users_at_once=users_at_once)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from models.text_diffusion.loading import ModelFolderError, device_and_dtype
+from models.text_diffusion.model_folder import ModelFolderError, device_and_dtype
 from models.text_diffusion.prompt import TOKENS_PER_SLOT, Line, PromptLog, Writer, Written, messages, parse
 
 
@@ -61,7 +61,7 @@ class GemmaWriter:
 
 
 def load(folder: Path, config: Mapping[str, Any], users_at_once: int) -> Writer:
-    """See `loading.FAMILIES`; raises `ModelFolderError` where this transformers is too old."""
+    """See `families.FAMILIES`; raises `ModelFolderError` where this transformers is too old."""
     try:
         from transformers import AutoTokenizer, DiffusionGemmaForBlockDiffusion
     except ImportError as error:

@@ -44,13 +44,13 @@ class Grounder:
     def ground(
         self, lines: Sequence[Line], history: Sequence[str], shown: Sequence[str], catalogue: Catalogue, slots: int
     ) -> Inference:
-        """At most `slots` behaviors of one user: no item of `history`, no title of `shown`, nothing twice."""
+        """At most `slots` behaviors of one user, without items of `history`, titles of `shown`, and duplicates."""
         if not lines:
             return Inference()
         texts = self._aligner.align(self._encoder.encode([line.text for line in lines]))  # (T, dims)
         rows, cosines = self._nearest(texts, catalogue)  # (T, C) each
         ids = catalogue.item_ids
-        taken, said = set(history), {title.casefold() for title in shown}
+        taken, texts_taken = set(history), {title.casefold() for title in shown}
         behaviors: list[InferredBehavior] = []
         inexact = np.zeros(catalogue.dims, dtype=np.float32)
         for line, text, near, scores in zip(lines, texts, rows, cosines, strict=True):
@@ -58,8 +58,8 @@ class Grounder:
                 break
             best = float(scores[0]) if len(scores) else 0.0
             if best < self._threshold:
-                if line.text.casefold() not in said:
-                    said.add(line.text.casefold())
+                if line.text.casefold() not in texts_taken:
+                    texts_taken.add(line.text.casefold())
                     confidence = _share(line.confidence * best)
                     behaviors.append(InferredBehavior("", confidence, line.text))
                     inexact += confidence * text

@@ -15,8 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from models.text_diffusion.infilling import InfillingWriter
-from models.text_diffusion.loading import ModelFolderError, build, device_and_dtype, read_weights
-from models.text_diffusion.network import MaskedNetwork
+from models.text_diffusion.masked_network import MaskedNetwork
+from models.text_diffusion.model_folder import ModelFolderError, build, device_and_dtype, read_weights
 from models.text_diffusion.prompt import Writer
 
 MASK_ID, EOS_ID = 126_336, 126_081
@@ -103,6 +103,6 @@ def load_network(folder: Path, config: Mapping[str, Any]) -> MaskedNetwork:
 
 
 def load(folder: Path, config: Mapping[str, Any], users_at_once: int) -> Writer:
-    """See `loading.FAMILIES`."""
+    """See `families.FAMILIES`."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     return InfillingWriter(folder.name, tokenizer, load_network(folder, config), users_at_once=users_at_once)

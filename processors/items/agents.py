@@ -1,6 +1,7 @@
 """The agents that read an item: each a prompt and a JSON schema that a person can read and edit.
 
-Owns which agents exist, the teams, a prompt's identity and how a conversation is put together. Must not call a model.
+Owns which agents exist, the agent sets, the identity of a prompt and how a conversation is put together. Must not call
+a model.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from freshet.records import Claim, Item
 from models.llm.client import Message
 from processors.items.attribute_catalogue import Attribute, Category
 from processors.items.examples import CATALOGUE_ANALYST, Example
-from processors.items.item_text import compact, delimited, digest, item_text
+from processors.items.prompt_text import compact, delimited, digest, prompt_text
 from processors.items.quotes import INCH
 
 ATTRIBUTE_ANALYST, NEED_ANALYST, CRITIC = "attribute_analyst", "need_analyst", "critic"
@@ -32,15 +33,16 @@ AGENT_SETS: dict[str, tuple[str, ...]] = {
     "cpu": (ATTRIBUTE_ANALYST, NEED_ANALYST),
     "full": (ATTRIBUTE_ANALYST, NEED_ANALYST, CRITIC),
 }
-"""Who is asked, by profile: two short calls an item where a small model computes on a CPU, all agents elsewhere."""
+"""Agent sets by name: two short calls an item where a small model computes on a CPU, all agents elsewhere."""
 
 
 class UnknownAgentSet(ValueError):
-    """A profile that is no team and no list of agents."""
+    """A profile that names neither an agent set nor a list of agents."""
 
 
 def agent_set(profile: str) -> tuple[str, ...]:
-    """The agents of `profile`: a team's name, or agents with commas between, in their order. Raises `UnknownTeam`."""
+    """The agents of `profile`: the name of a set, or agents separated by commas, in that order. Raises
+    `UnknownAgentSet`."""
     names = AGENT_SETS.get(profile) or tuple(name.strip() for name in profile.split(",") if name.strip())
     known = AGENT_SETS["full"]
     if not names or any(name not in known for name in names) or len(set(names)) < len(names):
@@ -70,12 +72,12 @@ class Agent:
         return f"{self.version}-{digest(self.name, self.prompt, self.schema, self.max_tokens)[:16]}"
 
     def messages(self, item: Item, examples: Sequence[Example] = (), question: str = "") -> list[Message]:
-        """The conversation that asks this agent about `item`; `question` stands after it."""
+        """The conversation that asks this agent about `item`; `question` comes last."""
         turns = [Message("system", self.prompt)]
         for example in examples:
             answer = _shown(compact(example.answers[self.name]))
-            turns += (Message("user", _listing(example.item)), Message("assistant", answer))
-        return [*turns, Message("user", f"{_listing(item)}{question}")]
+            turns += (Message("user", _as_data(example.item)), Message("assistant", answer))
+        return [*turns, Message("user", f"{_as_data(item)}{question}")]
 
 
 @cache
@@ -139,8 +141,8 @@ def _prompt(name: str) -> tuple[str, str]:
     return found[1], body.strip()
 
 
-def _listing(item: Item) -> str:
-    return delimited(_shown(item_text(item)))
+def _as_data(item: Item) -> str:
+    return delimited(_shown(prompt_text(item)))
 
 
 def _shown(document: str) -> str:

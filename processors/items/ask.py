@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from freshet.records import Item
-from models.llm.client import Completion, LanguageModel
+from models.llm.client import Completion, CompletionRequest, LanguageModel
 from processors.items.agents import Agent
 from processors.items.examples import Example
 from processors.items.injection_guard import inspect
@@ -59,14 +59,8 @@ async def answer(
     messages = agent.messages(item, examples, question)
     problem = ""
     for schema, room in ((agent.schema, 1), (agent.schema, MORE_ROOM), (simpler(agent.schema), MORE_ROOM)):
-        call = await llm.complete(
-            messages,
-            schema=schema,
-            schema_name=agent.name,
-            max_tokens=agent.max_tokens * room,
-            temperature=TEMPERATURE,
-            seed=SEED,
-        )
+        request = CompletionRequest(messages, schema, agent.name, agent.max_tokens * room, TEMPERATURE, SEED)
+        call = await llm.complete(request)
         calls.append(call)
         problem, document = parse(call, schema)
         if document is not None:
@@ -77,7 +71,7 @@ async def answer(
 
 
 def simpler(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The same answer asked for in less: no `reasoning`, lists of at most two, texts half as long."""
+    """A smaller version of the schema: no `reasoning`, lists of at most two, texts half as long."""
     match schema["type"]:
         case "object":
             properties = {n: simpler(part) for n, part in schema["properties"].items() if n != "reasoning"}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from processors.items.item_text import clean, digest
+from processors.items.prompt_text import clean, digest
 
 MAX_ATTRIBUTES = 64
 """Of one category: more of them do not fit one answer."""
@@ -57,7 +57,10 @@ class Category:
     @property
     def fingerprint(self) -> str:
         """Digest of everything that can change an answer."""
-        fields = [(one.name, one.definition, one.guideline, one.rule, one.types) for one in self.attributes]
+        fields = [
+            (attribute.name, attribute.definition, attribute.guideline, attribute.rule, attribute.types)
+            for attribute in self.attributes
+        ]
         return digest(self.name, fields)
 
 

@@ -1,4 +1,4 @@
-"""Distil only what has not been distilled: cached knowledge, knowledge of a near-duplicate, and only then a model.
+"""Distill only what has not been distilled: cached knowledge, knowledge of a near-duplicate, and only then a model.
 
 Owns the order of the three, and that two items of one content ask once. Must not know where the cache is, nor what a
 near-duplicate is (`processors/items/near_duplicates.py`).
@@ -14,8 +14,8 @@ from typing import Protocol
 
 from freshet.records import Item, ItemKnowledge
 from models.llm.client import LLMUnavailable
-from processors.items.item_text import content_fingerprint
 from processors.items.near_duplicates import share, sharing_key
+from processors.items.prompt_text import content_fingerprint
 
 # Results that are made and not yet in the cache; a few windows of a lane, a few kilobytes each.
 _UNCONFIRMED = 1_024
@@ -44,7 +44,7 @@ class Cache(Protocol):
 
 
 class FreshDistiller(Protocol):
-    """Who asks the model: `processors.items.distiller.Distiller`."""
+    """The distiller that asks the model: `processors.items.distiller.Distiller`."""
 
     def fingerprint(self, item: Item) -> str: ...
 
@@ -73,7 +73,7 @@ class CachedDistiller:
     """A `Distiller` that asks only once for the same content, and once for near-duplicates where `sharing` is on.
 
     1. `known` answers from the cache alone: one round trip, never a model;
-    2. `distill` looks there too, then asks the model; who comes meanwhile with the same content waits for that answer;
+    2. `distill` looks there too, then asks the model; concurrent calls with the same content wait for that answer;
     3. `remember` puts knowledge into the cache, once it is confirmed in Kafka.
 
     Inside a version cached knowledge stays valid whatever became of prompts and model; a new version reuses it only
@@ -153,7 +153,7 @@ class CachedDistiller:
         return self._shared(known, asked) if found.how == "sharing" else self._again(known, asked)
 
     async def _lead(self, asked: _Asked) -> ItemKnowledge:
-        """Ask the model for all who wait; whatever happens, they are told."""
+        """Ask the model on behalf of all who wait; they get its answer or its error."""
         flight: asyncio.Future[ItemKnowledge] = asyncio.get_running_loop().create_future()
         self._flights[asked.flight] = flight
         try:
@@ -185,7 +185,7 @@ class CachedDistiller:
         return self._again(made, asked) if same else self._shared(made, asked)
 
     def _shared(self, known: ItemKnowledge, asked: _Asked) -> ItemKnowledge | None:
-        """Another item's knowledge as `asked`'s, or None where too little of it stands in this item's text."""
+        """Another item's knowledge as this item's, or None where too little of it occurs in this item's text."""
         kept = share(known, asked.item)
         if kept is None:
             return None

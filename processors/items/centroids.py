@@ -1,4 +1,4 @@
-"""Where the items of a category lie, and whether a new vector lies far from them.
+"""The centroid of each category's vectors, and whether a new vector is an outlier.
 
 Owns the running centroid and spread of each category, in memory. Must not decide what a flag leads to, nor store
 anything: after a restart a category is silent until it has seen enough items again.
@@ -22,7 +22,7 @@ _TO_DEVIATION = 1.4826  # median absolute deviation to standard deviation, of a 
 
 
 @dataclasses.dataclass(slots=True)
-class _Place:
+class _Cluster:
     """One category: the running mean (Welford) of its unit vectors, and its latest distances from it."""
 
     mean: NDArray[np.float64]  # (dims,)
@@ -69,11 +69,11 @@ class CategoryCentroids:
         self._least_spread = least_spread
         self._most_categories = most_categories
         self._kept = kept
-        self._places: OrderedDict[tuple[str, ...], _Place] = OrderedDict()
+        self._clusters: OrderedDict[tuple[str, ...], _Cluster] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._clusters)
 
     def check(self, category: Sequence[str], vector: NDArray[np.floating]) -> bool:
         """Whether `vector` (dims,) lies far from its category; it then counts as one of the category's items.
@@ -90,24 +90,24 @@ class CategoryCentroids:
             return True
         unit = wide / length
         with self._lock:
-            place = self._place(key, len(unit))
-            far = place.count >= self._least_items and place.distance(unit) > self._limit(place)
-            place.add(unit)
+            cluster = self._cluster(key, len(unit))
+            far = cluster.count >= self._least_items and cluster.distance(unit) > self._limit(cluster)
+            cluster.add(unit)
         return far
 
-    def _place(self, key: tuple[str, ...], dims: int) -> _Place:
-        place = self._places.get(key)
-        if place is None:
-            place = self._places[key] = _Place(np.zeros(dims), np.zeros(self._kept, dtype=np.float32))
-            if len(self._places) > self._most_categories:
-                self._places.popitem(last=False)
-        if len(place.mean) != dims:
-            raise ValueError(f"a vector of {dims} dimensions in a category of {len(place.mean)}")
-        self._places.move_to_end(key)
-        return place
+    def _cluster(self, key: tuple[str, ...], dims: int) -> _Cluster:
+        cluster = self._clusters.get(key)
+        if cluster is None:
+            cluster = self._clusters[key] = _Cluster(np.zeros(dims), np.zeros(self._kept, dtype=np.float32))
+            if len(self._clusters) > self._most_categories:
+                self._clusters.popitem(last=False)
+        if len(cluster.mean) != dims:
+            raise ValueError(f"a vector of {dims} dimensions in a category of {len(cluster.mean)}")
+        self._clusters.move_to_end(key)
+        return cluster
 
-    def _limit(self, place: _Place) -> float:
-        distances = place.distances[: place.measured]
+    def _limit(self, cluster: _Cluster) -> float:
+        distances = cluster.distances[: cluster.measured]
         median = float(np.median(distances))
         spread = _TO_DEVIATION * float(np.median(np.abs(distances - median)))
         return median + self._deviations * max(spread, self._least_spread)

@@ -12,7 +12,7 @@ from typing import Any
 
 from freshet.records import Claim, Item
 from processors.items.attribute_catalogue import Attribute, Category
-from processors.items.item_text import clean
+from processors.items.prompt_text import clean
 from processors.items.quotes import INCH, Source
 from processors.items.value_rules import NUMBER_WORDS, Chooser, normalizer
 
@@ -23,7 +23,7 @@ _EMPTY_PHRASES = frozenset({"not specified", "not stated", "not available", "not
 
 
 def attribute_claims(item: Item, answer: Mapping[str, Any]) -> list[Claim]:
-    """The open analyst's claims that keep their place: with a quote that stands in the item's text, each said once."""
+    """The open analyst's claims whose quote occurs in the item's text, deduplicated."""
     source = source_of(item)
     claims = []
     for attribute in answer.get("attributes", ()):
@@ -39,14 +39,14 @@ def catalogue_claims(
 ) -> tuple[list[Claim], list[str]]:
     """Claims about exactly the attributes of `category`, and the names of those that are absent.
 
-    A value is its own quote: what does not stand in the item's text (the category's name is none of it), or is not of
-    its attribute's kind, is absent. `choose` picks among a rule's allowed values.
+    A value is its own quote: one that does not occur in the item's text (to which the category's name does not belong)
+    or is not of its attribute's kind counts as absent. `choose` picks among a rule's allowed values.
     """
     source = Source.of(item.title, item.brand, *item.attributes.values(), item.description)
     claims, absent = [], []
     for attribute in category.attributes:
-        said = answer.get(attribute.name)
-        value = source.find(said) if isinstance(said, str) and not _says_nothing(said) else None
+        answered = answer.get(attribute.name)
+        value = source.find(answered) if isinstance(answered, str) and not _says_nothing(answered) else None
         if value is None or not _of_kind(value, attribute):
             absent.append(attribute.name)
             continue
@@ -57,7 +57,7 @@ def catalogue_claims(
 
 
 def need_claims(answer: Mapping[str, Any]) -> list[Claim]:
-    """The need analyst's claims, marked as inferred, each said once."""
+    """The need analyst's claims, marked as inferred, deduplicated."""
     claims = []
     for kind in NEED_KINDS:
         for value in answer.get(kind, ()):
@@ -77,7 +77,7 @@ def surviving(claims: Sequence[Claim], verdict: Mapping[str, Any]) -> list[Claim
 
 
 def distinct(claims: Sequence[Claim]) -> list[Claim]:
-    """At most `MAX_CLAIMS`, without those that say nothing or what was said before (space and case aside)."""
+    """The first `MAX_CLAIMS` claims, without empty ones and duplicates (ignoring space and case)."""
     kept: dict[tuple[str, str], Claim] = {}
     for claim in claims:
         if not _says_nothing(claim.value):
@@ -105,8 +105,8 @@ def _plain(text: str, limit: int) -> str:
 
 
 def _says_nothing(value: str) -> bool:
-    said = normalize(value)
-    return said in _EMPTY or said in _EMPTY_PHRASES
+    answered = normalize(value)
+    return answered in _EMPTY or answered in _EMPTY_PHRASES
 
 
 def _of_kind(value: str, attribute: Attribute) -> bool:

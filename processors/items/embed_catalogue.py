@@ -43,5 +43,5 @@ def embed_catalogue(
     vectors = np.concatenate(encoded)
     aligner = aligner or LinearAligner.fit_pca(vectors, dims)
     aligned = aligner.align(vectors)
-    place = {text: row for row, text in enumerate(distinct)}
-    return Catalogue([item.item_id for item in items], aligned[[place[text] for text in texts]]), aligner
+    row_of = {text: row for row, text in enumerate(distinct)}
+    return Catalogue([item.item_id for item in items], aligned[[row_of[text] for text in texts]]), aligner

@@ -1,4 +1,4 @@
-"""What the aligner is trained on: an item's listing and, where it has some, its knowledge, both encoded.
+"""What the aligner is trained on: an item's text and, where it has some, its knowledge, both encoded.
 
 Owns that each distinct text is encoded once, like lengths together. Reads and stores nothing.
 """
@@ -25,13 +25,13 @@ def encoded_texts(
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Texts:
     """Texts of `items`, row by row; `knowledge` by item id. `report` hears of encoded and of all distinct texts."""
-    listings = [item_text(item) for item in items]
+    item_texts = [item_text(item) for item in items]
     there = np.array([item.item_id in knowledge for item in items], dtype=np.bool_)
-    told = [
-        knowledge_text(item, knowledge[item.item_id]) if item.item_id in knowledge else listing
-        for item, listing in zip(items, listings, strict=True)
+    knowledge_texts = [
+        knowledge_text(item, knowledge[item.item_id]) if item.item_id in knowledge else text_of_item
+        for item, text_of_item in zip(items, item_texts, strict=True)
     ]
-    distinct = sorted({*listings, *told}, key=lambda text: (len(text), text))
+    distinct = sorted({*item_texts, *knowledge_texts}, key=lambda text: (len(text), text))
     encoded: list[Vectors] = []
     for begin in range(0, len(distinct), TEXTS_AT_ONCE):
         report(begin, len(distinct))
@@ -39,4 +39,4 @@ def encoded_texts(
     report(len(distinct), len(distinct))
     vectors = np.concatenate(encoded)
     row = {text: number for number, text in enumerate(distinct)}
-    return Texts(vectors[[row[text] for text in listings]], vectors[[row[text] for text in told]], there)
+    return Texts(vectors[[row[text] for text in item_texts]], vectors[[row[text] for text in knowledge_texts]], there)

@@ -1,4 +1,4 @@
-"""Worked examples: listings with the answers they should get, and the choice of those nearest to an item.
+"""Worked examples: items with the answers they should get, and the choice of those nearest to an item.
 
 Owns the bank and the choice. Must not know prompts, nor read files other than the bank that comes with the package.
 """
@@ -18,8 +18,8 @@ import numpy as np
 from freshet.records import Item
 from models.encoder.encoder import TextEncoder, Vectors
 from processors.items.attribute_catalogue import AttributeCatalogue
-from processors.items.item_text import clean, digest, used_fields
 from processors.items.knowledge_text import item_text
+from processors.items.prompt_text import clean, digest, used_fields
 from processors.items.quotes import Source
 
 CATALOGUE_ANALYST = "catalogue_analyst"
@@ -31,7 +31,7 @@ FEW = 32
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Example:
-    """A listing and, by agent, the answer it should get; `category` is the catalogue's, "" without one.
+    """An item and, by agent, the answer it should get; `category` is the catalogue's, "" without one.
 
     `product` is what several offers may be of, "" where nobody knows.
     """
@@ -103,7 +103,7 @@ class ExampleBank:
 
 
 def own_examples(encoder: TextEncoder | None = None) -> ExampleBank:
-    """The bank that comes with the package: listings of many kinds of shop, written for it."""
+    """The bank that comes with the package: items of many kinds of shop, written for it."""
     rows = json.loads((files("processors") / "prompts" / "examples.json").read_text(encoding="utf-8"))
     return ExampleBank((_own(number, row) for number, row in enumerate(rows)), encoder)
 
@@ -144,15 +144,15 @@ def _annotated(
 
 
 def _own(number: int, row: Mapping[str, Any]) -> Example:
-    listing = row["item"]
+    fields = row["item"]
     item = Item(
         item_id=f"example-{number}",
         event_time=0,
-        title=listing["title"],
-        description=listing.get("description", ""),
-        brand=listing.get("brand", ""),
-        category=tuple(part.strip() for part in listing.get("category", "").split(">") if part.strip()),
-        attributes=listing.get("attributes", {}),
+        title=fields["title"],
+        description=fields.get("description", ""),
+        brand=fields.get("brand", ""),
+        category=tuple(part.strip() for part in fields.get("category", "").split(">") if part.strip()),
+        attributes=fields.get("attributes", {}),
     )
     return Example(item.item_id, item, {name: answer for name, answer in row.items() if name != "item"})
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from freshet.records import Item
 from processors.items.confusables import Unmasked, fold, unmask, visible
-from processors.items.item_text import LINKS, MAX_FIELD, MAX_TITLE, TOKENS, clean, encoded
+from processors.items.prompt_text import LINKS, MAX_FIELD, MAX_TITLE, TOKENS, clean, encoded
 
 UNJUDGED = frozenset({"reasoning"})
 PROMPT_WORDS, PROMPT_IDEOGRAMS = 6, 12
@@ -45,14 +45,14 @@ def inspect(item: Item, prompt: str, document: Mapping[str, Any]) -> str:
     and the field ("a link or address in audience[0]"), never the text. Raises nothing, whatever the document holds.
     """
     own = fold(" ".join(_own(item)))
-    said: list[str] = []
+    strings: list[str] = []
     for path, text in _strings(document):
         looked_at = unmask(visible(text[:_MOST_CHARACTERS]))
         plain = " ".join(looked_at.text.split())
         if kind := _kind(looked_at, plain, own, item):
             return f"{kind} in {path}"
-        said.append(plain)
-    together = " ".join(said)
+        strings.append(plain)
+    together = " ".join(strings)
     if phrases("talk").search(together):
         return "talk to or of the model, over several fields"
     return "an echo of the prompt" if _echoes(together, prompt, own) else ""

@@ -8,7 +8,7 @@ _KINDS = (("audience", "For"), ("occasion", "When"), ("purpose", "To"), ("comple
 
 
 def item_text(item: Item) -> str:
-    """What the listing says: title, brand, category, attributes, description; no price."""
+    """Title, brand, category, attributes and description as one text; no price."""
     parts = [item.title, item.brand, " > ".join(item.category)]
     parts += [f"{name.replace('_', ' ')}: {value}" for name, value in sorted(item.attributes.items())]
     parts.append(item.description)
@@ -16,7 +16,7 @@ def item_text(item: Item) -> str:
 
 
 def knowledge_text(item: Item, knowledge: ItemKnowledge) -> str:
-    """What the listing says and what was distilled, plain facts first."""
+    """The item text and what was distilled, plain facts first."""
     facts = [claim.value for claim in knowledge.claims if claim.kind == "attribute"]
     parts = [item_text(item), knowledge.summary, ", ".join(facts)]
     for kind, word in _KINDS:

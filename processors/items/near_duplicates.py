@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from freshet.records import Claim, Item, ItemKnowledge
 from processors.items.editor import normalize
-from processors.items.item_text import MAX_TITLE, clean, digest
+from processors.items.prompt_text import MAX_TITLE, clean, digest
 from processors.items.quotes import Source
 
 _NUMBER = r"\d+(?:[.,/]\d+)*"
@@ -99,8 +99,8 @@ def _core(title: str) -> str:
 def _is_variant(part: str, kinds: bool) -> bool:
     """Whether a part of a title names nothing but a size or, unless colours are kinds, a colour."""
     words = re.findall(r"[\w-]+", part)
-    told = [w for w in words if w in _SIZES or (not kinds and (w in _COLOURS or _CHINESE_COLOUR.fullmatch(w)))]
-    return bool(told or "size" in words) and all(word in told or word in _FILLERS for word in words)
+    variant_words = [w for w in words if w in _SIZES or (not kinds and (w in _COLOURS or _CHINESE_COLOUR.fullmatch(w)))]
+    return bool(variant_words or "size" in words) and all(word in variant_words or word in _FILLERS for word in words)
 
 
 def _long_han(title: str) -> bool:

@@ -82,10 +82,14 @@ def normalizer(rule: str, choose: Chooser | None = None) -> Normalizer | None:
         return lambda value: _digits(value, 1, 6)
     if "non-alphanumeric" in text:
         return lambda value: "".join(c for c in value if c.isalnum()) or None
-    for words, units, places in ((("centimeter",), _CM, 1), (("to kilogram",), _GRAMS, 1), (("to grams",), _GRAMS, 0)):
+    for words, units, decimals in (
+        (("centimeter",), _CM, 1),
+        (("to kilogram",), _GRAMS, 1),
+        (("to grams",), _GRAMS, 0),
+    ):
         if any(word in text for word in words):
             scale, default = (1000.0, None) if "kilogram" in words[0] else (1.0, "in" if units is _CM else None)
-            return _measure(units, scale, places, default)
+            return _measure(units, scale, decimals, default)
     if "uppercase" in text:
         return str.upper
     if pairs := dict(re.findall(r"'([A-Za-z]{1,4})' (?:with|to) '([A-Za-z]+)'", rule)):
@@ -103,16 +107,18 @@ def allowed(rule: str) -> tuple[str, ...]:
 
 
 def _pick(value: str, options: tuple[str, ...], choose: Chooser | None) -> str | None:
-    said = set(re.findall(r"[a-z]{3,}", value.casefold()))
-    best = max(options, key=lambda option: _overlap(said, option))
-    if _overlap(said, best) > 0:
+    words_of_value = set(re.findall(r"[a-z]{3,}", value.casefold()))
+    best = max(options, key=lambda option: _overlap(words_of_value, option))
+    if _overlap(words_of_value, best) > 0:
         return best
     return choose(value, options) if choose is not None else None
 
 
-def _overlap(said: set[str], option: str) -> float:
+def _overlap(words_of_value: set[str], option: str) -> float:
     words = set(re.findall(r"[a-z]{3,}", option.casefold())) - {"and", "the", "for"}
-    return sum(any(word.startswith(one) or one.startswith(word) for one in said) for word in words) / (len(words) + 1)
+    return sum(any(word.startswith(one) or one.startswith(word) for one in words_of_value) for word in words) / (
+        len(words) + 1
+    )
 
 
 def _digits(value: str, begin: int, end: int) -> str | None:
@@ -120,14 +126,14 @@ def _digits(value: str, begin: int, end: int) -> str | None:
     return digits[begin:end] if len(digits) >= end else None
 
 
-def _measure(units: dict[str, float], scale: float, places: int, default: str | None) -> Normalizer:
+def _measure(units: dict[str, float], scale: float, decimals: int, default: str | None) -> Normalizer:
     def convert(value: str) -> str | None:
         found = [_amount(match, units, default) for match in _MEASURE.finditer(value.casefold())]
         amounts = [amount for amount in found if amount is not None]
         if not amounts:
             return None
-        amount = round(max(amounts) / scale, places)
-        return f"{amount:.{places}f}" if places else str(int(amount))
+        amount = round(max(amounts) / scale, decimals)
+        return f"{amount:.{decimals}f}" if decimals else str(int(amount))
 
     return convert
 

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from freshet.records import UserFeatures
+from models.interactions import UserHistory
 from models.reasoner.catalogue import Catalogue
-from models.reasoner.reasoner import BehaviorReasoner, Inference, LearnsOnline, UserHistory
+from models.reasoner.reasoner import BehaviorReasoner, Inference, LearnsOnline
 
 HALF_LIFE_EVENTS = 32.0
 """An event this many places back weighs half. Places, not days: a user who paused is not forgotten."""
@@ -36,7 +37,6 @@ class UserRefresher:
         version: str,
         clock: Callable[[], int],
         slots: int,
-        steps: int,
         *,
         deadline_s: float | None = None,
         half_life_events: float = HALF_LIFE_EVENTS,
@@ -48,7 +48,6 @@ class UserRefresher:
         self._version = version
         self._clock = clock
         self._slots = slots
-        self._steps = steps
         self._deadline_s = deadline_s
         self._half_life_events = half_life_events
         self._seed = seed
@@ -94,7 +93,6 @@ class UserRefresher:
                 [histories[i] for i in open_],
                 catalogue,
                 slots=self._slots,
-                steps=self._steps,
                 deadline_s=None if self._deadline_s is None else max(0.0, self._deadline_s - spent_s),
                 seed=self._seed,
             )

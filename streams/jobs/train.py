@@ -18,11 +18,14 @@ from freshet.records import Item, ItemKnowledge
 from models.encoder import contrastive
 from models.encoder.aligner import Aligner, load_aligner
 from models.encoder.aligner_training import AlignerConfig, train_aligner
-from models.encoder.encoder import prepared_encoder
-from models.encoder.pairs import NothingToLearn
+from models.encoder.backends import prepared_encoder
+from models.encoder.co_engagement import NothingToLearn
+from models.interactions import TrainingEvents
 from models.reasoner import checkpoint
-from models.reasoner.sequences import TrainingEvents
-from models.reasoner.training.train import TrainingConfig, TrainingError, TrainingProgress, train_reasoner
+from models.reasoner.sampler import SlotPlan
+from models.reasoner.training.config import TrainingConfig, TrainingError
+from models.reasoner.training.fit import TrainingProgress
+from models.reasoner.training.train_reasoner import train_reasoner
 from processors.items.embed_catalogue import embed_catalogue
 from processors.items.embed_texts import encoded_texts
 from streams.settings import Settings
@@ -38,6 +41,7 @@ def train_on(
     config: TrainingConfig,
     folder: Path,
     *,
+    plan: SlotPlan = checkpoint.DEFAULT_PLAN,
     aligner: Aligner | None = None,
     warm_start: Path | None = None,
     resume: bool = False,
@@ -61,6 +65,7 @@ def train_on(
         catalogue,
         config,
         folder,
+        plan=plan,
         warm_start=start,
         resume=resume,
         progress=trained,

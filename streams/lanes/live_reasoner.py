@@ -17,7 +17,8 @@ from models.encoder.aligner import load_aligner
 from models.reasoner import checkpoint
 from models.reasoner.checkpoint import ALIGNER, CONFIG, Checkpoint, CheckpointError
 from models.reasoner.cooccurrence import CooccurrenceReasoner
-from models.reasoner.reasoner import FALLBACK, REASONERS, BehaviorReasoner, ReasonerSources, make_reasoner
+from models.reasoner.kinds import FALLBACK, REASONERS, ReasonerSources, make_reasoner
+from models.reasoner.reasoner import BehaviorReasoner
 from processors.users.refresh import UserRefresher
 from store.versions import VersionConflict, Versions
 from streams.lanes.text_sources import KnownTitles, acceptable
@@ -26,7 +27,7 @@ from streams.settings import SettingError
 from streams.worker.components import worker_name
 
 UNKNOWN = "unknown"
-"""What a text diffusion server's model is called before its first answer (`models/text_diffusion/server.py`)."""
+"""What a text diffusion server's model is called before its first answer (`models/text_diffusion/server_writer.py`)."""
 log = logging.getLogger(__name__)
 
 
@@ -144,7 +145,6 @@ class LiveReasoner:
             settings.version,
             self._context.clock,
             settings.reasoner.slots,
-            settings.reasoner.steps,
             deadline_s=settings.refresh.lease_s / 2,
         )
 

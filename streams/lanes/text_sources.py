@@ -13,9 +13,9 @@ import redis
 from freshet.blob import decode_knowledge
 from freshet.connect import Client, keys_for
 from freshet.records import Item
-from models.reasoner.reasoner import TitlesUnavailable
+from models.reasoner.kinds import TitlesUnavailable
 from processors.items.injection_guard import inspect
-from processors.items.item_text import MAX_TITLE, clean
+from processors.items.prompt_text import MAX_TITLE, clean
 
 _NO_ITEM = Item("", 0, "")
 _KEYS_PER_TRIP = 500
@@ -37,7 +37,7 @@ class KnownTitles:
         self._kept: dict[str, str] = {}
 
     def __call__(self, item_ids: Sequence[str]) -> list[str]:
-        """See `models.reasoner.reasoner.Titles`."""
+        """See `models.reasoner.kinds.Titles`."""
         missing = [item_id for item_id in item_ids if item_id not in self._kept]
         found: dict[str, str] = {}
         mget = getattr(self._redis, "mget_nonatomic", self._redis.mget)  # which a Cluster's client has

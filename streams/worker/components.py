@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
 
 from freshet.records import ItemFeatures, ItemKnowledge, UserFeatures
-from models.llm.client import Completion, LanguageModel, Message, WrappedModel
+from models.llm.client import Completion, CompletionRequest, LanguageModel, WrappedModel
 from schemas.history import fingerprint
 from streams.resources import Context
 
@@ -72,7 +71,7 @@ class PinningModel(WrappedModel):
             self._pinned = name
         return name
 
-    async def complete(self, messages: Sequence[Message], **asked: Any) -> Completion:
+    async def complete(self, request: CompletionRequest) -> Completion:
         """See `LanguageModel.complete`."""
         await self.served_model()
-        return await super().complete(messages, **asked)
+        return await super().complete(request)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from models.llm.client import Completion, Message
+from models.llm.client import Completion, CompletionRequest, Message
 from tests.support.fakes_llm import FakeLlm, answer
 
 WHERE = ("everywhere", "quotes", "last")
@@ -48,10 +48,11 @@ class ObedientLlm(FakeLlm):
         self._say = say
         self._where = where
 
-    async def complete(self, messages: Sequence[Message], *, schema: Mapping[str, Any], **rest: Any) -> Completion:
-        self.calls.append((str(rest.get("schema_name")), messages, 0))
-        spoken = strings(self._say, messages)
-        honest = answer(messages, schema)
+    async def complete(self, request: CompletionRequest) -> Completion:
+        self.calls.append((request.schema_name, request.messages, 0))
+        schema = request.schema
+        spoken = strings(self._say, request.messages)
+        honest = answer(request.messages, schema)
         names: list[str] = []
         obeying(honest, schema, lambda name: names.append(name) or "")  # type: ignore[func-returns-value]
         seen = 0
@@ -73,6 +74,6 @@ class ScriptedLlm(FakeLlm):
         super().__init__()
         self._text = text
 
-    async def complete(self, messages: Sequence[Message], **rest: Any) -> Completion:
-        self.calls.append((str(rest.get("schema_name")), messages, 0))
+    async def complete(self, request: CompletionRequest) -> Completion:
+        self.calls.append((request.schema_name, request.messages, 0))
         return Completion(self._text, 100, 50, 0.01, self.name, "stop")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-import models.encoder.encoder
+import models.encoder.backends
 from cli import main
 from models.encoder.aligner_training import AlignerConfig
 from models.encoder.contrastive import HeadConfig
@@ -21,10 +21,10 @@ QUICK = ["--train-steps", "12", "--set", "width=16", "--set", "batch=8", "--set"
 
 @pytest.fixture(autouse=True)
 def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models.encoder.encoder, "prepared_encoder", lambda *_: FakeEncoder(32))
+    monkeypatch.setattr(models.encoder.backends, "prepared_encoder", lambda _: FakeEncoder(32))
     monkeypatch.setattr("evaluation.reasoner.tuning.SASREC_GRID", {"learning_rate": (3e-3, 6e-3)})
-    monkeypatch.setattr("evaluation.reasoner.run.LEAST_SET_USERS", 5)
-    monkeypatch.setattr("evaluation.reasoner.shop.ALIGNER", AlignerConfig(head=HeadConfig(steps=5, batch=16)))
+    monkeypatch.setattr("evaluation.reasoner.evaluation.LEAST_SET_USERS", 5)
+    monkeypatch.setattr("evaluation.reasoner.dataset.ALIGNER", AlignerConfig(head=HeadConfig(steps=5, batch=16)))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import streams.jobs.train
 from cli import main
 from models.encoder.aligner import LinearAligner, load_aligner
-from models.reasoner.training.train import TrainingError
+from models.reasoner.training.config import TrainingError
 from streams.jobs.train import trained_aligner
 from streams.resources import Context
 from streams.settings import Settings

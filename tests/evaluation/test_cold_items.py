@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import evaluation.cold_items
 from evaluation.cold_data import load
 from evaluation.intervals import interval
-from models.encoder.cold_items import ColdConfig
+from models.encoder.cold_start import ColdConfig
 from tests.evaluation.cold_world import write
 from tests.support.fakes_encoder import FakeEncoder
 

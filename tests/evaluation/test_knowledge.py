@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.knowledge import TRIES, Score, box, evaluate, measures, split, without_products
-from evaluation.naive import NaiveExtractor
+from evaluation.naive_extractor import NaiveExtractor
 from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from models.llm.client import LLMUnavailable
 from processors.items.ask import InvalidKnowledge

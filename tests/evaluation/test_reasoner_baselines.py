@@ -6,8 +6,8 @@ import numpy as np
 
 from evaluation.reasoner import baselines
 from evaluation.reasoner.baselines import Windowed
+from models.interactions import InteractionLog
 from models.reasoner.cooccurrence import CooccurrenceConfig, CooccurrenceReasoner
-from models.reasoner.sequences import TrainingLog
 from tests.evaluation.test_reasoner_measures import case
 from tests.evaluation.test_reasoner_splits import log
 from tests.models.reasoner.reasoner_tools import Told
@@ -34,7 +34,7 @@ def test_the_windowed_co_occurrence_is_the_one_of_the_product() -> None:
     histories = [rng.integers(0, 25, int(rng.integers(2, 30))) for _ in range(40)]
     day = 86_400_000
     times = [np.arange(len(items)) * day + user for user, items in enumerate(histories)]
-    world = TrainingLog(
+    world = InteractionLog(
         np.repeat(np.arange(40), [len(items) for items in histories]),
         np.concatenate(histories),
         np.concatenate(times),

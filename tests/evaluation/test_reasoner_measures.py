@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from evaluation.reasoner.inferred_sets import coverage, measure_enrichment, recall
 from evaluation.reasoner.measures import Inferred, Tally, best, diversity, gains, hits, ranks, set_recall
-from evaluation.reasoner.sets import coverage, measure_enrichment, recall
 from evaluation.reasoner.splits import Case
 from models.reasoner.ranking_metrics import ranking_metrics
 from models.reasoner.sequences import Question

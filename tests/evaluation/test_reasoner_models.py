@@ -1,4 +1,4 @@
-"""The shop, SASRec and ours on a world in which the last item decides the next."""
+"""The dataset, SASRec and ours on a world in which the last item decides the next."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import torch
 
 from evaluation import movielens
 from evaluation.reasoner import baselines, splits
+from evaluation.reasoner.dataset import Dataset, clusters, load
+from evaluation.reasoner.evaluation import WITHOUT_VALIDATION
 from evaluation.reasoner.measures import best, gains, ranks
-from evaluation.reasoner.ours import Ours, then_scores, train_ours
-from evaluation.reasoner.run import WITHOUT_VALIDATION
 from evaluation.reasoner.sasrec import SasRec, SasRecConfig, cross_entropy, train_sasrec
-from evaluation.reasoner.shop import Shop, clusters, load
 from evaluation.reasoner.splits import Case, Split
+from evaluation.reasoner.trained_reasoner import TrainedReasoner, then_scores, train_ours
 from schemas.files import FileError, read_events, read_items
 from tests.evaluation.successor_world import KINDS, write
 from tests.evaluation.test_reasoner_measures import case
@@ -31,31 +31,31 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return load(*write(tmp_path_factory.mktemp("world")), FakeEncoder(32), 16)
 
 
 @pytest.fixture(scope="module")
-def split(shop: Shop) -> Split:
-    return splits.leave_last(shop.log, np.random.default_rng(0))
+def split(dataset: Dataset) -> Split:
+    return splits.leave_last(dataset.log, np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
-def ours(shop: Shop, split: Split) -> Ours:
-    return train_ours(split.train, shop, TRAINING)
+def ours(dataset: Dataset, split: Split) -> TrainedReasoner:
+    return train_ours(split.train, dataset, TRAINING)
 
 
-def test_the_files_hold_the_shop(shop: Shop) -> None:
+def test_the_files_hold_the_shop(dataset: Dataset) -> None:
     """Catches returns and postage that count, and attributes of the whole log in a text."""
-    assert len(shop) == len(shop.catalogue) == 48
-    assert "post" not in shop.catalogue.item_ids
-    assert not any(item.attributes for item in shop.items)
-    assert list(shop.category_names) == sorted(KINDS)
-    assert not shop.clustered
-    np.testing.assert_array_equal(shop.categories.sum(0), 12)
-    row = shop.catalogue.index["i07"]
-    assert shop.items[row].item_id == "i07"
-    np.testing.assert_array_equal(shop.catalogue.get(["i07"])[0][0], shop.vectors[row])
+    assert len(dataset) == len(dataset.catalogue) == 48
+    assert "post" not in dataset.catalogue.item_ids
+    assert not any(item.attributes for item in dataset.items)
+    assert list(dataset.category_names) == sorted(KINDS)
+    assert not dataset.clustered
+    np.testing.assert_array_equal(dataset.categories.sum(0), 12)
+    row = dataset.catalogue.index["i07"]
+    assert dataset.items[row].item_id == "i07"
+    np.testing.assert_array_equal(dataset.catalogue.get(["i07"])[0][0], dataset.vectors[row])
 
 
 def test_the_most_frequent_items_are_kept(tmp_path: Path) -> None:
@@ -83,15 +83,15 @@ def ndcg(scorer: object, cases: object) -> float:
     return float(gains(ranks(scorer, cases)).mean())  # type: ignore[arg-type]
 
 
-def test_both_networks_learn_what_popularity_cannot_know(shop: Shop, split: Split, ours: Ours) -> None:
+def test_both_networks_learn_what_popularity_cannot_know(dataset: Dataset, split: Split, ours: TrainedReasoner) -> None:
     """Catches a baseline or a reasoner that is never trained, or asked about other items than it ranks."""
-    sasrec = train_sasrec(split.train, shop.vectors, SasRecConfig(steps=200, batch=16, window=16, width=32))
-    popular = ndcg(baselines.popularity(split.train, len(shop)), split.test)
+    sasrec = train_sasrec(split.train, dataset.vectors, SasRecConfig(steps=200, batch=16, window=16, width=32))
+    popular = ndcg(baselines.popularity(split.train, len(dataset)), split.test)
     assert ndcg(sasrec, split.test) > popular + 0.25
     assert ndcg(ours.scores, split.test) > popular + 0.25
 
 
-def test_our_scores_are_those_of_the_product(split: Split, ours: Ours) -> None:
+def test_our_scores_are_those_of_the_product(split: Split, ours: TrainedReasoner) -> None:
     """Catches an evaluation that scores the next item otherwise than the reasoner fills its first slot."""
     some = split.test[:20]
     for inferred, wanted in zip(ours.infer(some, 1, slots=1), best(ours.scores, some, 1, weigh="softmax"), strict=True):
@@ -99,7 +99,7 @@ def test_our_scores_are_those_of_the_product(split: Split, ours: Ours) -> None:
         np.testing.assert_allclose(inferred.confidences, wanted.confidences, rtol=1e-3)
 
 
-def test_the_network_alone_does_not_depend_on_its_weight(split: Split, ours: Ours) -> None:
+def test_the_network_alone_does_not_depend_on_its_weight(split: Split, ours: TrainedReasoner) -> None:
     """Catches co-occurrence inside the row that is compared with SASRec like for like."""
     some = split.test[:20]
     before = float(ours.checkpoint.network.score_weight)
@@ -111,7 +111,7 @@ def test_the_network_alone_does_not_depend_on_its_weight(split: Split, ours: Our
     ours.weighed(before)
 
 
-def test_inferred_items_are_new_and_come_before_the_others(split: Split, ours: Ours) -> None:
+def test_inferred_items_are_new_and_come_before_the_others(split: Split, ours: TrainedReasoner) -> None:
     """Catches seen or repeated items in a list, and a ranking that forgets the list or its confidences."""
     some = split.test[:20]
     lists = ours.infer(some, 2, slots=6)
@@ -124,12 +124,12 @@ def test_inferred_items_are_new_and_come_before_the_others(split: Split, ours: O
         assert np.argsort(-row)[:6].tolist() == made.rows.tolist()
 
 
-def test_items_that_were_never_trained_are_known_by_their_vectors(shop: Shop) -> None:
+def test_items_that_were_never_trained_are_known_by_their_vectors(dataset: Dataset) -> None:
     """Catches a cold item with an id row, and one that cannot be ranked at all."""
     cold = np.arange(0, 48, 7)
-    log = shop.log.take(~np.isin(shop.log.items, cold))
-    made = train_ours(log, shop, replace(TRAINING, steps=40))
-    assert not {shop.catalogue.item_ids[row] for row in cold} & set(made.checkpoint.item_ids)
+    log = dataset.log.take(~np.isin(dataset.log.items, cold))
+    made = train_ours(log, dataset, replace(TRAINING, steps=40))
+    assert not {dataset.catalogue.item_ids[row] for row in cold} & set(made.checkpoint.item_ids)
     scores = made.scores([case(0, [1, 2, 3])])
     assert np.isfinite(scores).all()
     assert len(np.unique(scores[0, cold])) == len(cold)
@@ -151,11 +151,11 @@ def test_sasrec_looks_back_only_and_learns_each_position() -> None:
     torch.testing.assert_close(loss, same)
 
 
-def test_the_same_seed_trains_the_same_sasrec(shop: Shop, split: Split) -> None:
+def test_the_same_seed_trains_the_same_sasrec(dataset: Dataset, split: Split) -> None:
     """Catches a baseline that differs from run to run."""
     config = SasRecConfig(steps=5, batch=8, window=16, width=16)
     asked: list[Case] = list(split.test[:5])
-    one, two = (train_sasrec(split.train, shop.vectors, config)(asked) for _ in range(2))
+    one, two = (train_sasrec(split.train, dataset.vectors, config)(asked) for _ in range(2))
     np.testing.assert_array_equal(one, two)
 
 

@@ -6,17 +6,17 @@ import numpy as np
 
 from evaluation.reasoner import splits
 from evaluation.reasoner.splits import Case
-from models.reasoner.sequences import TrainingLog
+from models.interactions import InteractionLog
 
 
-def log(*users: list[tuple[int, int]]) -> TrainingLog:
+def log(*users: list[tuple[int, int]]) -> InteractionLog:
     """Each user's (item, time) pairs."""
     flat = [(user, item, time) for user, events in enumerate(users) for item, time in events]
     columns = np.array(sorted(flat, key=lambda event: (event[0], event[2])), dtype=np.int64).T
-    return TrainingLog(columns[0], columns[1], columns[2], len(users))
+    return InteractionLog(columns[0], columns[1], columns[2], len(users))
 
 
-def random_log(users: int = 60, items: int = 40, seed: int = 0) -> TrainingLog:
+def random_log(users: int = 60, items: int = 40, seed: int = 0) -> InteractionLog:
     rng = np.random.default_rng(seed)
     return log(
         *(
@@ -26,7 +26,7 @@ def random_log(users: int = 60, items: int = 40, seed: int = 0) -> TrainingLog:
     )
 
 
-def pairs(of: TrainingLog) -> set[tuple[int, int]]:
+def pairs(of: InteractionLog) -> set[tuple[int, int]]:
     return set(zip(of.users.tolist(), of.items.tolist(), strict=True))
 
 

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 import evaluation.value
-from evaluation.arms import companions, shuffled
+from evaluation.cold_item_scores import companions, shuffled
 from freshet.records import Item, ItemKnowledge
-from models.encoder.cold_items import ColdItems
-from models.encoder.pairs import Pairs
+from models.encoder.co_engagement import Pairs
+from models.encoder.cold_start import ColdItems
 from tests.evaluation.cold_world import write
 from tests.support.fakes_encoder import FakeEncoder
 

@@ -12,7 +12,7 @@ from processors.items.attribute_catalogue import Attribute, AttributeCatalogue, 
 from processors.items.confusables import fold
 from processors.items.distiller import DistillationConfig, Distiller, InvalidKnowledge
 from processors.items.injection_guard import inspect
-from processors.items.item_text import item_text
+from processors.items.prompt_text import prompt_text
 from tests.attacks.obedient import WHERE, ObedientLlm, ScriptedLlm
 from tests.support.fakes import FakeClock
 
@@ -67,7 +67,7 @@ async def _contained(
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.id)
 def test_what_must_not_reach_a_prompt_does_not(attack: Attack) -> None:
     """Catches a token, link or hidden text that a model is shown."""
-    shown = item_text(attack.item)
+    shown = prompt_text(attack.item)
     assert not [lack for lack in attack.prompt_lacks if lack in shown]
     assert "</item" not in fold(shown)
 

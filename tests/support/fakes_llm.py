@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from models.llm.client import Completion, Message
+from models.llm.client import Completion, CompletionRequest, Message
 
 MODEL = "fake-llm"
 
@@ -69,21 +69,12 @@ class FakeLlm:
         self.calls: list[tuple[str, Sequence[Message], int]] = []
         self.errors: deque[Exception | str] = deque()
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Mapping[str, Any],
-        schema_name: str,
-        max_tokens: int,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Completion:
-        self.calls.append((schema_name, messages, max_tokens))
+    async def complete(self, request: CompletionRequest) -> Completion:
+        self.calls.append((request.schema_name, request.messages, request.max_tokens))
         trouble = self.errors.popleft() if self.errors else ""
         if isinstance(trouble, Exception):
             raise trouble
-        text = trouble or json.dumps(answer(messages, schema))
+        text = trouble or json.dumps(answer(request.messages, request.schema))
         reason = "length" if trouble == "{" else "stop"
         return Completion(text, 100, 50, 0.01, MODEL, reason)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import tests.support.shifted_clock  # noqa: F401 - before anybody binds time.time
-from models.llm.client import Completion, Message
+from models.llm.client import Completion, CompletionRequest
 from streams import logs
 from streams.jobs.erasure import sweep
 from streams.resources import Context
@@ -30,10 +30,10 @@ class SchemaLlm:
     def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s
 
-    async def complete(self, messages: Sequence[Message], *, schema: Mapping[str, Any], **_: Any) -> Completion:
+    async def complete(self, request: CompletionRequest) -> Completion:
         """See `models.llm.client.LanguageModel.complete`."""
         await asyncio.sleep(self._delay_s)
-        return Completion(_text(schema), 10, 5, self._delay_s, "schema", "stop")
+        return Completion(_text(request.schema), 10, 5, self._delay_s, "schema", "stop")
 
     async def served_model(self) -> str:
         return self.name

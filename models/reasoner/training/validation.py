@@ -14,21 +14,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.interactions import InteractionLog, Ints
 from models.reasoner import ranking_metrics as ranking
 from models.reasoner.cooccurrence_table import NeighborTable
 from models.reasoner.network import BlockDiffusionNetwork
-from models.reasoner.sequences import Ints, Question, TrainingLog, first_events, padded, questions
+from models.reasoner.sequences import Question, first_events, padded, questions
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """The next item new to a user (`novel`) and the next of any kind (`every`), asked after a time split."""
+    """Questions after a time split: the next item that is new to a user (`novel`), the next of any kind (`every`)."""
 
     novel: Sequence[Question]
     every: Sequence[Question]
 
     @classmethod
-    def of(cls, log: TrainingLog, split: int, users: int, seed: int) -> Validation:
+    def of(cls, log: InteractionLog, split: int, users: int, seed: int) -> Validation:
         """Up to `users` questions from the events after `split`; its own draws, whatever training drew."""
         return cls(*questions(log, split, users, np.random.default_rng([seed, 1])))
 
@@ -53,9 +54,9 @@ class Validation:
         model = network_scorer(network, vectors, neighbors, distinct=distinct)
         popular = ranking.popularity(counts)
         result: dict[str, Any] = {"validation_users": len(self.novel)}
-        for name, asked, is_novel in (("", self.novel, True), ("all_", self.every, False)):
+        for name, part, is_novel in (("", self.novel, True), ("all_", self.every, False)):
             for prefix, scorer in ((name, model), (f"{name}popularity_", popular)):
-                for key, value in ranking.ranking_metrics(asked, scorer, novel=is_novel).items():
+                for key, value in ranking.ranking_metrics(part, scorer, novel=is_novel).items():
                     result[prefix + key] = value
         return result
 

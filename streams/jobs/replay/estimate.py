@@ -14,7 +14,7 @@ from typing import Any
 
 from freshet.connect import Client, keys_for
 from freshet.records import Item, ItemKnowledge
-from processors.items.item_text import content_fingerprint
+from processors.items.prompt_text import content_fingerprint
 from schemas.codec import Codec, DecodeError
 from streams.kafka.ranges import NoTopic, Range, RangeReader
 from streams.settings import Settings

@@ -11,10 +11,10 @@ from safetensors.numpy import save_file
 
 from models.encoder.aligner import LinearAligner, load_aligner
 from models.encoder.aligner_training import AlignerConfig, train_aligner
-from models.encoder.cold_items import ColdConfig
+from models.encoder.co_engagement import DAY_MS, NothingToLearn, Pairs, co_engaged
+from models.encoder.cold_start import ColdConfig
 from models.encoder.contrastive import HeadConfig, Texts, train_head
-from models.encoder.pairs import DAY_MS, NothingToLearn, Pairs, co_engaged
-from models.reasoner.sequences import TrainingEvents, code
+from models.interactions import TrainingEvents, code
 
 ITEMS, GROUPS, DIMS = 200, 10, 48
 HEAD = HeadConfig(dims=16, steps=80, check_every=40, batch=64, learning_rate=6e-3, seed=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.encoder.encoder import MiniLmEncoder
+from models.encoder.torch_encoder import MiniLmEncoder
 
 pytestmark = pytest.mark.encoder
 

@@ -11,7 +11,7 @@ import anyio
 import httpx
 import pytest
 
-from models.llm.client import LLMForbidden, LLMRejected, LLMUnavailable, Message, OpenAIClient
+from models.llm.client import CompletionRequest, LLMForbidden, LLMRejected, LLMUnavailable, Message, OpenAIClient
 from tests.support.fakes_llm import MODEL, FakeLlmServer, Trouble
 
 SCHEMA = {"type": "object", "properties": {"summary": {"type": "string"}}, "required": ["summary"]}
@@ -19,7 +19,7 @@ ASK = [Message("system", "Say what it is."), Message("user", '<item>{"title": "g
 
 
 async def ask(client: OpenAIClient) -> dict[str, str]:
-    completion = await client.complete(ASK, schema=SCHEMA, schema_name="s", max_tokens=50)
+    completion = await client.complete(CompletionRequest(ASK, SCHEMA, "s", max_tokens=50))
     assert (completion.tokens_in, completion.tokens_out, completion.finish_reason) == (100, 50, "stop")
     return json.loads(completion.text)
 

@@ -9,16 +9,21 @@ from dataclasses import dataclass
 
 import pytest
 
-from models.llm.client import Completion, LLMBusy, LLMTimeout, LLMUnavailable, Message
+from models.llm.client import Completion, CompletionRequest, LLMBusy, LLMTimeout, LLMUnavailable, Message
 from models.llm.limits import AdaptiveLimit, BudgetedModel, BudgetSpent, LimitedModel, estimated_tokens
 from tests.support.fakes_llm import FakeLlm
 
 ASK = [Message("system", "Say what it is."), Message("user", '<item>{"title": "green tea"}</item>')]
 SCHEMA = {"type": "object", "properties": {"summary": {"type": "string"}}, "required": ["summary"]}
+REQUEST = CompletionRequest(ASK, SCHEMA, "s", max_tokens=50)
+
+
+def request(text: str, max_tokens: int) -> CompletionRequest:
+    return CompletionRequest([Message("user", text)], SCHEMA, "s", max_tokens)
 
 
 async def ask(model: LimitedModel | BudgetedModel) -> Completion:
-    return await model.complete(ASK, schema=SCHEMA, schema_name="s", max_tokens=50)
+    return await model.complete(REQUEST)
 
 
 class Gated(FakeLlm):
@@ -29,12 +34,12 @@ class Gated(FakeLlm):
         self.go = asyncio.Event()
         self.under_way = self.most = 0
 
-    async def complete(self, *args: object, **kwargs: object) -> Completion:
+    async def complete(self, request: CompletionRequest) -> Completion:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         try:
             await self.go.wait()
-            return await super().complete(*args, **kwargs)  # type: ignore[arg-type]
+            return await super().complete(request)
         finally:
             self.under_way -= 1
 
@@ -42,9 +47,9 @@ class Gated(FakeLlm):
 class Quick(FakeLlm):
     """Calls that take a turn of the loop, so that they are under way together."""
 
-    async def complete(self, *args: object, **kwargs: object) -> Completion:
+    async def complete(self, request: CompletionRequest) -> Completion:
         await asyncio.sleep(0.001)
-        return await super().complete(*args, **kwargs)  # type: ignore[arg-type]
+        return await super().complete(request)
 
 
 async def settled() -> None:
@@ -216,7 +221,7 @@ async def test_without_room_nothing_is_called() -> None:
     [
         (LLMUnavailable("refused"), lambda: 0),
         (LLMBusy("429"), lambda: 0),
-        (LLMTimeout("slow"), lambda: estimated_tokens(ASK, 50)),
+        (LLMTimeout("slow"), lambda: estimated_tokens(REQUEST)),
     ],
 )
 async def test_a_failed_call_gives_its_tokens_back_unless_nobody_knows(
@@ -251,6 +256,6 @@ async def test_an_answer_outlives_a_budget_that_is_away_when_it_is_settled() -> 
 
 def test_the_estimate_covers_a_prompt_in_any_script() -> None:
     """Catches Chinese prompts, three bytes and about one token a character, estimated as English ones."""
-    chinese = estimated_tokens([Message("user", "绿茶" * 100)], 0)
+    chinese = estimated_tokens(request("绿茶" * 100, 0))
     assert 130 <= chinese <= 260
-    assert estimated_tokens([Message("user", "green tea " * 100)], 10) >= 260
+    assert estimated_tokens(request("green tea " * 100, 10)) >= 260

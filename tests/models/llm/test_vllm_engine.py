@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from models.llm.client import Completion, Endpoint, LLMRejected, LLMTimeout, LLMUnavailable, Message, connect
+from models.llm.backends import Endpoint, connect
+from models.llm.client import Completion, CompletionRequest, LLMRejected, LLMTimeout, LLMUnavailable, Message
 from models.llm.vllm_engine import EngineError, VllmEngine
 
 SCHEMA = {"type": "object", "properties": {"summary": {"type": "string"}}, "required": ["summary"]}
@@ -103,7 +104,7 @@ def _vllm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def ask(engine: VllmEngine) -> Completion:
-    return await engine.complete(ASK, schema=SCHEMA, schema_name="s", max_tokens=40, temperature=0.0, seed=3)
+    return await engine.complete(CompletionRequest(ASK, SCHEMA, "s", max_tokens=40, temperature=0.0, seed=3))
 
 
 async def test_a_request_carries_the_chat_the_schema_and_its_limits() -> None:

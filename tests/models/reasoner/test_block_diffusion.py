@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from models.reasoner import block_diffusion as block_reasoner
 from models.reasoner.block_diffusion import BlockDiffusionReasoner
 from models.reasoner.catalogue import Catalogue
 from models.reasoner.cooccurrence_table import NeighborTable
-from models.reasoner.reasoner import Inference, ReasonerSources, make_reasoner
+from models.reasoner.kinds import ReasonerSources, make_reasoner
+from models.reasoner.reasoner import BehaviorReasoner, Inference
 from models.reasoner.sampler import SlotPlan
-from streams.settings import SettingError, Settings
+from streams.settings import Settings
 from tests.models.reasoner.reasoner_tools import (
     DIMS,
     Told,
@@ -237,29 +239,29 @@ def test_neighbors_lift_what_was_done_nearby_also_when_the_catalogue_has_another
     assert "i31" in items_of(other)
 
 
-def sources(**settings: object) -> ReasonerSources:
-    nothing: object = None
-    return ReasonerSources(
-        settings=Settings.load({}, **settings).reasoner,  # type: ignore[arg-type]
-        timeout_s=1.0,
-        checkpoint=checkpoint(),
-        encoder=lambda: nothing,  # type: ignore[arg-type,return-value]
-        aligner=lambda: nothing,  # type: ignore[arg-type,return-value]
-        titles=list,
-        acceptable=bool,
-    )
-
-
-def test_the_settings_decide_how_slots_are_placed_and_fixed():
-    """Catches settings that reach nobody."""
+def test_the_checkpoint_decides_how_slots_are_placed_and_fixed() -> None:
+    """Catches a plan that is trained, saved and followed by nobody."""
+    nothing: Any = None
     spread = [
         Told(user.user_id, user.item_ids, [1000 * 2**place for place in range(len(user.item_ids))]) for user in USERS
     ]
-    plain = make_reasoner("block-diffusion", sources()).infer(spread, catalogue(), slots=6, steps=2)
-    assert plain == reasoner().infer(spread, catalogue(), slots=6, steps=2)
-    between = make_reasoner("block-diffusion", sources(slots_between=3)).infer(spread, catalogue(), slots=6, steps=2)
-    assert between == reasoner(between=3).infer(spread, catalogue(), slots=6, steps=2) != plain
-    drawn = make_reasoner("block-diffusion", sources(temperature=2.0)).infer(spread, catalogue(), slots=6, steps=2)
-    assert drawn != plain
-    with pytest.raises(SettingError, match="FRESHET_REASONER__SCHEDULE is 'fast', wanted fixed, confidence or entropy"):
-        sources(schedule="fast")
+
+    def made(**plan: Any) -> BehaviorReasoner:
+        sources = ReasonerSources(
+            settings=Settings().reasoner,
+            timeout_s=1.0,
+            checkpoint=replace(checkpoint(), plan=SlotPlan(**plan)),
+            encoder=lambda: nothing,
+            aligner=lambda: nothing,
+            titles=list,
+            acceptable=bool,
+        )
+        return make_reasoner("block-diffusion", sources)
+
+    plain = made().infer(spread, catalogue(), slots=6)
+    assert plain == reasoner().infer(spread, catalogue(), slots=6, steps=1)
+    stepped = made(steps=2).infer(spread, catalogue(), slots=6)
+    assert stepped == reasoner().infer(spread, catalogue(), slots=6, steps=2) != plain
+    between = made(between=3).infer(spread, catalogue(), slots=6)
+    assert between == reasoner(plan=SlotPlan(between=3)).infer(spread, catalogue(), slots=6) != plain
+    assert made(temperature=2.0).infer(spread, catalogue(), slots=6) != plain

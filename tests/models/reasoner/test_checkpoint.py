@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 
 from models.reasoner.checkpoint import CheckpointError, is_checkpoint, load, save
+from models.reasoner.sampler import SlotPlan
 from tests.models.reasoner.reasoner_tools import checkpoint
 
 
@@ -21,6 +24,20 @@ def test_a_checkpoint_comes_back_whole(tmp_path: Path):
     assert (tmp_path / "c" / "extra").read_text() == "here"
     assert len(read.revision) == 12
     assert read.catalogue().rows(["i11"]).tolist() == [11]
+
+
+def test_the_sampler_s_plan_comes_back_and_older_checkpoints_have_the_defaults(tmp_path: Path):
+    """Catches a plan that is lost on the way to the worker, and a checkpoint of last month that no longer loads."""
+    folder = tmp_path / "c"
+    save(replace(checkpoint(12), plan=SlotPlan(steps=4, schedule="entropy", bound=0.5, between=2)), folder)
+    assert load(folder).plan == SlotPlan(steps=4, schedule="entropy", bound=0.5, between=2)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "sampler": {"schedule": "fast"}}))
+    with pytest.raises(CheckpointError, match="no schedule 'fast': one of fixed, confidence, entropy"):
+        load(folder)
+    del config["sampler"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load(folder).plan == SlotPlan()
 
 
 def test_a_new_checkpoint_replaces_the_old_and_leaves_nothing_behind(tmp_path: Path):

@@ -8,7 +8,7 @@ PAIRS = [told("u", "i1", "i2"), told("v", "i1", "i2"), told("w", "i1", "i3"), to
 
 
 def behaviors(reasoner: CooccurrenceReasoner, history: Told, slots: int = 4) -> list[str]:
-    [inference] = reasoner.infer([history], catalogue(), slots=slots, steps=1)
+    [inference] = reasoner.infer([history], catalogue(), slots=slots)
     return [behavior.item_id for behavior in inference.behaviors]
 
 
@@ -21,12 +21,12 @@ def test_seen_unknown_and_removed_items_are_not_inferred():
     assert behaviors(reasoner, told("new", "i1", "i3")) == ["i2"]
     live = catalogue()
     live.remove(["i2"])
-    [inference] = reasoner.infer([told("new", "i1")], live, slots=4, steps=1)
+    [inference] = reasoner.infer([told("new", "i1")], live, slots=4)
     assert [behavior.item_id for behavior in inference.behaviors] == ["i3"]
 
 
 def test_confidences_are_shares():
-    [inference] = CooccurrenceReasoner(PAIRS).infer([told("new", "i1")], catalogue(), slots=4, steps=1)
+    [inference] = CooccurrenceReasoner(PAIRS).infer([told("new", "i1")], catalogue(), slots=4)
     assert abs(sum(behavior.confidence for behavior in inference.behaviors) - 1) < 1e-9
 
 

@@ -6,24 +6,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.interactions import InteractionLog
 from models.reasoner.cooccurrence_table import FLOOR, NeighborConfig, NeighborTable, Offset, count_pairs, neighbors
-from models.reasoner.sequences import TrainingLog
 
 ITEMS = 12
 
 
-def log(users: int = 30, length: int = 8, seed: int = 0) -> TrainingLog:
+def log(users: int = 30, length: int = 8, seed: int = 0) -> InteractionLog:
     rng = np.random.default_rng(seed)
     items = np.concatenate([rng.permutation(ITEMS)[:length] for _ in range(users)])
-    return TrainingLog(np.repeat(np.arange(users), length), items, np.tile(np.arange(length), users), users)
+    return InteractionLog(np.repeat(np.arange(users), length), items, np.tile(np.arange(length), users), users)
 
 
-def table_of(of: TrainingLog, **config: float) -> NeighborTable:
+def table_of(of: InteractionLog, **config: float) -> NeighborTable:
     made = NeighborConfig(**{"window": 2, "most": ITEMS, **config})  # type: ignore[arg-type]
     return neighbors(count_pairs(of, ITEMS, np.random.default_rng(1), distinct=True, window=made.window), ITEMS, made)
 
 
-def by_hand(of: TrainingLog, config: NeighborConfig, users: set[int]) -> np.ndarray:
+def by_hand(of: InteractionLog, config: NeighborConfig, users: set[int]) -> np.ndarray:
     """Weights (N, N) of pairs at most `window` events apart, counted one by one."""
     counts = np.zeros((ITEMS, ITEMS))
     for user in users:
@@ -62,7 +62,7 @@ def test_the_best_neighbors_are_kept():
 
 def test_events_of_one_time_have_no_order():
     """Catches pairs of a basket that depend on how it was stored."""
-    one = TrainingLog(np.zeros(3, dtype=np.int64), np.array([1, 2, 3]), np.zeros(3, dtype=np.int64), 1)
+    one = InteractionLog(np.zeros(3, dtype=np.int64), np.array([1, 2, 3]), np.zeros(3, dtype=np.int64), 1)
     table = dense(table_of(one))
     assert (table[[1, 1, 2], [2, 3, 3]] > 0).all()
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from models.reasoner.denoiser import BlockDenoiser, Reading, Scratch
-from models.reasoner.infill import SlotLayout, layout
 from models.reasoner.network import MASK_ROW, rotations
 from models.reasoner.shortlist import CandidateIndex, Shortlist
+from models.reasoner.slot_layout import SlotLayout, layout
 from tests.models.reasoner.reasoner_tools import network, unit_vectors
 
 ITEMS, SLOTS = 30, 4

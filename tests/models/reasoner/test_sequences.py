@@ -2,16 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.reasoner.sequences import (
-    TrainingEvents,
-    code,
-    most_frequent,
-    padded,
-    questions,
-    sequences,
-    split_time,
-    windows,
-)
+from models.interactions import TrainingEvents, code, most_frequent, split_time
+from models.reasoner.sequences import padded, questions, sequences, windows
 from tests.models.reasoner.reasoner_tools import told
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.text_diffusion.decoding import decode
-from models.text_diffusion.network import Block, MaskedNetwork
+from models.text_diffusion.masked_network import Block, MaskedNetwork
 from tests.models.text_diffusion.tiny import EOS_ID, MASK_ID, VOCABULARY, network
 
 KINDS = [("llama", False), ("qwen2", True)]

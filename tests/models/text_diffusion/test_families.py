@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.text_diffusion import dream, llada
+from models.text_diffusion.families import load_writer
 from models.text_diffusion.infilling import InfillingWriter
-from models.text_diffusion.loading import ModelFolderError, load_writer
-from models.text_diffusion.network import Block
+from models.text_diffusion.masked_network import Block
+from models.text_diffusion.model_folder import ModelFolderError
 from models.text_diffusion.prompt import PromptLog
 from tests.models.text_diffusion.tiny import (
     DREAM_CONFIG,

@@ -15,7 +15,7 @@ from models.reasoner.cooccurrence import CooccurrenceReasoner
 from models.text_diffusion.grounding import Grounder
 from models.text_diffusion.infilling import SLOT_TOKENS, SLOTS_PER_BLOCK, InfillingWriter
 from models.text_diffusion.prompt import PromptLog
-from models.text_diffusion.reasoner import TextDiffusionReasoner
+from models.text_diffusion.text_reasoner import TextDiffusionReasoner
 from processors.users.refresh import UserRefresher
 from schemas.codec import Codec
 from tests.models.reasoner import reasoner_tools
@@ -138,7 +138,7 @@ def test_the_record_is_that_of_every_reasoner() -> None:
         "cooccurrence": learned,
     }
     for name, reasoner in reasoners.items():
-        refresher = UserRefresher(reasoner, None, "v1", lambda: 5, 4, 2, deadline_s=60)
+        refresher = UserRefresher(reasoner, None, "v1", lambda: 5, 4, deadline_s=60)
         [user] = refresher.refresh([told("u", "i0", "i1")], Catalogue(list(TITLES), vectors))
         came_back = Codec().decode(UserFeatures, Codec().encode(user))
         assert dataclasses.replace(came_back, behaviors=user.behaviors) == user

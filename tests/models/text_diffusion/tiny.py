@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from models.text_diffusion.network import MaskedNetwork
+from models.text_diffusion.masked_network import MaskedNetwork
 
 torch.set_num_threads(1)
 

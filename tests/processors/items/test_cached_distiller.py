@@ -13,8 +13,8 @@ from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from models.llm.client import LLMUnavailable
 from processors.items.cached_distiller import CachedDistiller
 from processors.items.distiller import InvalidKnowledge
-from processors.items.item_text import content_fingerprint, digest
 from processors.items.near_duplicates import sharing_key
+from processors.items.prompt_text import content_fingerprint, digest
 from tests.support.fakes import NOW_MS, FakeClock
 
 RED = Item("red", 5, "Acme Oxford Shirt - Red, XL", brand="Acme", price=3.0)
@@ -23,7 +23,7 @@ LAMP = Item("lamp", 7, "Desk Lamp DL-40", brand="Lumo")
 
 
 class FakeDistiller:
-    """Counts what it is asked; `recipe` is its prompt, `troubles` are raised first, `gate` holds answers back."""
+    """Counts what it is asked; `distillation` is its prompt, `troubles` are raised first, `gate` holds answers back."""
 
     def __init__(self, distillation: str = "r1") -> None:
         self.distillation = distillation
@@ -126,7 +126,7 @@ async def test_the_same_content_costs_nothing_and_is_the_new_records(cache: Fake
     assert distiller.asked == ["red"]
 
 
-async def test_a_new_recipe_inside_a_version_distills_nothing_again_and_a_new_version_does(cache: FakeCache) -> None:
+async def test_a_new_prompt_inside_a_version_distills_nothing_again_and_a_new_version_does(cache: FakeCache) -> None:
     """Catches a catalogue paid for twice by an edited prompt, or a new version that keeps the old prompts' answers."""
     await distilled(cached_distiller(FakeDistiller("r1"), cache), RED)
     edited = FakeDistiller("r2")

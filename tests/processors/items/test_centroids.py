@@ -115,7 +115,7 @@ def test_threads_lose_no_item() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    [place] = centroids._places.values()
+    [place] = centroids._clusters.values()
     assert place.count == 2_000
     assert np.allclose(place.mean, np.mean([v / np.linalg.norm(v) for v in vectors], axis=0), atol=1e-6)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from freshet.records import Item
-from models.llm.client import Completion, LLMUnavailable, Message
+from models.llm.client import Completion, CompletionRequest, LLMUnavailable
 from processors.items import agents
 from processors.items.agents import NO_CATEGORY
 from processors.items.attribute_catalogue import AttributeCatalogue
@@ -39,11 +38,11 @@ class ScriptedLlm(FakeLlm):
         super().__init__()
         self.script = script
 
-    async def complete(self, messages: Sequence[Message], *, schema_name: str, **asked: Any) -> Completion:
-        if schema_name not in self.script:
-            return await super().complete(messages, schema_name=schema_name, **asked)
-        self.calls.append((schema_name, messages, asked["max_tokens"]))
-        return Completion(json.dumps(self.script[schema_name]), 100, 50, 0.01, MODEL, "stop")
+    async def complete(self, request: CompletionRequest) -> Completion:
+        if request.schema_name not in self.script:
+            return await super().complete(request)
+        self.calls.append((request.schema_name, request.messages, request.max_tokens))
+        return Completion(json.dumps(self.script[request.schema_name]), 100, 50, 0.01, MODEL, "stop")
 
     @property
     def asked(self) -> list[str]:
@@ -143,12 +142,13 @@ async def test_cancelling_a_distillation_cancels_its_calls() -> None:
     started, ended = asyncio.Semaphore(0), []
 
     class Slow(FakeLlm):
-        async def complete(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
+        async def complete(self, request: CompletionRequest) -> Completion:
             started.release()
             try:
                 await asyncio.sleep(60)
             finally:
                 ended.append(True)
+            raise AssertionError("it was not cancelled")
 
     task = asyncio.create_task(Distiller(Slow(), FakeClock()).distill(ITEM))  # type: ignore[abstract]
     for _ in range(2):

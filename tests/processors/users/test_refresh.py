@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freshet.records import InferredBehavior, UserFeatures, UserTier
+from models.interactions import UserHistory
 from models.reasoner.catalogue import Catalogue
 from models.reasoner.cooccurrence import CooccurrenceReasoner
-from models.reasoner.reasoner import Inference, UserHistory
+from models.reasoner.reasoner import Inference
 from processors.users.refresh import HALF_LIFE_EVENTS, UserRefresher, log_vectors
 from tests.models.reasoner.reasoner_tools import Told, told
 
@@ -36,7 +37,6 @@ class FakeReasoner:
         catalogue: Catalogue,
         *,
         slots: int,
-        steps: int,
         deadline_s: float | None = None,
         seed: int = 0,
     ) -> list[Inference]:
@@ -45,7 +45,7 @@ class FakeReasoner:
 
 
 def refreshed(histories: list[Told], reasoner: FakeReasoner | None, fallback: object = None) -> list[UserFeatures]:
-    refresher = UserRefresher(reasoner, fallback, "v7", lambda: 5000, slots=4, steps=2)  # type: ignore[arg-type]
+    refresher = UserRefresher(reasoner, fallback, "v7", lambda: 5000, slots=4)  # type: ignore[arg-type]
     return refresher.refresh(histories, CATALOGUE)
 
 
@@ -110,7 +110,7 @@ def test_an_empty_batch_and_no_reasoner() -> None:
     """Catches a batch of nobody that fails, and a worker that starts without anyone to ask."""
     assert refreshed([], FakeReasoner()) == []
     with pytest.raises(ValueError, match="reasoner"):
-        UserRefresher(None, None, "v", lambda: 0, 4, 2)
+        UserRefresher(None, None, "v", lambda: 0, 4)
 
 
 def test_reasoners_share_one_deadline() -> None:
@@ -124,7 +124,7 @@ def test_reasoners_share_one_deadline() -> None:
             return super().infer(*args, **options)
 
     for deadline_s in (1.0, 0.01):
-        refresher = UserRefresher(Slow(), Slow(), "v", lambda: 0, slots=4, steps=2, deadline_s=deadline_s)
+        refresher = UserRefresher(Slow(), Slow(), "v", lambda: 0, slots=4, deadline_s=deadline_s)
         refresher.refresh([told("u", "a")], CATALOGUE)
     assert given[0] == pytest.approx(1.0, abs=0.005)
     assert 0.5 < given[1] <= 0.98
@@ -144,7 +144,7 @@ def world_features(drawn: Drawn, order: Sequence[int]) -> list[UserFeatures]:
         f"u{n}": Inference(tuple(InferredBehavior(f"i{item}", share) for item, share in inferred), degraded)
         for n, (_, inferred, degraded) in enumerate(drawn)
     }
-    return UserRefresher(FakeReasoner(answers), None, "v", lambda: 0, slots=4, steps=2).refresh(told_of, WORLD)
+    return UserRefresher(FakeReasoner(answers), None, "v", lambda: 0, slots=4).refresh(told_of, WORLD)
 
 
 @given(users, st.randoms(use_true_random=False))

@@ -12,7 +12,7 @@ import redis
 import torch
 
 from models.encoder.aligner import LinearAligner
-from models.reasoner import reasoner as reasoners
+from models.reasoner import kinds
 from models.reasoner.checkpoint import ALIGNER, load, save
 from processors.users.refresh import UserRefresher
 from store.versions import VersionConflict, VersionRetiring, Versions
@@ -147,7 +147,7 @@ def test_a_server_that_names_its_model_late_is_pinned_then(
     """Catches `unknown` as what a version is made of, and another model that nobody refuses."""
     made = TextReasoner()
     monkeypatch.setattr("streams.lanes.live_reasoner.make_reasoner", lambda name, sources: made)
-    assert not reasoners.REASONERS["text-diffusion"].trained
+    assert not kinds.REASONERS["text-diffusion"].trained
     context = make_context(valkey, tmp_path, reasoner="text-diffusion")
     live = LiveReasoner(context)
     first = live.refresher()

@@ -10,10 +10,10 @@ import redis
 
 from freshet.records import Claim, ItemFeatures, ItemKnowledge, ItemTier, UserFeatures, UserTier
 from models.encoder.aligner import LinearAligner
-from models.reasoner.reasoner import TitlesUnavailable
+from models.reasoner.kinds import TitlesUnavailable
 from schemas.codec import Codec
 from store.feature_writer import FeatureWriter
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
 from streams.lanes.live_reasoner import LiveReasoner
 from streams.lanes.text_sources import KnownTitles, acceptable
 from streams.lanes.user_refresh import UserRefreshLane
@@ -100,7 +100,7 @@ async def test_the_lane_publishes_what_the_text_model_infers(client: redis.Redis
         FeatureWriter(client, ttl_s=3600).put_items(features)
         write_knowledge(client, TITLES)
         events = [HistoryEvent("u", one, "view", NOW_MS + n, offset=n) for n, one in enumerate(["i0", "i1"])]
-        HistoryStore(client).append(HistoryBatch.of(events), DueVersions(["v1"]))
+        HistoryStore(client).append(HistoryBatch.of(events), QueuedVersions(["v1"]))
         assert await UserRefreshLane(context).refresh_once() == 1
         [user] = [Codec().decode(UserFeatures, value or b"") for value in broker.values("user-features-v1")]
         assert "1. green tea\n2. tea pot" in server.asked[0]["messages"][-1]["content"]

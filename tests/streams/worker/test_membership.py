@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from models.encoder.aligner import LinearAligner
-from models.llm.client import LLMUnavailable
+from models.llm.client import CompletionRequest, LLMUnavailable
 from store.versions import VersionConflict, VersionRetiring, Versions
 from streams.lanes import LANES
 from streams.resources import Context
@@ -163,7 +163,7 @@ async def test_a_language_model_that_is_away_is_pinned_before_its_first_answer(c
     assert "llm" not in pinned(client)
     model = context.cached_distiller._distiller._llm  # type: ignore[attr-defined]
     with pytest.raises(LLMUnavailable):
-        await model.complete([], schema={"type": "object"}, schema_name="x", max_tokens=1)
+        await model.complete(CompletionRequest([], {"type": "object"}, "x", max_tokens=1))
     llm.away = False
     assert await model.served_model() == "another-model"
     assert pinned(client)["llm"] == "another-model"
@@ -180,7 +180,7 @@ async def test_another_language_model_is_refused_when_it_comes_back(client: redi
     await registration.start()
     llm.away = False
     with pytest.raises(VersionConflict, match="first-model"):
-        await context.limited_llm.complete([], schema={"type": "object"}, schema_name="x", max_tokens=1)
+        await context.limited_llm.complete(CompletionRequest([], {"type": "object"}, "x", max_tokens=1))
     assert llm.calls == []
     await registration.stop()
 

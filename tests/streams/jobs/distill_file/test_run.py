@@ -12,7 +12,7 @@ import pytest
 from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from models.llm.client import LLMForbidden, LLMUnavailable
 from processors.items.distiller import InvalidKnowledge
-from processors.items.item_text import digest, used_fields
+from processors.items.prompt_text import digest, used_fields
 from schemas.knowledge_file import KnowledgeFile
 from streams.jobs.distill_file.run import DistillCounts, OfflineRun, chosen
 from tests.support.fakes import NOW_MS, FakeClock

@@ -10,7 +10,7 @@ import redis
 
 from cli.replay_view import estimate_row, told_estimate
 from freshet.records import Item, ItemKnowledge, Provenance
-from processors.items.item_text import content_fingerprint
+from processors.items.prompt_text import content_fingerprint
 from schemas.codec import Codec
 from store.knowledge_cache import KnowledgeCache
 from streams.jobs.replay.estimate import Estimate, estimate
