@@ -12,7 +12,7 @@ TORCH ?=
 export TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-compose audit lint format up down status versions wheels constraints clean
+.PHONY: help setup demo test test-newest test-faults test-compose audit lint format up down status versions wheels constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,12 @@ test: setup ## Run every test on real Kafka and Valkey (ARGS="-k name" for some)
 	@$(BIN)/freshet models prepare --encoder
 	@$(BIN)/freshet up --no-llm --prepare-only
 	FRESHET_REQUIRE_SERVERS=1 $(BIN)/python -m pytest --ignore tests/faults --ignore tests/compose $(ARGS)
+
+test-newest: setup ## The tests of the SDK, schemas and store on the newest Python here, without torch
+	@newest=$$($(BIN)/python deploy/newest_python.py); \
+	if [ -z "$$newest" ]; then echo "NOT RUN: there is no Python newer than $(PYTHON) here (PYTHON_NEWEST names one)"; exit 0; fi; \
+	"$$newest" deploy/install.py --venv .venv-newest --torch none && \
+	FRESHET_REQUIRE_SERVERS=1 .venv-newest/bin/python -m pytest tests/sdk tests/schemas tests/store $(ARGS)
 
 test-faults: setup ## Kill workers, brokers, Redis, the network under load; prints a table of losses (root, twenty minutes)
 	@$(BIN)/freshet up --no-llm --prepare-only
@@ -70,5 +76,5 @@ constraints: ## Pin every dependency again
 
 clean: ## Delete the virtual environments and caches of this checkout (weights and jars stay in ~/.cache/freshet)
 	@if [ -x $(BIN)/freshet ]; then $(BIN)/freshet down || true; fi
-	rm -rf $(VENV) .venv-vllm .venv-feast .venv-audit .venv-pip-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-vllm .venv-feast .venv-audit .venv-newest .venv-pip-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info sdk/build sdk/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
 """Makes a virtual environment and installs Freshet in it, with a progress bar; does nothing when nothing has changed.
 
-Run by `make setup` and the Dockerfile with the machine's Python: must import nothing but the standard library. Where pip
-looks for packages is pip's business (PIP_* variables). Every package is pinned and checked against its hashes, in
+Run by `make setup` and the Dockerfile with the machine's Python: must import nothing but the standard library. Where
+pip looks for packages is pip's business (PIP_* variables). Every package is pinned and checked against its hashes, in
 steps, since pip wants hashes for all it installs at once or for nothing: pins; torch; our own two distributions.
 """
 

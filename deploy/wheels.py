@@ -1,4 +1,4 @@
-"""Builds the wheels of both distributions, from a copy: a build leaves folders behind that would end up in the next one.
+"""Builds the wheels of both distributions, from a copy: a build leaves folders behind that would be in the next one.
 
 `python deploy/wheels.py TARGET`; a test builds from what the Dockerfile copies.
 """
@@ -14,8 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = (
-    "pyproject.toml", "README.md", "LICENSE", "sdk", "schemas", "store", "models", "processors", "streams", "evaluation",
-    "local", "cli",
+    "pyproject.toml", "README.md", "LICENSE", "sdk", "schemas", "store", "models", "processors", "streams",
+    "evaluation", "local", "cli",
 )  # fmt: skip
 _NEVER = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
 
@@ -31,7 +31,16 @@ def build(target: Path, shipped: Iterable[str] = SHIPPED, options: Iterable[str]
             else:
                 shutil.copy(ROOT / name, copy / name)
         wheels = Path(temporary) / "wheels"
-        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            *options,
+        ]
         subprocess.run([*command, "--wheel-dir", str(wheels), str(copy / "sdk"), str(copy)], check=True)
         target.mkdir(parents=True, exist_ok=True)
         return [shutil.copy(wheel, target) for wheel in sorted(wheels.glob("*.whl"))]

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 APP = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SDK = tomllib.loads((ROOT / "sdk/pyproject.toml").read_text())["project"]
 OURS = {
-    "freshet", "schemas", "store", "models", "processors", "streams", "cli", "local", "evaluation", "benchmarks", "deploy",
-    "docs", "tests",
+    "freshet", "schemas", "store", "models", "processors", "streams", "cli", "local", "evaluation", "benchmarks",
+    "deploy", "docs", "tests",
 }  # fmt: skip
 
 # What a distribution is imported as, where that is not its name with underscores.

@@ -58,7 +58,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 _HELP_OF_ALL = """\
 import contextlib, io, json, sys
 target, checkout, *rest = sys.argv[1:]
-sys.path[:] = [target, *(entry for entry in sys.path[1:] if not (entry + "/").startswith(checkout + "/"))]
+sys.path[:] = [target, *(entry for entry in sys.path[1:] if entry not in (checkout, checkout + "/sdk/src"))]
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
 import cli
 assert cli.__file__.startswith(target), cli.__file__
@@ -70,8 +70,8 @@ for line in sys.stdin:
         print(json.dumps([words, "Usage: freshet" in shown.getvalue(), ""]))
     except BaseException as error:
         print(json.dumps([words, False, f"{type(error).__name__}: {error}"]))
-outside = [name for name, module in sys.modules.items() if str(getattr(module, "__file__", "")).startswith(checkout + "/")
-           and "site-packages" not in module.__file__]
+files = [str(getattr(module, "__file__", "")) for module in sys.modules.values()]
+outside = [file for file in files if file.startswith(checkout + "/") and "site-packages" not in file]
 assert not outside, outside
 """
 
@@ -81,7 +81,9 @@ def run(code: str, arguments: list[str], stdin: str, folder: Path) -> subprocess
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, input=stdin, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, input=stdin, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_every_command_of_the_image_shows_its_help(installed: Path, tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def closure(name: str) -> set[str]:
 _ONLY = """\
 import sys
 target, checkout, absent = sys.argv[1], sys.argv[2], set(sys.argv[3].split(","))
-sys.path[:] = [target, *(entry for entry in sys.path[1:] if not (entry + "/").startswith(checkout + "/"))]
+sys.path[:] = [target, *(entry for entry in sys.path[1:] if entry not in (checkout, checkout + "/sdk/src"))]
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
 class Absent:
     def find_spec(self, name, path=None, target=None):
