@@ -76,7 +76,7 @@ docs: .venv-docs/ready ## Build the documentation site in site/ (ARGS="--site-di
 versions: ## Write the versions of deploy/versions.toml wherever they stand
 	@$(PYTHON) deploy/versions.py --write
 
-wheels: setup ## Build both distributions into dist/
+wheels: setup ## Build both wheels into dist/: freshet-sdk for rankers, freshet-app for an image
 	@$(BIN)/python deploy/wheels.py dist
 
 constraints: ## Pin every dependency again

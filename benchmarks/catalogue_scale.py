@@ -1,7 +1,7 @@
 """How inference scales with the catalogue: `python -m benchmarks.catalogue_scale [--json] [--plot FILE]`.
 
 One network, trained for some hundred steps on a real log, over catalogues of 4 thousand to 1 million items: the real
-ones, and cold ones whose vectors are jittered mixtures of real neighbours. Full scoring against denoising within
+ones, and cold ones whose vectors are jittered mixtures of real neighbors. Full scoring against denoising within
 shortlists of 256, found in four ways. Speed is users per second of CPU time on one thread, which a busy machine
 disturbs least; recall is the share of full scoring's 16 items that the shortlist infers too.
 """
@@ -30,8 +30,8 @@ from models.reasoner.checkpoint import Checkpoint, load
 from models.reasoner.denoiser import BlockDenoiser, Reading
 from models.reasoner.infill import layout
 from models.reasoner.network import BlockDiffusionNetwork
-from models.reasoner.sampler import Plan, denoise
-from models.reasoner.sequences import EventColumns, Ints, code, first_events
+from models.reasoner.sampler import SlotPlan, denoise
+from models.reasoner.sequences import Ints, TrainingEvents, code, first_events
 from models.reasoner.shortlist import NOTHING, CandidateIndex, Shortlist
 from models.reasoner.training.train import TrainingConfig
 from schemas.files import read_events, read_items
@@ -103,7 +103,7 @@ class World:
 
 
 def enlarged(vectors: Vectors, size: int, seed: int = 0) -> Vectors:
-    """`size` vectors: the given ones, then mixtures of one with two of its neighbours, jittered by 0.3 deviations."""
+    """`size` vectors: the given ones, then mixtures of one with two of its neighbors, jittered by 0.3 deviations."""
     rng = np.random.default_rng(seed)
     real, extra = len(vectors), max(0, size - len(vectors))
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -140,7 +140,7 @@ def full(world: World, users: int, steps: int) -> tuple[Tensor, Tensor, float]:
     began, rows, confidences = time.process_time(), [], []
     for begin in range(0, users, at_once):
         part = range(begin, min(begin + at_once, users))
-        block = denoise(world.denoiser(part), world.seen(part), part, Plan(SLOTS, steps))
+        block = denoise(world.denoiser(part), world.seen(part), part, SlotPlan(SLOTS, steps))
         rows.append(block.rows)
         confidences.append(block.confidences)
     return torch.cat(rows), torch.cat(confidences), time.process_time() - began
@@ -150,7 +150,7 @@ def within(world: World, users: int, steps: int, search: Callable[[Tensor], Shor
     """The same within shortlists."""
     began = time.process_time()
     denoiser = world.denoiser(range(users), search)
-    block = denoise(denoiser, NOTHING, range(users), Plan(SLOTS, steps))
+    block = denoise(denoiser, NOTHING, range(users), SlotPlan(SLOTS, steps))
     return denoiser.rows_of(block.rows), block.confidences, time.process_time() - began
 
 
@@ -260,7 +260,7 @@ def histories_of(checkpoint: Checkpoint, events: Path, users: int, longest: int 
     table = read_events(events)
     row_of = {item_id: row for row, item_id in enumerate(checkpoint.item_ids)}
     ids = table["item_id"].to_pylist()
-    columns = EventColumns(table["user_id"].to_pylist(), ids, table["event_time"].to_numpy().astype(np.int64))
+    columns = TrainingEvents(table["user_id"].to_pylist(), ids, table["event_time"].to_numpy().astype(np.int64))
     log = code(columns, [row_of.get(item_id, -1) for item_id in ids])
     starts = np.searchsorted(log.users, np.arange(log.user_count + 1))
     chosen = np.random.default_rng(0).permutation(log.user_count)

@@ -81,10 +81,10 @@ class LaneRun:
     """The lane on topics of its own and an empty Redis, with every call recorded."""
 
     def __init__(self, bench: Bench, number: int) -> None:
-        settings = replace(bench.settings, topic_prefix=f"{bench.settings.topic_prefix}bench{number}.")
+        settings = bench.settings.replace(topic_prefix=f"{bench.settings.topic_prefix}bench{number}.")
         self.context = Context(settings)
-        endpoint = Endpoint(settings.llm, settings.llm_model, settings.llm_timeout_s, 2 * settings.llm_concurrency)
-        self.recorder = Recorder(connect(settings.llm_backend, endpoint))
+        endpoint = Endpoint(settings.llm.url, settings.llm.model, settings.llm.timeout_s, 2 * settings.llm.concurrency)
+        self.recorder = Recorder(connect(settings.llm.backend, endpoint))
         self.context.llm = self.recorder
         if bench.encoder is not None:
             self.context.encoder = bench.encoder
@@ -94,7 +94,7 @@ class LaneRun:
     async def start(self) -> None:
         """Run, and take one item through everything: connections, grammar, encoder, first poll."""
         await asyncio.to_thread(self.context.redis.flushall)
-        await asyncio.to_thread(self.context.topics.create, {"bootstrap.servers": self.context.settings.kafka})
+        await asyncio.to_thread(self.context.topics.create, {"bootstrap.servers": self.context.settings.kafka.servers})
         await self._lane.start()
         await self.put([self._warm_up])
         self.recorder.calls.clear()
@@ -128,7 +128,11 @@ class LaneRun:
     def known(self) -> set[str]:
         """Ids of the items whose knowledge is in its topic."""
         topic = self.context.topics.item_knowledge
-        config = {"bootstrap.servers": self.context.settings.kafka, "group.id": "bench", "enable.auto.commit": False}
+        config = {
+            "bootstrap.servers": self.context.settings.kafka.servers,
+            "group.id": "bench",
+            "enable.auto.commit": False,
+        }
         consumer = Consumer(config)
         found: set[str] = set()
         try:
@@ -148,7 +152,7 @@ class LaneRun:
 
 async def measure(bench: Bench) -> dict[str, float | None]:
     """All runs in turn; one JSON-able answer."""
-    server = VllmServer(bench.settings.llm)
+    server = VllmServer(bench.settings.llm.url)
     totals = Totals()
     fair = await server.forget_prefixes()
     if not fair:
@@ -174,11 +178,11 @@ async def _lane(
         before = await server.counts()
         seconds = await run.put(bench.items)
         after = await server.counts()
-        letters = len(bench.items) + 1 - len(await asyncio.to_thread(run.known))
+        dead_letters = len(bench.items) + 1 - len(await asyncio.to_thread(run.known))
         calls = len(run.recorder.calls)
         bench.say(
             f"lane{'' if counted else ' (warming)'}: {len(bench.items) / seconds:.3f} items/s, {calls} calls, at most "
-            f"{run.recorder.most_under_way} at once, {letters} dead letters"
+            f"{run.recorder.most_under_way} at once, {dead_letters} dead letters"
         )
         if counted:
             totals.lane_s.append(seconds)
@@ -216,9 +220,9 @@ async def _bare(bench: Bench, server: VllmServer, totals: Totals) -> None:
     settings = bench.settings
     await server.forget_prefixes()
     async with OpenAIClient(
-        settings.llm, settings.llm_model, timeout_s=settings.llm_timeout_s, max_connections=settings.llm_concurrency
+        settings.llm.url, settings.llm.model, timeout_s=settings.llm.timeout_s, max_connections=settings.llm.concurrency
     ) as client:
-        seconds = await throw(totals.calls, client, settings.llm_concurrency)
+        seconds = await throw(totals.calls, client, settings.llm.concurrency)
     totals.bare_s.append(seconds)
     bench.say(f"bare: {len(bench.items) / seconds:.3f} items/s, {len(totals.calls)} calls")
 
@@ -290,9 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
             servers.callback(llm.stop)
             say(f"starting vLLM on {weights.name}")
             url = llm.start()
-        settings = replace(
-            settings, kafka=kafka.address, redis=valkey.url, llm=url, llm_model=asyncio.run(_served(url))
-        )
+        settings = settings.replace(kafka=kafka.address, redis=valkey.url, llm=url, llm_model=asyncio.run(_served(url)))
         result = asyncio.run(measure(Bench(settings, drawn[:-1], drawn[-1], say)))
     if options.json:
         print(json.dumps(result))

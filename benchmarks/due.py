@@ -15,8 +15,8 @@ import redis
 
 from freshet.layout import Keys
 from local.stack.valkey import ValkeyServer
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
-from store.refresh_queue import DueUsers
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
+from store.refresh_queue import RefreshQueue
 
 BATCH, CALLS = 128, 300
 
@@ -48,15 +48,15 @@ def cpu_s(client: redis.Redis) -> float:
 
 def measure(client: redis.Redis, users: int) -> dict[str, int]:
     """Microseconds of CPU a call, by what it does."""
-    keys, due, store = Keys(), DueUsers(client, "v1"), HistoryStore(client)
+    keys, due, store = Keys(), RefreshQueue(client, "v1"), HistoryStore(client)
     now_ms = 1_000 * int(client.time()[0])  # type: ignore[index]
     fill(client, keys.due("v1"), users, now_ms - users)
-    claims = due.claim(1, 60)  # loads the functions
-    found = {"claim": call_us(client, lambda: [claims.extend(due.claim(BATCH, 60)) for _ in range(CALLS)])}
+    claims = due.lease(1, 60)  # loads the functions
+    found = {"claim": call_us(client, lambda: [claims.extend(due.lease(BATCH, 60)) for _ in range(CALLS)])}
     parts = [claims[start : start + BATCH] for start in range(0, len(claims), BATCH)]
     found["complete"] = call_us(client, lambda: [due.complete(part) for part in parts])
     client.zadd(keys.refreshed("v1"), {f"gone{n}": 1.0 for n in range(75_000)})
-    found["claim_after_a_pause"] = call_us(client, lambda: due.claim(BATCH, 60))
+    found["claim_after_a_pause"] = call_us(client, lambda: due.lease(BATCH, 60))
     for name, each in (("append_500x2", 2), ("append_100x10", 10)):
         batches = [
             HistoryBatch.of(
@@ -67,11 +67,11 @@ def measure(client: redis.Redis, users: int) -> dict[str, int]:
             for k in range(100)
         ]
         found[name] = call_us(
-            client, lambda batches=batches: [store.append(batch, DueVersions(["v1"])) for batch in batches]
+            client, lambda batches=batches: [store.append(batch, QueuedVersions(["v1"])) for batch in batches]
         )  # type: ignore[misc]
     client.delete(keys.due("v1"), keys.leased("v1"), keys.refreshed("v1"))
     fill(client, keys.waiting("v1"), users, now_ms - users)
-    found["claim_as_intervals_end"] = call_us(client, lambda: [due.claim(BATCH, 60) for _ in range(CALLS)])
+    found["claim_as_intervals_end"] = call_us(client, lambda: [due.lease(BATCH, 60) for _ in range(CALLS)])
     return found
 
 

@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +37,7 @@ from local.stack.valkey import ValkeyServer
 from schemas.codec import Codec
 from schemas.columns import EventColumns
 from store.histories import History, HistoryStore
-from streams.consumers.batch_consumer import LINGER_S, consumer_config
+from streams.consumers.batch_consumer import BATCH_RECORDS, LINGER_S, consumer_config
 from streams.kafka.producer import producer_config
 from streams.kafka.topics import Topics
 from streams.lanes import consumer_group
@@ -75,7 +75,7 @@ def send(bench: Bench) -> None:
 
 async def run_lane(bench: Bench, history_length: int) -> tuple[float, dict[str, float]]:
     """Seconds from the lane's start to its last commit, and microseconds of CPU an event by process."""
-    settings = replace(bench.settings, history_length=history_length)
+    settings = bench.settings.replace(history_length=history_length)
     _forget_group(settings)
     context = Context(settings)
     context.redis.flushall()
@@ -104,7 +104,7 @@ def _committed(context: Context) -> float:
 
 def _forget_group(settings: Settings) -> None:
     """Let the next run begin at offset 0 with the lane's own group."""
-    admin = AdminClient({"bootstrap.servers": settings.kafka})
+    admin = AdminClient({"bootstrap.servers": settings.kafka.servers})
     group = consumer_group(settings, NAME)
     if any(each.group_id == group for each in admin.list_consumer_groups().result().valid):
         admin.delete_consumer_groups([group])[group].result()
@@ -118,7 +118,7 @@ def run_bare(bench: Bench, name: str, *, decode: bool) -> float:
     consumer.subscribe([Topics(bench.settings).user_events])
     seen = 0
     while seen < len(bench):
-        messages = consumer.consume(bench.settings.firehose_batch, LINGER_S)
+        messages = consumer.consume(BATCH_RECORDS, LINGER_S)
         if decode and messages:
             columns.decode([value for message in messages if (value := message.value()) is not None])
         seen += len(messages)
@@ -129,7 +129,7 @@ def run_bare(bench: Bench, name: str, *, decode: bool) -> float:
 
 def wrong_histories(bench: Bench, history_length: int) -> tuple[int, int]:
     """Users whose stored history is not exactly the newest events sent, and events missing over all users."""
-    with redis.Redis.from_url(bench.settings.redis) as client:
+    with redis.Redis.from_url(bench.settings.redis.url) as client:
         store = HistoryStore(client, bench.settings.key_prefix)
         expected = list(newest(bench.events, history_length))
         wrong = missing = 0
@@ -200,10 +200,10 @@ def measure(bench: Bench, runs: int) -> dict[str, object]:
     """All runs in turn; one JSON-able answer."""
     lane, bare, consume, cpus, wrong, missing = [], [], [], [], 0, 0
     for n in range(runs):
-        seconds, cpu = asyncio.run(run_lane(bench, bench.settings.history_length))
+        seconds, cpu = asyncio.run(run_lane(bench, bench.settings.history.length))
         lane.append(len(bench) / seconds)
         cpus.append(cpu)
-        off, gone = wrong_histories(bench, bench.settings.history_length)
+        off, gone = wrong_histories(bench, bench.settings.history.length)
         wrong, missing = wrong + off, missing + gone
         bare.append(len(bench) / run_bare(bench, f"bare-{n}", decode=True))
         consume.append(len(bench) / run_bare(bench, f"consume-{n}", decode=False))
@@ -224,9 +224,9 @@ def measure(bench: Bench, runs: int) -> dict[str, object]:
         "missing_events": missing + gone,
         "runs": runs,
         "events_per_s_of_each_run": [round(rate) for rate in lane],
-        "batch": bench.settings.firehose_batch,
-        "history_length": bench.settings.history_length,
-        "partitions": bench.settings.partitions,
+        "batch": BATCH_RECORDS,
+        "history_length": bench.settings.history.length,
+        "partitions": bench.settings.kafka.partitions,
         "cores": len(os.sched_getaffinity(0)),
         **{name: round(statistics.median(cpu[name] for cpu in cpus), 2) for name in cpus[0]},
     }
@@ -246,8 +246,8 @@ def main(arguments: list[str] | None = None) -> int:
     with ExitStack() as servers:
         kafka = servers.enter_context(KafkaServer(settings.home))
         valkey = servers.enter_context(ValkeyServer())
-        settings = replace(settings, kafka=kafka.address, redis=valkey.url)
-        Topics(settings).create({"bootstrap.servers": settings.kafka})
+        settings = settings.replace(kafka=kafka.address, redis=valkey.url)
+        Topics(settings).create({"bootstrap.servers": settings.kafka.servers})
         assert kafka.child is not None
         events = complete_journey()[1].slice(0, options.events)
         bench = Bench(settings, events, kafka.child.pid, say)

@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -105,7 +105,7 @@ class Watch:
             [
                 TopicPartition(topic, partition, OFFSET_BEGINNING)
                 for topic in (*self._kinds, self._letters)
-                for partition in range(deployed.settings.partitions)
+                for partition in range(deployed.settings.kafka.partitions)
             ]
         )
         self._codec = Codec()
@@ -233,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             LoopbackLlm(folder, delay_s=0.5) if options.llm == "loopback" else VllmEndpoint(settings.home, folder)
         )
         servers.callback(endpoint.stop)
-        settings = replace(settings, kafka=kafka.address, redis=valkey.url, llm=endpoint.url, partitions=2)
+        settings = settings.replace(kafka=kafka.address, redis=valkey.url, llm=endpoint.url, partitions=2)
         deployed = Deployment(settings, folder)
         servers.callback(deployed.stop)
         plan = Plan(options.seconds, options.rate, options.timeout)

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from benchmarks.children import serve
 from benchmarks.reader_data import BEHAVIORS, Data, Requests, Scrubber, item_id, user_id
-from freshet import AsyncFeatureReader, FeatureReader, Keys
+from freshet import AsyncFeatureReader, FeatureReader
 from freshet.blob import HEADER
+from freshet.layout import Keys
 from freshet.local_cache import LocalCache
 from freshet.records import InferredBehavior, ItemFeatures, ItemTier, UserFeatures, UserTier
 from store.feature_writer import FeatureWriter

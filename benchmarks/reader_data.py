@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BEHAVIORS = 16
-"""Inferred behaviours of each user."""
+"""Inferred behaviors of each user."""
 SCRUB_BYTES = 64 << 20
 """More than any cache of the CPU: what a ranker's model does to the caches between two requests."""
 

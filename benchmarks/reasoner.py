@@ -24,15 +24,15 @@ from torch import Tensor
 from models.reasoner.block_diffusion import BlockDiffusionReasoner, ItemTable
 from models.reasoner.catalogue import Catalogue
 from models.reasoner.checkpoint import Checkpoint
-from models.reasoner.cooccurrence_table import NeighbourConfig, Neighbours
+from models.reasoner.cooccurrence_table import NeighborConfig, NeighborTable
 from models.reasoner.denoiser import BlockDenoiser, Reading, Scratch
 from models.reasoner.infill import layout
-from models.reasoner.network import BlockDiffusionNetwork, NetworkConfig, Prefix, rotations
-from models.reasoner.sampler import Plan, denoise
+from models.reasoner.network import BlockDiffusionNetwork, EncodedPrefix, NetworkConfig, rotations
+from models.reasoner.sampler import SlotPlan, denoise
 from store.histories import History
 
 DIMS = 128
-NEIGHBOURS = NeighbourConfig()
+NEIGHBOURS = NeighborConfig()
 STEPS = (1, 2, 4, 8, 16)
 
 
@@ -69,12 +69,12 @@ class Case:
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         ids = tuple(f"item{row}" for row in range(setting.items))
         self.catalogue = Catalogue(ids, vectors)
-        near = Neighbours(
+        near = NeighborTable(
             torch.from_numpy(rng.integers(trained, size=(trained, NEIGHBOURS.most))),
             torch.from_numpy(rng.random((trained, NEIGHBOURS.most), dtype=np.float32)),
             NEIGHBOURS.half_life,
         )
-        made = Checkpoint(self.network, ids[:trained], vectors[:trained], {}, {}, neighbours=near)
+        made = Checkpoint(self.network, ids[:trained], vectors[:trained], {}, {}, neighbors=near)
         self.reasoner = BlockDiffusionReasoner(made)
         self.rows = [rng.choice(setting.items, setting.history, replace=False) for _ in range(setting.users)]
         times = tuple(range(setting.history))
@@ -91,7 +91,7 @@ class Case:
         self.seen = (torch.from_numpy(users), torch.from_numpy(np.concatenate(self.rows)))
 
     def infer(self, steps: int) -> None:
-        """What the lane calls: ids in, behaviours out."""
+        """What the lane calls: ids in, behaviors out."""
         self.reasoner.infer(self.histories, self.catalogue, slots=self.setting.slots, steps=steps)
 
     @torch.inference_mode()
@@ -114,7 +114,7 @@ class Case:
             inside += time.perf_counter() - start
             return scores
 
-        denoise(timed, self.seen, range(self.setting.users), Plan(self.setting.slots, steps))
+        denoise(timed, self.seen, range(self.setting.users), SlotPlan(self.setting.slots, steps))
         return inside, time.perf_counter() - began
 
     @torch.inference_mode()
@@ -140,7 +140,7 @@ class Case:
         return torch.stack(chosen, dim=1)
 
 
-def extended(network: BlockDiffusionNetwork, prefix: Prefix, item: Tensor) -> Prefix:
+def extended(network: BlockDiffusionNetwork, prefix: EncodedPrefix, item: Tensor) -> EncodedPrefix:
     """The cached history with one more item (B, width) behind it; all histories are of one length."""
     rotation = rotations(prefix.lengths[:1] + 1, network.config)
     x, keys, values = item[:, None], [], []
@@ -150,7 +150,7 @@ def extended(network: BlockDiffusionNetwork, prefix: Prefix, item: Tensor) -> Pr
         keys.append(torch.cat([past_k, k], dim=2))
         values.append(torch.cat([past_v, v], dim=2))
         x = layer.finish(x, q, keys[-1], values[-1], mask[:, None, None])
-    return Prefix(tuple(keys), tuple(values), mask, prefix.lengths + 1, network.norm(x[:, 0]))
+    return EncodedPrefix(tuple(keys), tuple(values), mask, prefix.lengths + 1, network.norm(x[:, 0]))
 
 
 def seconds(runs: Sequence[Callable[[], object]], rounds: int) -> list[float]:
@@ -235,7 +235,7 @@ def main() -> None:
         steps += by_steps(other, max(3, options.rounds // 3))
     sizes = [int(size) for size in options.catalogues.split(",") if size]
     catalogues = by_catalogue(sizes, base, max(3, options.rounds // 3))
-    default = next(row for row in steps if row["steps"] == Plan().steps)
+    default = next(row for row in steps if row["steps"] == SlotPlan().steps)
     answer = {
         **{key: default[key] for key in ("users_per_s", "autoregressive_users_per_s", "recompute_users_per_s")},
         "select_share": default["select_share"],

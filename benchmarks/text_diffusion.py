@@ -55,7 +55,7 @@ TINY = LLADA_8B | {
 MASK_ID = 1_000
 """Any one that every vocabulary has."""
 TOKENS_PER_TITLE, LINE_TOKENS = 10, 3
-"""Of a shown behaviour; and of a slot's number and line end."""
+"""Of a shown behavior; and of a slot's number and line end."""
 
 
 class PacedNetwork(MaskedNetwork):
@@ -86,7 +86,7 @@ def random_network(shape: dict[str, Any], device: torch.device) -> PacedNetwork:
 
 
 def user_blocks(users: int, slots: int, device: torch.device) -> list[Block]:
-    """A prompt of the most behaviours shown, and blocks of slots behind given numbers."""
+    """A prompt of the most behaviors shown, and blocks of slots behind given numbers."""
     generator = torch.Generator().manual_seed(1)
     widths = [MOST_SHOWN * TOKENS_PER_TITLE] + [
         min(SLOTS_PER_BLOCK, slots - begun) * (LINE_TOKENS + SLOT_TOKENS) for begun in range(0, slots, SLOTS_PER_BLOCK)

@@ -3,7 +3,7 @@
 One client and a Valkey of its own. Rivals write the same number of blobs of the same size over what is there, in the
 same batches, each batch in one pipelined round trip through redis-py, and take turns in rounds; every write is newer
 than what stands there, so each one counts. For items (which live for ever by default and are indexed), items with a
-TTL, and users (with TTL, behaviours, no index):
+TTL, and users (with TTL, behaviors, no index):
 
 - *set*: a pipeline of `SET PX`, blobs and keys made beforehand: it compares nothing, and lets an older value win;
 - *put*: the calls of the server-side function that `FeatureWriter` makes, blobs and keys made beforehand as well;
@@ -38,7 +38,8 @@ from rich.table import Table
 from benchmarks.reader_client import VERSION, item, user
 from benchmarks.reader_data import Data, item_id, user_id
 from benchmarks.rounds import machine, rounded, turns
-from freshet import Keys, blob
+from freshet import blob
+from freshet.layout import Keys
 from local.stack.valkey import ValkeyServer
 from store.feature_writer import KEYS_PER_CALL, FeatureWriter
 from store.functions import Call, library
@@ -216,7 +217,7 @@ def report(setting: Setting, found: dict[str, dict[str, Taken]], facts: dict[str
             | {
                 "records": setting.records,
                 "batch": f"{setting.batch} writes in one round trip, at most {KEYS_PER_CALL} in one function call",
-                "vectors": f"{setting.dims} dims, float16; users two each and 16 behaviours",
+                "vectors": f"{setting.dims} dims, float16; users two each and 16 behaviors",
                 "rounds": setting.rounds,
             },
         }

@@ -12,30 +12,38 @@ import click
 
 from streams.settings import SettingError
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("cli.demo:demo", "Play a real log through the whole system and show what comes out."),
-    "up": ("cli.stack:up", "Start the embedded stack: Kafka, Valkey and an LLM server."),
-    "down": ("cli.stack:down", "Stop the embedded stack."),
-    "status": ("cli.stack:status", "Show what runs and where it listens."),
-    "worker": ("cli.worker:worker", "Run lanes: all of them, or those named."),
-    "topics": ("cli.topics:topics", "Create or list the topics."),
-    "schemas": ("cli.schemas:schemas", "Compare the contracts with a schema registry, or register them."),
-    "send": ("cli.send:send", "Send items or events from a file to Kafka."),
-    "distill": ("cli.distill:distill", "Distil a file of items into a file of knowledge."),
-    "features": ("cli.features:features", "Show what a ranker would get."),
-    "versions": (
-        "cli.versions:versions",
-        "Make, compare, activate, roll back and delete feature versions.",
-    ),
-    "replay": ("cli.replay:replay", "Bring a version up to date with what was there before it."),
-    "rebuild": ("cli.rebuild:rebuild", "Fill an empty Redis from the log, and compare the two."),
-    "dlq": ("cli.dlq:dlq", "Look at dead letters, send their records again, remove them."),
-    "erase": ("cli.erase:erase", "Forget users everywhere, with a receipt."),
-    "train": ("cli.train:train", "Train the user reasoner, or the aligner, on a log of events."),
-    "evaluate": ("cli.evaluate:evaluation", "Measure quality against held-out truth."),
-    "models": ("cli.models:models", "Prepare the model weights."),
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "Try it": {
+        "demo": ("cli.demo:demo", "Play a real log through the whole system and show the results."),
+        "up": ("cli.stack:up", "Start the embedded stack: Kafka, Valkey and an LLM server."),
+        "down": ("cli.stack:down", "Stop the embedded stack."),
+        "status": ("cli.stack:status", "Show what runs and where it listens."),
+        "settings": ("cli.settings:settings", "Show each setting and its source, or print a file to start from."),
+    },
+    "Platform: send data, distill knowledge, train models": {
+        "topics": ("cli.topics:topics", "Create or list the topics."),
+        "schemas": ("cli.schemas:schemas", "Compare the contracts with a schema registry, or register them."),
+        "send": ("cli.send:send", "Send items or events from a file to Kafka."),
+        "distill": ("cli.distill:distill", "Distill a file of items into a file of knowledge."),
+        "models": ("cli.models:models", "Prepare the model weights."),
+        "train": ("cli.train:train", "Train the user reasoner, or the aligner, on a log of events."),
+        "evaluate": ("cli.evaluate:evaluation", "Measure quality against held-out truth."),
+    },
+    "Rankers: read features": {
+        "features": ("cli.features:features", "Show what a ranker would get."),
+    },
+    "Operators: run and repair": {
+        "worker": ("cli.worker:worker", "Run lanes: all of them, or those named."),
+        "versions": ("cli.versions:versions", "Make, compare, activate, roll back and delete feature versions."),
+        "replay": ("cli.replay:replay", "Bring a version up to date with what was there before it."),
+        "rebuild": ("cli.rebuild:rebuild", "Fill an empty Redis from the log, and compare the two."),
+        "dlq": ("cli.dlq:dlq", "Inspect dead letters, send their records again, remove them."),
+        "erase": ("cli.erase:erase", "Erase users everywhere, with a receipt."),
+    },
 }
-"""Name to (`module:command`, the line shown in the list of commands)."""
+"""By who uses them: name to (`module:command`, the line shown in the list of commands)."""
+
+COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
 
 class LazyGroup(click.Group):
@@ -53,8 +61,10 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+        widest = max(map(len, COMMANDS))  # one column for all groups
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(widest), line) for name, (_, line) in group.items()])
 
     def invoke(self, ctx: click.Context) -> object:
         try:

@@ -29,12 +29,12 @@ from models.encoder.weights import encoder_dir, prepared
 from models.llm.client import BACKENDS, Endpoint, LanguageModel, LLMForbidden, OpenAIClient, connect
 from models.llm.limits import AdaptiveLimit, LimitedModel
 from models.llm.vllm_engine import EngineError, VllmEngine
-from processors.items.distiller import Distiller, Recipe
+from processors.items.distiller import DistillationConfig, Distiller
 from schemas.files import FileError, read_items
 from schemas.knowledge_file import KnowledgeFile
 from streams.backoff import Backoff
-from streams.distillation import recipe_of
-from streams.jobs.distill_file.run import LONGEST_PAUSE_S, NAME, OfflineRun, Tally, chosen, told
+from streams.distillation import distillation_config
+from streams.jobs.distill_file.run import LONGEST_PAUSE_S, NAME, DistillCounts, OfflineRun, chosen, told
 from streams.metrics import Metrics
 from streams.settings import SettingError, Settings
 
@@ -43,7 +43,7 @@ _out = click.Path(dir_okay=False, path_type=Path)
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class DistillOptions:
     """What was asked for."""
 
     items: Path
@@ -54,18 +54,20 @@ class Options:
 
 
 @click.command()
-@click.option("--items", required=True, type=_in, help="Parquet or JSON lines: the catalogue to distil.")
+@click.option("--items", required=True, type=_in, help="Parquet or JSON lines: the catalogue to distill.")
 @click.option("--out", required=True, type=_out, help="JSON lines, or .parquet; goes on where it stands.")
-@click.option("--catalogue", type=_in, help="Wanted attributes per category; default: FRESHET_CATALOGUE, else open.")
-@click.option("--examples", type=_in, help="Annotated items, as worked examples; default: FRESHET_EXAMPLES.")
-@click.option("--profile", help="Team or agents that are asked; default: FRESHET_PROFILE.")
+@click.option(
+    "--catalogue", type=_in, help="Wanted attributes per category; default: FRESHET_KNOWLEDGE__CATALOGUE, else open."
+)
+@click.option("--examples", type=_in, help="Annotated items, as worked examples; default: FRESHET_KNOWLEDGE__EXAMPLES.")
+@click.option("--agents", help="Agent set or agents that are asked; default: FRESHET_KNOWLEDGE__AGENTS.")
 @click.option("--llm", help="Base URL of an OpenAI-compatible endpoint; default: FRESHET_LLM or `freshet up`.")
 @click.option(
     "--engine", metavar="WEIGHTS", help="Instead: vLLM in this process, on a folder of weights or a hub name."
 )
 @click.option("--limit", type=click.IntRange(1), help="Only so many items, drawn with --seed.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Which items --limit draws.")
-@click.option("--concurrency", type=click.IntRange(1, 1024), help="Items under way; default: FRESHET_LLM_CONCURRENCY.")
+@click.option("--concurrency", type=click.IntRange(1, 1024), help="Items under way; default: FRESHET_LLM__CONCURRENCY.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON at the end, no progress bar.")
 def distill(
     items: Path,
@@ -76,15 +78,15 @@ def distill(
     seed: int,
     concurrency: int | None,
     as_json: bool,
-    **recipe: Any,
+    **distillation: Any,
 ) -> None:
     """Distil ITEMS into OUT with a language model.
 
     Columns of ITEMS: as `freshet send items`. OUT gets a line as each item is ready; the same command again does only
     what is missing, changed or failed (OUT.failed.jsonl says why). While the endpoint is away it waits.
     """
-    settings = _settings(llm, engine, llm_concurrency=concurrency, **recipe)
-    options = Options(items, out, limit, seed, settings.llm_concurrency)
+    settings = _settings(llm, engine, llm_concurrency=concurrency, **distillation)
+    options = DistillOptions(items, out, limit, seed, settings.llm.concurrency)
     # What Backoff logs stands in the bar.
     logging.getLogger("streams.backoff").addHandler(logging.NullHandler())
     before = signal.signal(signal.SIGTERM, _interrupt)  # so that `kill` ends as Ctrl-C does
@@ -115,11 +117,11 @@ def _settings(llm: str | None, engine: str | None, **others: Any) -> Settings:
     chosen_engine: dict[str, Any] = {"llm_backend": "vllm", "llm_model": engine} if engine else {}
     others = {name: str(value) if isinstance(value, Path) else value for name, value in others.items()}
     settings = Settings.load(llm=llm, **others, **chosen_engine)
-    if settings.llm_backend not in BACKENDS:
-        raise SettingError("llm_backend", settings.llm_backend, f"one of {', '.join(BACKENDS)}")
-    if settings.llm_backend == "vllm":
-        if not settings.llm_model:
-            raise SettingError("llm_model", "", "a folder of weights or a hub name, as the back end is vllm")
+    if settings.llm.backend not in BACKENDS:
+        raise SettingError("llm.backend", settings.llm.backend, f"one of {', '.join(BACKENDS)}")
+    if settings.llm.backend == "vllm":
+        if not settings.llm.model:
+            raise SettingError("llm.model", "", "a folder of weights or a hub name, as the back end is vllm")
         return settings
     try:
         return resolve(settings, "llm")
@@ -130,14 +132,14 @@ def _settings(llm: str | None, engine: str | None, **others: Any) -> Settings:
         ) from None
 
 
-def _run(settings: Settings, options: Options, *, quiet: bool) -> tuple[Tally, KnowledgeFile]:
+def _run(settings: Settings, options: DistillOptions, *, quiet: bool) -> tuple[DistillCounts, KnowledgeFile]:
     items = chosen(read_items(options.items, default_time=wall_clock()), options.limit, options.seed)
     file = KnowledgeFile(options.out)
     try:
         with _Bar(len(items), quiet=quiet) as bar:
-            tally = Tally(items=len(items))
+            tally = DistillCounts(items=len(items))
             with suppress(KeyboardInterrupt):  # the tally says how far it came
-                asyncio.run(_distil(items, file, settings, bar, tally))
+                asyncio.run(_distill(items, file, settings, bar, tally))
         if tally.complete:
             file.finish()
     finally:
@@ -145,15 +147,15 @@ def _run(settings: Settings, options: Options, *, quiet: bool) -> tuple[Tally, K
     return tally, file
 
 
-async def _distil(items: list[Item], file: KnowledgeFile, settings: Settings, bar: _Bar, tally: Tally) -> None:
+async def _distill(items: list[Item], file: KnowledgeFile, settings: Settings, bar: _Bar, tally: DistillCounts) -> None:
     llm = connect(
-        settings.llm_backend,
-        Endpoint(settings.llm, settings.llm_model, settings.llm_timeout_s, 2 * settings.llm_concurrency),
+        settings.llm.backend,
+        Endpoint(settings.llm.url, settings.llm.model, settings.llm.timeout_s, 2 * settings.llm.concurrency),
     )
     try:
         await _ready(llm, bar)
-        recipe = await asyncio.to_thread(_recipe, settings)
-        distiller = Distiller(_limited(llm, settings), wall_clock, recipe=recipe, version=settings.version)
+        distillation = await asyncio.to_thread(_recipe, settings)
+        distiller = Distiller(_limited(llm, settings), wall_clock, distillation=distillation, version=settings.version)
         run = OfflineRun(
             items,
             file,
@@ -161,26 +163,29 @@ async def _distil(items: list[Item], file: KnowledgeFile, settings: Settings, ba
             bar,
             wall_clock,
             tally,
-            concurrency=settings.llm_concurrency,
+            concurrency=settings.llm.concurrency,
             version=settings.version,
-            sharing=settings.share_knowledge,
+            sharing=settings.knowledge.share,
         )
         await run.run()
     finally:
         await llm.aclose()
 
 
-def _recipe(settings: Settings) -> Recipe:
+def _recipe(settings: Settings) -> DistillationConfig:
     """What the settings ask for; without a prepared encoder the first examples are shown, not the nearest."""
-    folder = Path(settings.encoder) if settings.encoder else encoder_dir(settings.home)
-    return recipe_of(settings, prepared_encoder(settings) if prepared(folder) or settings.encoder else None)
+    folder = Path(settings.encoder.folder) if settings.encoder.folder else encoder_dir(settings.home)
+    return distillation_config(
+        settings,
+        prepared_encoder(settings.encoder, settings.home) if prepared(folder) or settings.encoder.folder else None,
+    )
 
 
 def _limited(llm: LanguageModel, settings: Settings) -> LanguageModel:
     """An endpoint may say that it is busy, and gets less; the engine queues by itself."""
-    if settings.llm_backend == "vllm":
+    if settings.llm.backend == "vllm":
         return llm
-    return LimitedModel(llm, AdaptiveLimit(settings.llm_concurrency))
+    return LimitedModel(llm, AdaptiveLimit(settings.llm.concurrency))
 
 
 async def _ready(llm: LanguageModel, bar: _Bar) -> None:
@@ -214,7 +219,7 @@ class _Bar:
     def __exit__(self, *_error: object) -> None:
         self._progress.stop()
 
-    def item(self, tally: Tally) -> None:
+    def item(self, tally: DistillCounts) -> None:
         """See `Watcher.item`."""
         tried = tally.items - tally.left
         failed = f", {tally.failed} failed" if tally.failed else ""
@@ -235,7 +240,7 @@ class _Bar:
         self._progress.update(self._task, description=text)
 
 
-def _show(tally: Tally, file: KnowledgeFile, options: Options, as_json: bool) -> None:
+def _show(tally: DistillCounts, file: KnowledgeFile, options: DistillOptions, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_answer(tally, file)))
         return
@@ -255,7 +260,7 @@ def _show(tally: Tally, file: KnowledgeFile, options: Options, as_json: bool) ->
     click.echo("next: freshet evaluate knowledge measures the same recipe where gold attributes are known")
 
 
-def _answer(tally: Tally, file: KnowledgeFile) -> dict[str, Any]:
+def _answer(tally: DistillCounts, file: KnowledgeFile) -> dict[str, Any]:
     return {
         **asdict(tally),
         "left": tally.left,

@@ -14,11 +14,11 @@ from typing import Any
 import click
 
 from cli import dlq_view as page
-from cli.session import Desk, Time, counted, open_desk
+from cli.session import OperatorSession, Time, counted, operator_session
 from schemas.codec import Codec
 from store.scan import Pace
 from streams.errors import DeliveryFailed, RecordTooLarge
-from streams.jobs.dead_letters.read import Filter, Letter, Position, letter_ranges, read_letters
+from streams.jobs.dead_letters.read import Filter, Position, StoredDeadLetter, dead_letter_ranges, read_dead_letters
 from streams.jobs.dead_letters.replay import send_again
 from streams.jobs.dead_letters.rewrite import Busy, drop
 from streams.kafka.producer import KafkaProducer
@@ -30,7 +30,9 @@ SUFFIX = Topics.dead_letters("")
 
 @click.group()
 def dlq() -> None:
-    """Look at dead letters, send their records again through the normal lanes, or remove them.
+    """Inspect dead letters, send their records again, remove them.
+
+    Records that are sent again take the normal lanes.
 
     TOPIC is a topic or its dead letters (items, items.dlq); without one, all are meant. TIME is 2026-11-25T04:00 (UTC),
     epoch milliseconds, or how long ago: 90s, 30m, 12h, 7d. Exit code 0: done; 1: refused or failed; 2: wrong options.
@@ -38,7 +40,7 @@ def dlq() -> None:
 
 
 def chosen(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that choose letters."""
+    """The options that choose dead letters."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Answer as JSON."),
         click.option("--key", help="The record's key."),
@@ -64,30 +66,33 @@ def filter_of(
 
 @dlq.command("list")
 @chosen
-def list_letters(names: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Count letters by topic, reason and stage."""
-    with opened() as (desk, codec):
+def list_dead_letters(names: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Count dead letters by topic, reason and stage."""
+    with opened() as (session, codec):
         groups = page.Groups()
         which = filter_of(**options)
-        for letter in _letters(desk, codec, _topics(desk, names), as_json):
-            if which(letter):
-                groups.add(letter)
+        for dead_letter in _letters(session, codec, _topics(session, names), as_json):
+            if which(dead_letter):
+                groups.add(dead_letter)
     page.show_groups(groups, as_json)
 
 
 @dlq.command()
 @click.argument("positions", nargs=-1, required=True, metavar="POSITION...")
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON a letter.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON per dead letter.")
 def show(positions: tuple[str, ...], as_json: bool) -> None:
-    """Show letters whole. POSITION is the record's, such as items/3/1842; `list` names examples."""
+    """Show dead letters whole.
+
+    POSITION is the record's, such as items/3/1842; `list` names examples.
+    """
     wanted = _positions(positions)
-    with opened() as (desk, codec):
+    with opened() as (session, codec):
         topics = {one.topic if one.topic.endswith(SUFFIX) else Topics.dead_letters(one.topic) for one in wanted}
         which = Filter(positions=wanted)
-        found = [letter for letter in _letters(desk, codec, sorted(topics), as_json) if which(letter)]
-        for letter in found:
-            page.show_letter(letter, codec, Topics(desk.settings), as_json)
-    if missing := wanted - {letter.position for letter in found}:
+        found = [dead_letter for dead_letter in _letters(session, codec, sorted(topics), as_json) if which(dead_letter)]
+        for dead_letter in found:
+            page.show_dead_letter(dead_letter, codec, Topics(session.settings), as_json)
+    if missing := wanted - {dead_letter.position for dead_letter in found}:
         raise click.ClickException(f"no dead letter of {', '.join(map(str, sorted(missing)))}")
 
 
@@ -95,34 +100,36 @@ def show(positions: tuple[str, ...], as_json: bool) -> None:
 @chosen
 @click.option("--position", "positions", multiple=True, help="One record, such as items/3/1842; may be repeated.")
 @click.option("--rate", type=click.FloatRange(min=0), default=0.0, help="Records a second; 0: no limit.")
-@click.option("--keep", is_flag=True, help="Leave the letters where they are.")
+@click.option("--keep", is_flag=True, help="Leave the dead letters where they are.")
 @click.option("--execute", is_flag=True, help="Do it; without it, only say what would be done.")
 def replay(
     names: tuple[str, ...], positions: tuple[str, ...], rate: float, keep: bool, execute: bool, as_json: bool,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Send the records of letters to their topics again, untouched, then remove the letters.
+    """Send the records again, untouched.
 
-    They go through the normal lanes: what still cannot be processed becomes a letter again, its attempt counted up;
-    what is older than what stands does not win. A record that two lanes refused is sent once.
+    They go to their own topics; their dead letters are removed afterwards.
+
+    They go through the normal lanes: what still cannot be processed becomes a dead letter again, its attempt counted
+    up; a record older than the stored state does not win. A record that two lanes refused is sent once.
     """
-    with opened() as (desk, codec):
+    with opened() as (session, codec):
         which = _which(options, positions)
-        topics = _topics(desk, names)
+        topics = _topics(session, names)
         if not execute:
-            _tell(desk, codec, topics, which, "sent again", as_json)
+            _tell(session, codec, topics, which, "sent again", as_json)
             return
         sent = removed = 0
-        producer = KafkaProducer(desk.settings)
+        producer = KafkaProducer(session.settings)
         try:
             for topic in topics:
                 with counted(f"Sending again from {topic}", as_json) as advance:
-                    matching = (one for one in _letters(desk, codec, [topic], quiet=True) if which(one))
+                    matching = (one for one in _letters(session, codec, [topic], quiet=True) if which(one))
                     done = _send(producer, matching, rate, advance)
                 sent += len(done)
                 if done and not keep:
                     # A record sent again has another offset: its next letter is not among these.
-                    gone = drop(desk.settings, desk.client, codec, topic, Filter(positions=done))
+                    gone = drop(session.settings, session.client, codec, topic, Filter(positions=done))
                     removed += gone.dropped
         finally:
             producer.close()
@@ -137,50 +144,52 @@ def replay(
 def purge(
     names: tuple[str, ...], positions: tuple[str, ...], everything: bool, execute: bool, as_json: bool, **options: Any
 ) -> None:
-    """Remove letters for good."""
+    """Remove dead letters for good."""
     which = _which(options, positions)
     if not which and not everything:
         raise click.UsageError("say which letters, or --all")
-    with opened() as (desk, codec):
-        topics = _topics(desk, names)
+    with opened() as (session, codec):
+        topics = _topics(session, names)
         if not execute:
-            _tell(desk, codec, topics, which, "removed", as_json)
+            _tell(session, codec, topics, which, "removed", as_json)
             return
         removed = 0
         for topic in topics:
             with counted(f"Removing from {topic}", as_json):
-                removed += drop(desk.settings, desk.client, codec, topic, which).dropped
+                removed += drop(session.settings, session.client, codec, topic, which).dropped
     page.show_done({"removed": removed}, as_json)
 
 
 @contextmanager
-def opened() -> Iterator[tuple[Desk, Codec]]:
-    """The desk, and the codec of its settings."""
-    with open_desk("kafka", refusals=(NoTopic, Busy, DeliveryFailed, RecordTooLarge)) as desk:
+def opened() -> Iterator[tuple[OperatorSession, Codec]]:
+    """The operator session, and the codec of its settings."""
+    with operator_session("kafka", refusals=(NoTopic, Busy, DeliveryFailed, RecordTooLarge)) as session:
         from streams.resources import Context
 
-        yield desk, Context(desk.settings).codec
+        yield session, Context(session.settings).codec
 
 
-def _topics(desk: Desk, names: Sequence[str]) -> list[str]:
+def _topics(session: OperatorSession, names: Sequence[str]) -> list[str]:
     """The dead-letter topics of `names`, or all."""
-    known = Topics(desk.settings).dead_letter_topics
+    known = Topics(session.settings).dead_letter_topics
     if not names:
         return known
-    prefix = desk.settings.topic_prefix
+    prefix = session.settings.topic_prefix
     wanted = []
     for name in names:
-        letters = name if name.endswith(SUFFIX) else Topics.dead_letters(name)
-        wanted.append(letters if letters in known or letters.startswith(prefix) else prefix + letters)
+        dead_letters = name if name.endswith(SUFFIX) else Topics.dead_letters(name)
+        wanted.append(
+            dead_letters if dead_letters in known or dead_letters.startswith(prefix) else prefix + dead_letters
+        )
     return wanted
 
 
-def _letters(desk: Desk, codec: Codec, topics: Sequence[str], quiet: bool) -> Iterator[Letter]:
+def _letters(session: OperatorSession, codec: Codec, topics: Sequence[str], quiet: bool) -> Iterator[StoredDeadLetter]:
     with counted("Reading letters", quiet) as advance:
         for topic in topics:
-            for letter in read_letters(desk.settings, codec, letter_ranges(desk.settings, topic)):
+            for dead_letter in read_dead_letters(session.settings, codec, dead_letter_ranges(session.settings, topic)):
                 advance(1)
-                yield letter
+                yield dead_letter
 
 
 def _which(options: dict[str, Any], positions: Sequence[str]) -> Filter:
@@ -194,23 +203,25 @@ def _positions(texts: Sequence[str]) -> frozenset[Position]:
         raise click.BadParameter(str(error), param_hint="POSITION") from error
 
 
-def _tell(desk: Desk, codec: Codec, topics: Sequence[str], which: Filter, what: str, as_json: bool) -> None:
+def _tell(
+    session: OperatorSession, codec: Codec, topics: Sequence[str], which: Filter, what: str, as_json: bool
+) -> None:
     groups = page.Groups()
-    for letter in _letters(desk, codec, topics, as_json):
-        if which(letter):
-            groups.add(letter)
+    for dead_letter in _letters(session, codec, topics, as_json):
+        if which(dead_letter):
+            groups.add(dead_letter)
     page.show_groups(groups, as_json, dry_run=what)
 
 
 def _send(
-    producer: KafkaProducer, letters: Iterator[Letter], rate: float, advance: Callable[[int], None]
+    producer: KafkaProducer, dead_letters: Iterator[StoredDeadLetter], rate: float, advance: Callable[[int], None]
 ) -> frozenset[Position]:
     done: set[Position] = set()
     pace = Pace(rate) if rate else None
 
-    def sent(letter: Letter) -> None:
-        done.add(letter.position)
+    def sent(dead_letter: StoredDeadLetter) -> None:
+        done.add(dead_letter.position)
         advance(1)
 
-    send_again(producer, letters, pace=lambda: pace.spend(1) if pace else None, sent=sent)
+    send_again(producer, dead_letters, pace=lambda: pace.spend(1) if pace else None, sent=sent)
     return frozenset(done)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.codec import Codec, DecodeError
-from streams.jobs.dead_letters.read import Letter
+from streams.jobs.dead_letters.read import StoredDeadLetter
 from streams.kafka.subjects import contract_of
 from streams.kafka.topics import Topics
 
@@ -39,22 +39,22 @@ class Groups:
         """How many records the letters are about."""
         return len({position for position, _ in self._seen})
 
-    def add(self, letter: Letter) -> None:
+    def add(self, dead_letter: StoredDeadLetter) -> None:
         """Count one; a second letter of the same record and lane is the same."""
-        if (letter.position, letter.lane) in self._seen:
+        if (dead_letter.position, dead_letter.lane) in self._seen:
             return
-        self._seen.add((letter.position, letter.lane))
-        name = letter.record.topic, letter.reason, letter.stage
-        moment = letter.failed_ms
+        self._seen.add((dead_letter.position, dead_letter.lane))
+        name = dead_letter.record.topic, dead_letter.reason, dead_letter.stage
+        timestamp = dead_letter.failed_ms
         row = self._rows.setdefault(
             name,
             {
                 **dict(zip(("topic", "reason", "stage"), name, strict=True)),
-                "letters": 0, "first_ms": moment, "last_ms": moment, "example": str(letter.position),
+                "letters": 0, "first_ms": timestamp, "last_ms": timestamp, "example": str(dead_letter.position),
             },
         )  # fmt: skip
         row["letters"] += 1
-        row["first_ms"], row["last_ms"] = min(row["first_ms"], moment), max(row["last_ms"], moment)
+        row["first_ms"], row["last_ms"] = min(row["first_ms"], timestamp), max(row["last_ms"], timestamp)
 
 
 def show_groups(groups: Groups, as_json: bool, *, dry_run: str = "") -> None:
@@ -81,9 +81,9 @@ def show_groups(groups: Groups, as_json: bool, *, dry_run: str = "") -> None:
         click.echo(f"Next: freshet dlq show {rows[0]['example']}")
 
 
-def show_letter(letter: Letter, codec: Codec, topics: Topics, as_json: bool) -> None:
+def show_dead_letter(dead_letter: StoredDeadLetter, codec: Codec, topics: Topics, as_json: bool) -> None:
     """One letter with everything that is known of it."""
-    row = letter_row(letter, codec, topics)
+    row = dead_letter_row(dead_letter, codec, topics)
     if as_json:
         click.echo(json.dumps(row))
         return
@@ -92,19 +92,27 @@ def show_letter(letter: Letter, codec: Codec, topics: Topics, as_json: bool) -> 
     table.add_column(overflow="fold")
     for name, value in row.items():
         if value not in ("", None, [], {}):
-            shown = moment(value) if name.endswith("_ms") else _cell(value)
+            shown = timestamp(value) if name.endswith("_ms") else _cell(value)
             table.add_row(name, shown)
     console = Console(highlight=False, markup=False)
     console.print(table)
     console.print()
 
 
-def letter_row(letter: Letter, codec: Codec, topics: Topics) -> dict[str, Any]:
+def dead_letter_row(dead_letter: StoredDeadLetter, codec: Codec, topics: Topics) -> dict[str, Any]:
     """The facts of a letter, JSON; `record` is the value decoded, where it does decode, and `value_hex` its bytes."""
-    one = letter.content
-    where = {"position": str(letter.position), "letter": f"{letter.record.partition}/{letter.record.offset}"}
+    one = dead_letter.content
+    where = {
+        "position": str(dead_letter.position),
+        "letter": f"{dead_letter.record.partition}/{dead_letter.record.offset}",
+    }
     if one is None:
-        return {**where, "topic": letter.record.topic, "reason": letter.reason, "value_hex": _hex(letter.record.value)}
+        return {
+            **where,
+            "topic": dead_letter.record.topic,
+            "reason": dead_letter.reason,
+            "value_hex": _hex(dead_letter.record.value),
+        }
     return {
         **where,
         "reason": one.reason,
@@ -143,7 +151,7 @@ def show_done(counts: dict[str, int], as_json: bool) -> None:
     click.echo(", ".join(f"{count:,} {what}" for what, count in counts.items()) + ". Next: freshet dlq list")
 
 
-def moment(ms: int) -> str:
+def timestamp(ms: int) -> str:
     """A moment as people write it, UTC; one that no calendar has as its number."""
     try:
         return datetime.fromtimestamp(ms / 1_000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -153,7 +161,7 @@ def moment(ms: int) -> str:
 
 def span(first_ms: int, last_ms: int) -> str:
     """From when to when, to the minute, short enough for a column; the day once where it is one day."""
-    days, minutes = zip(*(moment(ms)[5:16].partition("T")[::2] for ms in (first_ms, last_ms)), strict=True)
+    days, minutes = zip(*(timestamp(ms)[5:16].partition("T")[::2] for ms in (first_ms, last_ms)), strict=True)
     if days[0] == days[1]:
         return f"{days[0]} {minutes[0]}" if minutes[0] == minutes[1] else f"{days[0]} {minutes[0]}-{minutes[1]}"
     return f"{days[0]} {minutes[0]} - {days[1]} {minutes[1]}"

@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
-from cli.dlq_view import moment
-from cli.session import open_desk
+from cli.dlq_view import timestamp
+from cli.session import operator_session
 from processors.validate import ContractViolation
 from streams.errors import DeliveryFailed
 from streams.jobs.dead_letters.rewrite import Busy
@@ -29,10 +29,12 @@ from streams.kafka.ranges import NoTopic
 @click.option("--execute", is_flag=True, help="Do it; without it, only say what is known of them.")
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
 def erase(users: tuple[str, ...], file: Path | None, receipt: Path | None, execute: bool, as_json: bool) -> None:
-    """Forget users: histories, features of all versions, due-sets, dead letters; no replay brings them back.
+    """Erase users everywhere, with a receipt.
+
+    Histories, features of all versions, refresh queues, dead letters. No replay brings them back.
 
     What they do afterwards counts as a new user's. What Kafka still holds, and until when, is in the receipt; see
-    docs/erasure.md. Exit code 0: done; 1: something is owed, do it again; 2: wrong options.
+    docs/use/operators/erase.md. Exit code 0: done; 1: something is owed, do it again; 2: wrong options.
     """
     wanted = [*users, *(file.read_text(encoding="utf-8").splitlines() if file else ())]
     names = [name for name in wanted if name.strip()]
@@ -46,8 +48,8 @@ def erase(users: tuple[str, ...], file: Path | None, receipt: Path | None, execu
             check_user(name)
     except ContractViolation as error:
         raise click.BadParameter(str(error), param_hint="USER") from error
-    with open_desk("kafka", refusals=(NoTopic, Busy, DeliveryFailed)) as desk:
-        context = Context(desk.settings)
+    with operator_session("kafka", refusals=(NoTopic, Busy, DeliveryFailed)) as session:
+        context = Context(session.settings)
         try:
             if not execute:
                 _show_known(Eraser(context).known(names), as_json)
@@ -79,12 +81,12 @@ def _show(answer: dict[str, Any]) -> None:
     for one in answer["receipts"]:
         features = ", ".join(one["features"]) or "no version"
         click.echo(
-            f"{one['user_digest']}: erased up to {moment(one['erased_ms'])}; {one['events']:,} events, "
+            f"{one['user_digest']}: erased up to {timestamp(one['erased_ms'])}; {one['events']:,} events, "
             f"features in {features}"
         )
         for owed in one["owed"]:
             click.echo(f"  still there: {owed}; run it again")
-    letters = sum(answer["dead_letters"].values())
-    click.echo(f"{letters:,} dead letters removed; deletions on {', '.join(answer['receipts'][0]['tombstones'])}")
+    dead_letters = sum(answer["dead_letters"].values())
+    click.echo(f"{dead_letters:,} dead letters removed; deletions on {', '.join(answer['receipts'][0]['tombstones'])}")
     for remains in answer["receipts"][0]["remains"]:
         click.echo(f"Kafka still holds {remains}")

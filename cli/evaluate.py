@@ -25,12 +25,12 @@ from freshet.records import ItemKnowledge
 from local.stack.state import resolve
 from models.encoder.encoder import prepared_encoder
 from models.llm.client import LLMForbidden, LLMUnavailable, OpenAIClient
-from processors.items.agents import ATTRIBUTE_ANALYST, UnknownTeam
+from processors.items.agents import ATTRIBUTE_ANALYST, UnknownAgentSet
 from processors.items.attribute_catalogue import AttributeCatalogue
 from processors.items.distiller import Distiller
 from schemas.annotated import Annotated, read_annotated
 from schemas.files import FileError
-from streams.distillation import make_recipe, read_catalogue
+from streams.distillation import make_distillation_config, read_catalogue
 from streams.settings import Settings
 
 TEAM, NAIVE, NO_EXAMPLES = "team", "naive", "no-examples"
@@ -61,19 +61,19 @@ evaluation.add_command(reasoner)
     type=click.Choice([TEAM, NAIVE, NO_EXAMPLES]),
     default=TEAM,
     show_default=True,
-    help="The team, or a baseline: one naive call; the team without examples.",
+    help="The agent set, or a baseline: one naive call; the agent set without examples.",
 )
-@click.option("--profile", default=ATTRIBUTE_ANALYST, show_default=True, help="Team or agents that are asked.")
+@click.option("--agents", default=ATTRIBUTE_ANALYST, show_default=True, help="Agent set or agents that are asked.")
 @click.option("--shown", default=3, show_default=True, type=click.IntRange(0, 32), help="Examples in a prompt.")
 @click.option("--llm", help="Base URL of an OpenAI-compatible endpoint; default: FRESHET_LLM or `freshet up`.")
 @click.option("--concurrency", default=16, show_default=True, type=click.IntRange(1, 1024))
 @click.option("--answers", type=click.Path(dir_okay=False, path_type=Path), help="Write every answer here, JSON lines.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON at the end, no progress bar.")
 def knowledge(as_json: bool, **asked: Any) -> None:
-    """Score attributes distilled from --items against their gold ones."""
+    """Score distilled attributes against gold ones."""
     try:
-        score = _run(Options(**asked), quiet=as_json)
-    except (FileError, FileNotFoundError, UnknownTeam, LLMForbidden, LLMUnavailable) as error:
+        score = _run(KnowledgeOptions(**asked), quiet=as_json)
+    except (FileError, FileNotFoundError, UnknownAgentSet, LLMForbidden, LLMUnavailable) as error:
         raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(json.dumps(score.summary()))
@@ -82,7 +82,7 @@ def knowledge(as_json: bool, **asked: Any) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class KnowledgeOptions:
     """What was asked for."""
 
     items: Path
@@ -91,14 +91,14 @@ class Options:
     limit: int | None
     seed: int
     who: str
-    profile: str
+    agents: str
     shown: int
     llm: str | None
     concurrency: int
     answers: Path | None
 
 
-def _run(options: Options, *, quiet: bool) -> Score:
+def _run(options: KnowledgeOptions, *, quiet: bool) -> Score:
     settings = resolve(Settings.load(llm=options.llm), "llm")
     catalogue = read_catalogue(options.catalogue_file)
     rows, rest = split(read_annotated(options.items), options.limit, options.seed)
@@ -114,12 +114,12 @@ async def _score(
     catalogue: AttributeCatalogue,
     rows: list[Annotated],
     rest: list[Annotated],
-    options: Options,
+    options: KnowledgeOptions,
     quiet: bool,
 ) -> Score:
     columns = (TextColumn("asking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     connections = 2 * options.concurrency
-    async with OpenAIClient(settings.llm, settings.llm_model, timeout_s=600, max_connections=connections) as client:
+    async with OpenAIClient(settings.llm.url, settings.llm.model, timeout_s=600, max_connections=connections) as client:
         extractor = _extractor(client, settings, catalogue, rest, options)
         with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
             task = bar.add_task("asking", total=len(rows))
@@ -133,18 +133,22 @@ async def _score(
 
 
 def _extractor(
-    client: OpenAIClient, settings: Settings, catalogue: AttributeCatalogue, rest: list[Annotated], options: Options
+    client: OpenAIClient,
+    settings: Settings,
+    catalogue: AttributeCatalogue,
+    rest: list[Annotated],
+    options: KnowledgeOptions,
 ) -> Extractor:
     if options.who == NAIVE:
         return NaiveExtractor(client, wall_clock, catalogue)
-    recipe = make_recipe(
-        prepared_encoder(settings),
-        profile=options.profile,
+    distillation = make_distillation_config(
+        prepared_encoder(settings.encoder, settings.home),
+        profile=options.agents,
         catalogue=catalogue,
         examples=rest,
         shown=0 if options.who == NO_EXAMPLES else options.shown,
     )
-    return Distiller(client, wall_clock, recipe=recipe)
+    return Distiller(client, wall_clock, distillation=distillation)
 
 
 def _append(path: Path, row: Annotated, made: ItemKnowledge | None) -> None:

@@ -18,11 +18,11 @@ from schemas.files import FileError
 from streams.settings import Settings
 
 if TYPE_CHECKING:
-    from evaluation.reasoner.run import Options
-    from models.reasoner.sampler import Plan
+    from evaluation.reasoner.run import ReasonerOptions
+    from models.reasoner.sampler import SlotPlan
     from models.reasoner.training.train import TrainingConfig
 
-Config = TypeVar("Config", "TrainingConfig", "Plan")
+Config = TypeVar("Config", "TrainingConfig", "SlotPlan")
 _in = click.Path(exists=True, dir_okay=False, path_type=Path)
 STAGES = ("time", "sets", "held")
 
@@ -44,7 +44,7 @@ def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> tu
 @click.option("--steps", default="1,2,4,8,16", show_default=True, callback=_numbers, help="Denoising steps; with 1.")
 @click.option("--train-steps", type=click.IntRange(1), help="Training steps of ours and of SASRec.")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="A field of our TrainingConfig.")
-@click.option("--plan", "plans", multiple=True, metavar="NAME=VALUE", help="A field of the sampler's Plan.")
+@click.option("--plan", "plans", multiple=True, metavar="NAME=VALUE", help="A field of the sampler's SlotPlan.")
 @click.option("--between", default=0, show_default=True, type=click.IntRange(0), help="Slots in the log's gaps.")
 @click.option("--stages", default=",".join(STAGES), show_default=True, help="Beside leave-last-out: which of these.")
 @click.option("--users", type=click.IntRange(1), help="Ask at most so many users in each test.")
@@ -66,10 +66,13 @@ def reasoner(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare the block-diffusion reasoner with popularity, kNN, co-occurrence and SASRec on EVENTS over ITEMS."""
+    """Compare the reasoner with its baselines.
+
+    Baselines: popularity, kNN, co-occurrence and SASRec, on EVENTS over ITEMS.
+    """
     from evaluation.reasoner import plots, report
-    from evaluation.reasoner.run import WITHOUT_VALIDATION, Options
-    from models.reasoner.sampler import Plan
+    from evaluation.reasoner.run import WITHOUT_VALIDATION, ReasonerOptions
+    from models.reasoner.sampler import SlotPlan
     from models.reasoner.training.train import TrainingError
 
     training = changed(WITHOUT_VALIDATION, changes)
@@ -80,11 +83,11 @@ def reasoner(
         raise click.BadParameter(f"no stage {', '.join(sorted(unknown))}, there is {', '.join(STAGES)}")
     if 1 not in steps:
         raise click.BadParameter("--steps must hold 1: what the others are compared with")
-    options = Options(
+    options = ReasonerOptions(
         seeds=seeds,
         steps=steps,
         training=training,
-        plan=changed(Plan(), plans),
+        plan=changed(SlotPlan(), plans),
         between=between,
         stages=("last", *asked),
         users=users,
@@ -111,7 +114,7 @@ def reasoner(
     click.echo("next: `freshet train reasoner` with the same files makes the checkpoint a worker loads")
 
 
-def _run(events: Path, items: Path, options: Options) -> dict[str, Any]:
+def _run(events: Path, items: Path, options: ReasonerOptions) -> dict[str, Any]:
     import torch
 
     from evaluation.reasoner import report
@@ -120,7 +123,7 @@ def _run(events: Path, items: Path, options: Options) -> dict[str, Any]:
     from models.encoder.encoder import prepared_encoder
 
     settings = Settings.load()
-    torch.set_num_threads(settings.torch_threads)
+    torch.set_num_threads(settings.worker.threads)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     errors = Console(stderr=True)
     with Progress(*columns, console=errors) as bar:
@@ -128,8 +131,8 @@ def _run(events: Path, items: Path, options: Options) -> dict[str, Any]:
         shop = load(
             events,
             items,
-            prepared_encoder(settings),
-            settings.dims,
+            prepared_encoder(settings.encoder, settings.home),
+            settings.vectors.dims,
             max_items=options.training.max_items,
             encoded=lambda done, total: bar.update(task, completed=done / max(1, total)),
         )

@@ -61,7 +61,7 @@ def item(item_id: str, as_json: bool) -> None:
 @click.argument("user_id")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON, vectors in full.")
 def user(user_id: str, as_json: bool) -> None:
-    """Vectors, age and inferred behaviours of USER_ID."""
+    """Vectors, age and inferred behaviors of USER_ID."""
     with _reader() as reader:
         try:
             [read] = reader.users([user_id])
@@ -84,7 +84,9 @@ def user(user_id: str, as_json: bool) -> None:
 def _reader() -> FeatureReader:
     settings = resolve(Settings.load(), "redis")
     # A person waits longer than a ranker, and the server may be warming up.
-    return FeatureReader(settings.redis, settings.key_prefix, dims=settings.dims, timeout_s=5.0, raise_errors=True)
+    return FeatureReader(
+        settings.redis.url, settings.key_prefix, dims=settings.vectors.dims, timeout_s=5.0, raise_errors=True
+    )
 
 
 def _unreachable(error: redis.RedisError) -> NoReturn:

@@ -68,7 +68,7 @@ class LogSource:
                 return TrainingLog(read_events(self.events), list(read_items(self.items, default_time=0)))
             return self._read_topics(Context(settings), bar)
         except KafkaException as error:
-            raise click.ClickException(f"Kafka at {settings.kafka}: {error.args[0].str()}") from error
+            raise click.ClickException(f"Kafka at {settings.kafka.servers}: {error.args[0].str()}") from error
         except (FileError, LogError, redis.RedisError, RegistryUnavailable, RegistryRejected) as error:
             raise click.ClickException(str(error)) from error
 
@@ -80,7 +80,7 @@ class LogSource:
             bar.update(task, completed=done, total=total)
 
         if self.histories:
-            with connect(settings.redis) as client:
+            with connect(settings.redis.url) as client:
                 events = read_histories(HistoryStore(client, settings.key_prefix))
         else:
             events = read_event_topic(settings, topics.user_events, codec, context.clock(), report)

@@ -33,7 +33,10 @@ def models() -> None:
 @click.option("--llm", "llm_name", type=click.Choice(list(LLMS)), default=QWEN_05B.name, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON instead of a progress bar.")
 def prepare(only_encoder: bool, llm_name: str, as_json: bool) -> None:
-    """Fetch and check weights, and vLLM's environment; what is there already is left alone."""
+    """Fetch and check weights.
+
+    Also vLLM's environment. What is there already is left alone.
+    """
     home = Settings.load().home
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     try:

@@ -11,14 +11,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from cli.session import bars, open_desk, version_name
+from cli.session import bars, operator_session, version_name
 from streams.kafka.ranges import NoTopic
 from streams.settings import Settings
 
@@ -33,12 +32,12 @@ Tell = Callable[[str, int, int], None]
 def rebuild(version: str, compare: bool, rate: float, as_json: bool) -> None:
     """Fill Redis for VERSION from its topics, item-knowledge and user-events: no model is asked.
 
-    Safe beside live workers and as often as you like: newer is never replaced by older. What only Redis had is not
-    there again: see docs/rebuild.md. Exit code 0: done, no differences; 1: failed, stopped, or differences; 2: wrong
-    options.
+    Safe beside live workers and as often as you like: newer is never replaced by older. What only Redis had is
+    gone: see docs/use/operators/rebuild.md. Exit code 0: done, no differences; 1: failed, stopped, or differences; 2:
+    wrong options.
     """
-    with open_desk("kafka", refusals=(NoTopic,)) as desk:
-        settings = replace(desk.settings, version=version) if version else desk.settings
+    with operator_session("kafka", refusals=(NoTopic,)) as session:
+        settings = session.settings.replace(version=version) if version else session.settings
         began = time.monotonic()
         with bars(as_json) as tell:
             answer = _verify(settings, tell) if compare else _rebuild(settings, rate, tell)

@@ -11,14 +11,13 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cli import replay_view as page
-from cli.session import Desk, Time, counted, open_desk, version_name
+from cli.session import OperatorSession, Time, counted, operator_session, version_name
 from freshet.clock import wall_clock
 from local.stack.state import resolve
 from store.histories import HistoryStore
@@ -26,7 +25,7 @@ from store.versions import Versions
 from streams.errors import FatalError
 from streams.jobs.replay.estimate import Estimate, estimate
 from streams.jobs.replay.jobs import Job, JobError, Jobs, new_job
-from streams.jobs.replay.plan import Plan, make_plan, warnings
+from streams.jobs.replay.plan import ReplayPlan, make_plan, warnings
 from streams.jobs.replay.request import TOPICS, KeysChanged, Request, read_keys
 from streams.kafka.producer import kafka_config
 from streams.kafka.ranges import NoTopic
@@ -46,9 +45,9 @@ REFUSALS = (JobError, NoTopic, KeysChanged, FatalError, FileNotFoundError)
 )
 @click.option("--topic", type=click.Choice(TOPICS), default="all", show_default=True, help="What is replayed.")
 @click.option(
-    "--from", "from_ms", type=Time(), default=0, metavar="TIME", help="Records as young as this; default all."
+    "--from", "from_ms", type=Time(), default=0, metavar="TIME", help="Records at or after this time; default all."
 )
-@click.option("--to", "to_ms", type=Time(), default=0, metavar="TIME", help="Records older than this; default all.")
+@click.option("--to", "to_ms", type=Time(), default=0, metavar="TIME", help="Records before this time; default all.")
 @click.option("--keys", "keys_file", type=click.Path(exists=True, dir_okay=False), help="File of ids, one a line.")
 @click.option("--knowledge", is_flag=True, help="Distil items too; what is known already costs no LLM call.")
 @click.option("--rate", type=click.FloatRange(min=0), default=0.0, help="Records or users a second; 0: no limit.")
@@ -72,30 +71,30 @@ def replay(
     if sum(map(bool, (version, job_id, list_jobs))) != 1:
         raise click.UsageError("give one of --into VERSION, --resume JOB and --jobs")
     if list_jobs:
-        with open_desk() as desk:
-            page.show_jobs(Jobs(desk.client, desk.prefix).all(wall_clock()), as_json)
+        with operator_session() as session:
+            page.show_jobs(Jobs(session.client, session.prefix).all(wall_clock()), as_json)
         return
     if to_ms and to_ms <= from_ms:
         raise click.BadParameter("it is not after --from", param_hint="--to")
-    with open_desk("kafka", *(("llm",) if knowledge else ()), refusals=REFUSALS) as desk:
+    with operator_session("kafka", *(("llm",) if knowledge else ()), refusals=REFUSALS) as session:
         if job_id:
-            _resume(desk, job_id, force, as_json)
+            _resume(session, job_id, force, as_json)
             return
         _, digest = read_keys(keys_file or "")
         file = str(Path(keys_file).resolve()) if keys_file else ""
         request = Request(version, topic, from_ms, to_ms, file, digest, knowledge, rate)
-        _begin(desk, request, execute, force, as_json)
+        _begin(session, request, execute, force, as_json)
 
 
-def _begin(desk: Desk, request: Request, execute: bool, force: bool, as_json: bool) -> None:
-    settings = replace(desk.settings, version=request.version)
+def _begin(session: OperatorSession, request: Request, execute: bool, force: bool, as_json: bool) -> None:
+    settings = session.settings.replace(version=request.version)
     keys, _ = read_keys(request.keys_file)
-    refusal = _refusal(settings, desk.versions, request.version, force)
+    refusal = _refusal(settings, session.versions, request.version, force)
     with counted("Looking for users", as_json) as advance:
-        plan = make_plan(settings, request, keys, HistoryStore(desk.client, desk.prefix), advance)
-    answer = {"into": request.version, "active": desk.versions.active(), "execute": execute, **page.plan_row(plan)}
-    answer["warnings"] = warnings(plan, desk.versions)
-    answer["estimate"] = _estimate(desk, settings, plan)
+        plan = make_plan(settings, request, keys, HistoryStore(session.client, session.prefix), advance)
+    answer = {"into": request.version, "active": session.versions.active(), "execute": execute, **page.plan_row(plan)}
+    answer["warnings"] = warnings(plan, session.versions)
+    answer["estimate"] = _estimate(session, settings, plan)
     if refusal:
         answer["refused"] = refusal
     if not (as_json and execute and not refusal):  # where a machine is told what became of it, once
@@ -105,11 +104,11 @@ def _begin(desk: Desk, request: Request, execute: bool, force: bool, as_json: bo
     if refusal:
         raise click.ClickException(refusal)
     job = new_job(plan, worker_name(), wall_clock())
-    Jobs(desk.client, desk.prefix).save(job)
+    Jobs(session.client, session.prefix).save(job)
     _run(settings, job, keys, as_json)
 
 
-def _estimate(desk: Desk, settings: Settings, plan: Plan) -> Estimate | None:
+def _estimate(session: OperatorSession, settings: Settings, plan: ReplayPlan) -> Estimate | None:
     """What asking the model would cost, where the replay asks it."""
     from streams.resources import Context
 
@@ -117,18 +116,18 @@ def _estimate(desk: Desk, settings: Settings, plan: Plan) -> Estimate | None:
     if not ranges:
         return None
     codec = Context(settings).codec
-    return estimate(settings, desk.client, codec, settings.version, desk.versions.names(), ranges)
+    return estimate(settings, session.client, codec, settings.version, session.versions.names(), ranges)
 
 
-def _resume(desk: Desk, job_id: str, force: bool, as_json: bool) -> None:
-    jobs = Jobs(desk.client, desk.prefix)
+def _resume(session: OperatorSession, job_id: str, force: bool, as_json: bool) -> None:
+    jobs = Jobs(session.client, session.prefix)
     job = jobs.take_over(job_id, worker_name(), wall_clock())
     request = job.plan.request
-    settings = replace(desk.settings, version=request.version)
+    settings = session.settings.replace(version=request.version)
     if request.knowledge:
         settings = resolve(settings, "llm")
     keys, _ = read_keys(request.keys_file, request.keys_digest)
-    if refusal := _refusal(settings, desk.versions, settings.version, force):
+    if refusal := _refusal(settings, session.versions, settings.version, force):
         raise click.ClickException(refusal)
     jobs.save(job)
     _run(settings, job, keys, as_json)
@@ -154,7 +153,7 @@ def _refusal(settings: Settings, versions: Versions, version: str, force: bool) 
 def _run(settings: Settings, job: Job, keys: frozenset[bytes], as_json: bool) -> None:
     resume = f"freshet replay --resume {job.id}"
     click.echo(f"Replay {job.id}. If it ends too early: {resume}", err=True)
-    os.environ["OMP_NUM_THREADS"] = str(settings.torch_threads)
+    os.environ["OMP_NUM_THREADS"] = str(settings.worker.threads)
     # Heavy from here on.
     from streams import logs
     from streams.jobs.replay.run import Run

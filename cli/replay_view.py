@@ -19,10 +19,10 @@ from rich.table import Table
 from cli.session import bars
 from streams.jobs.replay.estimate import Estimate
 from streams.jobs.replay.jobs import Job
-from streams.jobs.replay.plan import Plan, Stage
+from streams.jobs.replay.plan import ReplayPlan, Stage
 
 
-def plan_row(plan: Plan) -> dict[str, Any]:
+def plan_row(plan: ReplayPlan) -> dict[str, Any]:
     """The facts of a plan, JSON."""
     return {
         "request": asdict(plan.request),
@@ -143,7 +143,7 @@ def show_jobs(jobs: Sequence[Job], as_json: bool) -> None:
 
 
 @contextmanager
-def stage_bars(plan: Plan, quiet: bool) -> Iterator[Callable[[Stage, int], None]]:
+def stage_bars(plan: ReplayPlan, quiet: bool) -> Iterator[Callable[[Stage, int], None]]:
     """A bar for each stage, on standard error."""
     with bars(quiet) as tell:
         for stage in plan.stages:

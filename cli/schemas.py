@@ -33,16 +33,18 @@ def schemas() -> None:
 @schemas.command()
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
 def check(as_json: bool) -> None:
-    """Say how each subject stands; changes nothing."""
+    """Compare each subject; changes nothing."""
     _answer(check_subjects, as_json)
 
 
 @schemas.command()
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
 def register(as_json: bool) -> None:
-    """Register every kept version under every subject, and set its compatibility; may be repeated.
+    """Register every version of every subject.
 
-    Run it before workers with FRESHET_REGISTRY_AUTO_REGISTER=false, and again before an upgrade: a release whose
+    Also sets its compatibility. May be repeated.
+
+    Run it before workers with FRESHET_REGISTRY__AUTO_REGISTER=false, and again before an upgrade: a release whose
     contract the registry refuses is found before it writes.
     """
     _answer(register_subjects, as_json)
@@ -50,10 +52,10 @@ def register(as_json: bool) -> None:
 
 def _answer(ask: Callable[[RegistryClient, Topics], list[Subject]], as_json: bool) -> None:
     settings = Settings.load()
-    if not settings.registry:
+    if not settings.registry.url:
         raise SettingError("registry", "", "the URL of a schema registry; without one records name their schema")
     try:
-        found = ask(RegistryClient(settings.registry), Topics(settings))
+        found = ask(RegistryClient(settings.registry.url), Topics(settings))
     except (RegistryUnavailable, RegistryRejected) as error:
         raise click.ClickException(str(error)) from error
     if as_json:

@@ -20,7 +20,7 @@ from local.stack.state import resolve
 from schemas.codec import Codec
 from schemas.files import FileError, read_events, read_items
 from schemas.registry import RegistryClient
-from streams.jobs.send import Keyed, Tally, keyed_events, keyed_items
+from streams.jobs.send import Keyed, SendCounts, keyed_events, keyed_items
 from streams.jobs.send import send as send_records
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics, existing
@@ -84,16 +84,16 @@ def _ready() -> Settings:
     try:
         found = existing(kafka_config(settings), wanted)
     except KafkaException as error:
-        raise click.ClickException(f"Kafka at {settings.kafka}: {error.args[0].str()}") from error
+        raise click.ClickException(f"Kafka at {settings.kafka.servers}: {error.args[0].str()}") from error
     if missing := [name for name in wanted if name not in found]:
         raise click.ClickException(f"no topic {', '.join(missing)}; `freshet topics create` makes what is missing")
     return settings
 
 
 def _codec(settings: Settings) -> Codec:
-    if not settings.registry:
+    if not settings.registry.url:
         return Codec()
-    return Codec(RegistryClient(settings.registry, auto_register=settings.registry_auto_register))
+    return Codec(RegistryClient(settings.registry.url, auto_register=settings.registry.auto_register))
 
 
 def _send(
@@ -108,7 +108,7 @@ def _send(
         sys.exit(1)
 
 
-def _report(tally: Tally, topic: str, what: str, as_json: bool) -> None:
+def _report(tally: SendCounts, topic: str, what: str, as_json: bool) -> None:
     if as_json:
         answer = {
             "topic": topic,

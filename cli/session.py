@@ -73,7 +73,7 @@ def version_name(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class OperatorSession:
     """What every command works with."""
 
     settings: Settings
@@ -114,7 +114,7 @@ class Desk:
 
 
 @contextmanager
-def open_desk(*needed: str, refusals: tuple[type[Exception], ...] = ()) -> Iterator[Desk]:
+def operator_session(*needed: str, refusals: tuple[type[Exception], ...] = ()) -> Iterator[OperatorSession]:
     """Connect to Redis, and turn what goes wrong into one line and exit code 1; `refusals` are errors that say it all.
 
     `needed` are the other services, besides Redis, whose addresses must be known.
@@ -122,9 +122,9 @@ def open_desk(*needed: str, refusals: tuple[type[Exception], ...] = ()) -> Itera
     settings = resolve(Settings.load(), "redis", *needed)
     refused: tuple[type[Exception], ...] = (VersionError, RegistryUnavailable, RegistryRejected, NothingCame, *refusals)
     try:
-        client = connect(settings.redis, socket_timeout=30, socket_connect_timeout=5)
+        client = connect(settings.redis.url, socket_timeout=30, socket_connect_timeout=5)
         try:
-            yield Desk(settings, client, Versions(client, settings.key_prefix))
+            yield OperatorSession(settings, client, Versions(client, settings.key_prefix))
         finally:
             client.close()
     except refused as error:
@@ -134,7 +134,7 @@ def open_desk(*needed: str, refusals: tuple[type[Exception], ...] = ()) -> Itera
             f"Redis does not answer ({error}); is FRESHET_REDIS right, or `freshet up` running?"
         ) from error
     except KafkaException as error:
-        raise click.ClickException(f"Kafka at {settings.kafka}: {error.args[0].str()}") from error
+        raise click.ClickException(f"Kafka at {settings.kafka.servers}: {error.args[0].str()}") from error
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from local.stack.stack import prepare
 from local.stack.state import ServiceState, StackLock, StackState, read_state, resolve, running
 from local.stack.supervise import data_folder
 from models.encoder.weights import WeightsError
+from schemas.setting import variable
 from streams.settings import Settings
 
 POLL_S = 0.25
@@ -40,7 +42,7 @@ LABELS = {"kafka": "Kafka", "redis": "Redis", "llm": "LLM"}
 
 
 @click.command()
-@click.option("--no-llm", is_flag=True, help="Without the LLM server: item-distill will wait for one.")
+@click.option("--no-llm", is_flag=True, help="Without the LLM server: workers leave item-distill out.")
 @click.option("--prepare-only", is_flag=True, help="Fetch what is missing, start nothing.")
 def up(no_llm: bool, prepare_only: bool) -> None:
     """Start the embedded stack in the background: Kafka, Valkey and an LLM server.
@@ -142,11 +144,16 @@ def down(erase: bool) -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def status(as_json: bool) -> None:
+@click.option("--env", is_flag=True, help='Only the addresses, as a shell sets them: eval "$(freshet status --env)".')
+def status(as_json: bool, env: bool) -> None:
     """Show what runs and where, the active version and the lags. Exit code 1 unless all of it is healthy."""
     from streams.lanes import consumer_group
 
     settings = Settings.load()
+    if env:
+        for service in _known(settings):
+            click.echo(f"export {variable(service.name)}={shlex.quote(service.address)}")
+        return
     services = [_checked(service) for service in _known(settings)]
     healthy = {service["name"]: bool(service["healthy"]) for service in services}
     lag = _lags(settings) if healthy.get("kafka") else {}
@@ -174,7 +181,7 @@ def _known(settings: Settings) -> list[ServiceState]:
     state = running(settings.home)
     services = list(state.services) if state else []
     for name in LABELS:
-        if address := getattr(settings, name):
+        if address := settings.value(name):
             services = [service for service in services if service.name != name]
             services.append(ServiceState(name, "given by the settings", "ready", address, 0, ""))
     return services
@@ -205,7 +212,7 @@ def _active_version(settings: Settings) -> str | None:
     from freshet.connect import connect
     from store.versions import Versions
 
-    with connect(resolve(settings).redis, socket_timeout=2) as client:
+    with connect(resolve(settings).redis.url, socket_timeout=2) as client:
         return Versions(client, settings.key_prefix).active()
 
 
@@ -216,12 +223,12 @@ def _budget(settings: Settings) -> dict[str, int | float] | None:
     from freshet.connect import connect
     from store.token_budget import budget_state
 
-    with connect(resolve(settings).redis, socket_timeout=2) as client:
+    with connect(resolve(settings).redis.url, socket_timeout=2) as client:
         try:
             state = budget_state(client, settings.key_prefix)
         except redis.RedisError:
             return None
-    limit = state.limit or settings.llm_tokens_per_hour
+    limit = state.limit or settings.llm.tokens_per_hour
     return {**asdict(state), "limit": limit} if limit else None
 
 

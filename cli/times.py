@@ -27,7 +27,7 @@ def parse_time(text: str, now_ms: int) -> int:
     if text[-1:] in ("s", "m", "h", "d"):
         return max(1, now_ms - round(1_000 * parse_duration(text)))
     try:
-        moment = datetime.fromisoformat(text)
+        timestamp = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(f"{text!r} is no time such as 2026-11-25T04:00, 12h (ago) or epoch milliseconds") from None
-    return max(1, round(1_000 * (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()))
+    return max(1, round(1_000 * (timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)).timestamp()))

@@ -26,12 +26,15 @@ def topics() -> None:
 @topics.command()
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
 def create(as_json: bool) -> None:
-    """Create the topics that do not exist yet; existing ones stay as they are."""
+    """Create the topics that are missing.
+
+    Existing topics stay as they are.
+    """
     settings = resolve(Settings.load(), "kafka")
     try:
         made = Topics(settings).create(kafka_config(settings))
     except KafkaException as error:
-        raise click.ClickException(f"Kafka at {settings.kafka}: {error.args[0].str()}") from error
+        raise click.ClickException(f"Kafka at {settings.kafka.servers}: {error.args[0].str()}") from error
     there = [topic.name for topic in Topics(settings).all() if topic.name not in made]
     if as_json:
         click.echo(json.dumps({"created": made, "existed": there}))
@@ -44,13 +47,16 @@ def create(as_json: bool) -> None:
 @topics.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Answer as JSON.")
 def list_topics(as_json: bool) -> None:
-    """Show every topic of the current version: what it is for, and whether it exists."""
+    """Show every topic of the current version.
+
+    What it is for, and whether it exists.
+    """
     settings = resolve(Settings.load(), "kafka")
     wanted = Topics(settings).all()
     try:
         found = existing(kafka_config(settings), [topic.name for topic in wanted])
     except KafkaException as error:
-        raise click.ClickException(f"Kafka at {settings.kafka}: {error.args[0].str()}") from error
+        raise click.ClickException(f"Kafka at {settings.kafka.servers}: {error.args[0].str()}") from error
     if as_json:
         rows = [
             {"name": t.name, "about": t.about, "compacted": t.compacted, "partitions": found.get(t.name, 0)}

@@ -19,8 +19,7 @@ from cli.log_options import LogSource, TrainingLog, log_options
 from cli.train_aligner import aligner
 from models.encoder.aligner import Aligner
 from models.reasoner import checkpoint
-from models.reasoner.training.train import Progress as TrainingProgress
-from models.reasoner.training.train import TrainingConfig, TrainingError
+from models.reasoner.training.train import TrainingConfig, TrainingError, TrainingProgress
 from streams.jobs.train import train_on, trained_aligner
 from streams.settings import Settings
 
@@ -56,7 +55,7 @@ train.add_command(aligner)
 @click.option("--warm-start", type=click.Path(path_type=Path), help="Begin at the weights of this checkpoint.")
 @click.option("--resume", is_flag=True, help="Go on where the same training was cut off.")
 @click.option("--patience", default=DEFAULTS.patience, show_default=True, type=click.IntRange(0), help=PATIENCE)
-@click.option("--no-neighbours", is_flag=True, help="Train the network alone, without co-occurrence beneath it.")
+@click.option("--no-neighbors", is_flag=True, help="Train the network alone, without co-occurrence beneath it.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON at the end, no progress bar.")
 def reasoner(
@@ -70,20 +69,23 @@ def reasoner(
     warm_start: Path | None,
     resume: bool,
     patience: int,
-    no_neighbours: bool,
+    no_neighbors: bool,
     seed: int,
     as_json: bool,
 ) -> None:
-    """Train the block-diffusion reasoner on a log of events over a catalogue."""
+    """Train the reasoner on a log of events.
+
+    The block-diffusion reasoner, over a catalogue of items.
+    """
     settings = source.resolve(Settings.load())
-    folder = out or (Path(settings.checkpoint) if settings.checkpoint else settings.home / "reasoner")
+    folder = out or (Path(settings.reasoner.checkpoint) if settings.reasoner.checkpoint else settings.home / "reasoner")
     config = TrainingConfig(
         steps=steps,
         minutes=minutes,
         max_items=max_items,
         include_rare=include_rare,
         patience=patience,
-        neighbours=not no_neighbours,
+        neighbors=not no_neighbors,
         seed=seed,
     )
     began = time.monotonic()

@@ -17,8 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from cli.log_options import LogSource, log_options
 from models.encoder.aligner_training import AlignerConfig
-from models.encoder.contrastive import HeadConfig
-from models.encoder.contrastive import Progress as HeadProgress
+from models.encoder.contrastive import AlignerProgress, HeadConfig
 from models.encoder.pairs import NothingToLearn
 from schemas.files import FileError
 from schemas.knowledge_file import read_knowledge
@@ -48,20 +47,22 @@ def aligner(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Train the aligner on a log of events over a catalogue: items bought together come to stand close.
+    """Train the aligner on a log of events.
+
+    Items bought together get similar vectors.
 
     Validated on items first seen in the newest third of the log; where PCA is as good there, PCA is what is saved.
     """
     settings = source.resolve(Settings.load())
     file = out or settings.home / ALIGNER_FILE
-    head = HeadConfig(dims=settings.dims, steps=steps, seed=seed)
+    head = HeadConfig(dims=settings.vectors.dims, steps=steps, seed=seed)
     config = AlignerConfig(head=head, window_ms=int(window_hours * 3_600_000))
     began = time.monotonic()
     with _bar(quiet=as_json) as bar:
         encoding = bar.add_task("encoding item texts", total=None)
         training = bar.add_task("training the aligner", total=1.0, visible=False)
 
-        def trained(progress: HeadProgress) -> None:
+        def trained(progress: AlignerProgress) -> None:
             text = f"training the aligner, step {progress.step}, recall@50 {progress.score:.4f}"
             bar.update(training, completed=progress.step / progress.steps, description=text, visible=True)
 

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec
 import click
 
 from cli import versions_view as page
-from cli.session import Desk, Duration, counted, open_desk, version_name
+from cli.session import Duration, OperatorSession, counted, operator_session, version_name
 from store.coverage import ACTIVE_WITHIN_S, LEAST_ITEMS, LEAST_USERS, SAMPLE, unfit
 from store.scan import RATE, Pace
 from store.version_gc import census, collect, collectable
@@ -55,10 +55,13 @@ def versions() -> None:
 @versions.command("list")
 @_json
 def list_(as_json: bool) -> None:
-    """Show every version: active, previous, shadow (younger than the active one), old, or being deleted."""
-    with open_desk() as desk:
-        seen = desk.versions.overview()
-        rows = [page.row(desk.client, desk.prefix, desk.versions, seen, name) for name in seen.all]
+    """Show every version and its state.
+
+    A state is active, previous, shadow (newer than the active version), old, or being deleted.
+    """
+    with operator_session() as session:
+        seen = session.versions.overview()
+        rows = [page.row(session.client, session.prefix, session.versions, seen, name) for name in seen.all]
     _answer({"active": seen.active, "previous": seen.previous, "versions": rows}, as_json, page.show_list)
 
 
@@ -68,16 +71,19 @@ def list_(as_json: bool) -> None:
 @click.option("--topics/--no-topics", default=True, help="Make its Kafka topics too, where Kafka is configured.")
 @_json
 def create(name: str, pins: tuple[str, ...], topics: bool, as_json: bool) -> None:
-    """Make the version NAME known, to be filled in the shadow; one that exists stays as it is."""
+    """Make the shadow version NAME, to be filled by replay.
+
+    A version that exists stays as it is.
+    """
     for one in pins:
         if not re.fullmatch(r"[a-z][a-z_-]*=.+", one):
             raise click.BadParameter(f"{one!r} is not COMPONENT=VALUE", param_hint="--pin")
-    with open_desk() as desk:
-        new = desk.versions.create(name, dict(one.split("=", 1) for one in pins), by="freshet versions create")
+    with operator_session() as session:
+        new = session.versions.create(name, dict(one.split("=", 1) for one in pins), by="freshet versions create")
         made: list[str] = []
-        if topics and desk.settings.kafka:
-            made = Topics(desk.settings, name).create(kafka_config(desk.settings))
-        registry = bool(desk.settings.registry)
+        if topics and session.settings.kafka.servers:
+            made = Topics(session.settings, name).create(kafka_config(session.settings))
+        registry = bool(session.settings.registry.url)
     answer = {"version": name, "created": new, "topics_created": made}
     _answer(answer, as_json, lambda found: page.show_created(found, registry=registry))
 
@@ -87,18 +93,21 @@ def create(name: str, pins: tuple[str, ...], topics: bool, as_json: bool) -> Non
 @_measured
 @_json
 def status(name: str | None, active_within: float, sample: int, as_json: bool) -> None:
-    """Show what NAME (the active version) is made of and by whom, how much of it is there, and how fresh."""
-    with open_desk() as desk:
-        version = name or desk.versions.active()
+    """Show components, coverage and age of NAME.
+
+    Without NAME: of the active version. Also lists the workers that write it.
+    """
+    with operator_session() as session:
+        version = name or session.versions.active()
         if version is None:
             raise click.ClickException("no version is active yet: start `freshet worker`")
-        desk.known(version)
-        seen = desk.versions.overview()
-        found, shape = desk.compared(version, seen.active, active_within, sample, quiet=as_json)
+        session.known(version)
+        seen = session.versions.overview()
+        found, shape = session.compared(version, seen.active, active_within, sample, quiet=as_json)
         with counted(f"Counting the keys of {version}", as_json) as advance:
-            counts = census(desk.client, desk.prefix, version, progress=advance)
-        manifest = desk.versions.manifest(version)
-        answer = page.row(desk.client, desk.prefix, desk.versions, seen, version) | {
+            counts = census(session.client, session.prefix, version, progress=advance)
+        manifest = session.versions.manifest(version)
+        answer = page.row(session.client, session.prefix, session.versions, seen, version) | {
             "shape": shape or None,
             "keys": dict(sorted(counts.items())),
             "manifest": page.manifest(manifest),
@@ -120,27 +129,29 @@ def status(name: str | None, active_within: float, sample: int, as_json: bool) -
 def activate(
     name: str, least_items: float, least_users: float, force: bool, active_within: float, sample: int, as_json: bool
 ) -> None:
-    """Make rankers read NAME, items and users at once, if it has what they read now.
+    """Make rankers read NAME, if nothing is missing there.
+
+    Items and users are swapped together, by one pointer.
 
     Exit code 1, and nothing is changed, where it has not.
     """
-    with open_desk() as desk:
-        desk.known(name)
-        before = desk.versions.active()
-        found, shape = desk.compared(name, before, active_within, sample, quiet=as_json)
-        manifest = desk.versions.manifest(name)
+    with operator_session() as session:
+        session.known(name)
+        before = session.versions.active()
+        found, shape = session.compared(name, before, active_within, sample, quiet=as_json)
+        manifest = session.versions.manifest(name)
         reasons = unfit(found, manifest, shape, least_items=least_items, least_users=least_users)
         done = name != before and (force or not reasons)
         if done and before is None:
-            done = desk.versions.activate_if_none(name)
+            done = session.versions.activate_if_none(name)
         elif done:
-            desk.versions.activate(name, instead_of=before)
+            session.versions.activate(name, instead_of=before)
         answer = {
             "version": name,
             "activated": done,
             "before": before,
             "forced": force and bool(reasons),
-            "workers": desk.workers(name),
+            "workers": session.workers(name),
             "coverage": page.coverage(found),
             "reasons": reasons,
         }
@@ -152,10 +163,13 @@ def activate(
 @versions.command()
 @_json
 def rollback(as_json: bool) -> None:
-    """Make rankers read the previous version again, at once; doing it twice goes forward again."""
-    with open_desk() as desk:
-        left, now = desk.versions.rollback()
-        answer = {"active": now, "previous": left, "workers": desk.workers(now)}
+    """Make rankers read the previous version again.
+
+    It takes effect at once. Doing it twice goes forward again.
+    """
+    with operator_session() as session:
+        left, now = session.versions.rollback()
+        answer = {"active": now, "previous": left, "workers": session.workers(now)}
     _answer(answer, as_json, page.show_rolled_back)
 
 
@@ -167,19 +181,21 @@ def rollback(as_json: bool) -> None:
 @click.option("--rate", type=click.FloatRange(1), default=RATE, show_default=True, help="Keys looked at a second.")
 @_json
 def gc(names: tuple[str, ...], execute: bool, force: bool, topics: bool, rate: float, as_json: bool) -> None:
-    """Delete versions: those named, else all that are older than the active one and not the previous.
+    """Delete old versions, or those named.
+
+    Without names: all that are older than the active one, except the previous.
 
     In small steps that hold up no ranker. Interrupted, it is ended by the same command again.
     """
-    with open_desk() as desk:
-        seen = desk.versions.overview()
+    with operator_session() as session:
+        seen = session.versions.overview()
         chosen = list(names) or collectable(seen)
         rows = []
         for name in chosen:
             if execute:
-                rows.append(_collect(desk, name, force=force, topics=topics, rate=rate, quiet=as_json))
+                rows.append(_collect(session, name, force=force, topics=topics, rate=rate, quiet=as_json))
             else:
-                rows.append(_preview(desk, name, topics=topics, rate=rate, quiet=as_json))
+                rows.append(_preview(session, name, topics=topics, rate=rate, quiet=as_json))
         left = [name for name in seen.all if seen.state(name) == "shadow" and name not in chosen]
     answer = {"executed": execute, "versions": rows, "shadows": left}
     _answer(answer, as_json, page.show_collected)
@@ -187,21 +203,23 @@ def gc(names: tuple[str, ...], execute: bool, force: bool, topics: bool, rate: f
         sys.exit(1)
 
 
-def _collect(desk: Desk, name: str, *, force: bool, topics: bool, rate: float, quiet: bool) -> dict[str, Any]:
+def _collect(
+    session: OperatorSession, name: str, *, force: bool, topics: bool, rate: float, quiet: bool
+) -> dict[str, Any]:
     gone: list[str] = []
 
     def kafka() -> None:
-        if topics and desk.settings.kafka:
-            gone.extend(delete(desk.settings, name))
+        if topics and session.settings.kafka.servers:
+            gone.extend(delete(session.settings, name))
 
-    preview = _preview(desk, name, topics=topics, rate=rate, quiet=quiet)
+    preview = _preview(session, name, topics=topics, rate=rate, quiet=quiet)
     if preview["refused"]:
         return preview
     try:
         with counted(f"Deleting keys of {name}", quiet) as advance:
             deleted = collect(
-                desk.client,
-                desk.prefix,
+                session.client,
+                session.prefix,
                 name,
                 force=force,
                 pace=Pace(rate),
@@ -213,11 +231,11 @@ def _collect(desk: Desk, name: str, *, force: bool, topics: bool, rate: float, q
     return {"version": name, "keys": deleted, "kafka": gone, "refused": ""}
 
 
-def _preview(desk: Desk, name: str, *, topics: bool, rate: float, quiet: bool) -> dict[str, Any]:
-    state, refused = desk.versions.overview().state(name), ""
+def _preview(session: OperatorSession, name: str, *, topics: bool, rate: float, quiet: bool) -> dict[str, Any]:
+    state, refused = session.versions.overview().state(name), ""
     with counted(f"Counting the keys of {name}", quiet) as advance:
-        counts = census(desk.client, desk.prefix, name, pace=Pace(rate), progress=advance)
-    kafka = existing_topics(desk.settings, name) if topics and desk.settings.kafka else []
+        counts = census(session.client, session.prefix, name, pace=Pace(rate), progress=advance)
+    kafka = existing_topics(session.settings, name) if topics and session.settings.kafka.servers else []
     if state in ("active", "previous"):
         refused = f"{name} is the {state} version"
     elif state == "unknown" and not counts and not kafka:
@@ -227,6 +245,6 @@ def _preview(desk: Desk, name: str, *, topics: bool, rate: float, quiet: bool) -
         "keys": counts.total(),
         "kinds": dict(sorted(counts.items())),
         "kafka": kafka,
-        "workers": desk.workers(name),
+        "workers": session.workers(name),
         "refused": refused,
     }

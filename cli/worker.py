@@ -13,7 +13,7 @@ import click
 
 from local.stack.state import resolve
 from streams.lanes import LANES, UnknownLane, check_lanes
-from streams.settings import Settings
+from streams.settings import SettingError, Settings
 
 
 @click.command()
@@ -31,12 +31,16 @@ def worker(lanes: str, metrics_port: int | None) -> None:
         names = check_lanes([name.strip() for name in lanes.split(",") if name.strip()])
     except UnknownLane as error:
         raise click.BadParameter(str(error), param_hint="--lanes") from error
-    # Only item-distill asks an LLM.
-    needed = ("kafka", "redis", "llm") if "item-distill" in names else ("kafka", "redis")
-    settings = resolve(Settings.load(metrics_port=metrics_port), *needed)
+    settings = resolve(Settings.load(metrics_port=metrics_port), "kafka", "redis")
+    if "item-distill" in names and not settings.llm.url:
+        if lanes:
+            raise SettingError("llm", "", "an address, or the stack that `freshet up` starts: item-distill asks it")
+        # Nobody named the lane, so its missing endpoint must not keep the others from running.
+        names.remove("item-distill")
+        click.echo("freshet: no FRESHET_LLM, so item-distill does not run; the other lanes do", err=True)
     # Read when torch is imported. Several busy computations on few cores wait for each other's threads: with two
     # threads each, a loaded machine trains and infers up to seventy times slower than with one.
-    os.environ["OMP_NUM_THREADS"] = str(settings.torch_threads)
+    os.environ["OMP_NUM_THREADS"] = str(settings.worker.threads)
     # Heavy from here on; a wrong option has been answered without it.
     from streams import logs
     from streams.resources import Context

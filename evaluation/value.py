@@ -25,7 +25,7 @@ from models.encoder.cold_items import ColdConfig, ColdItems
 from models.encoder.contrastive import HeadConfig, Texts, train_head
 from models.encoder.encoder import TextEncoder, Vectors, prepared_encoder
 from models.encoder.pairs import Pairs, co_engaged
-from models.reasoner.sequences import Log
+from models.reasoner.sequences import TrainingLog
 from streams.settings import Settings
 
 GRID = (1.0, 0.25, 0.5, 2.0)
@@ -35,7 +35,7 @@ GRID = (1.0, 0.25, 0.5, 2.0)
 class Trial:
     """One question with the events that may be learned from, and what is made of them once: pairs."""
 
-    def __init__(self, log: Log, rows: int, question: ColdItems) -> None:
+    def __init__(self, log: TrainingLog, rows: int, question: ColdItems) -> None:
         self.question = question
         self.pairs: Pairs = co_engaged(log, rows, np.random.default_rng(0))
 
@@ -216,8 +216,8 @@ def main(
     settings = Settings.load()
     config = ColdConfig(known=known, least_baskets=least_baskets, damping=damping)
     data = load(items, events, knowledge, split=split, config=config, by_title=by_title)
-    head = HeadConfig(dims=settings.dims, steps=steps, seed=seed)
-    comparison = Comparison(data, prepared_encoder(settings), head, config, seed)
+    head = HeadConfig(dims=settings.vectors.dims, steps=steps, seed=seed)
+    comparison = Comparison(data, prepared_encoder(settings.encoder, settings.home), head, config, seed)
     comparison.run()
     answer = report(comparison)
     if as_json:

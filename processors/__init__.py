@@ -1,1 +1,1 @@
-"""What happens to a message: distil, embed, fold, choose, reason. Knows nothing of Kafka, Faust or HTTP."""
+"""What happens to a message: distill, embed, fold, choose, reason. Knows nothing of Kafka, Faust or HTTP."""

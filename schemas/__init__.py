@@ -1,1 +1,3 @@
-"""Avro contracts (`*.avsc`, every past version kept), their records and their codec. Knows nothing of Kafka."""
+"""Contracts and files: Avro schemas (`*.avsc`, every past version kept), their codec, and the formats of files with
+catalogues, event logs and knowledge. Knows nothing of Kafka or Redis.
+"""

@@ -1,6 +1,6 @@
-"""Reads items whose attributes people have noted: gold for an evaluation, worked examples for a prompt.
+"""Reads items with attributes annotated by people: gold labels for an evaluation, worked examples for a prompt.
 
-Owns the gold column's form. Must not know who uses it.
+Owns the format of the gold column. Must not know which of the two it is used for.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from freshet.records import Item
 from schemas.files import FileError, read_items, read_table
 
 Gold = Mapping[str, Sequence[str]]
-"""Accepted forms of each attribute, as they stand in the text; none where the text does not state it."""
+"""Accepted forms of each attribute, verbatim from the item text; none if the text does not state it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Annotated:
-    """An item without its gold, the gold, and the product it is an offer of."""
+    """An item without its gold attributes, the gold attributes, and the product that the item is an offer of."""
 
     item: Item
     gold: Gold
@@ -28,15 +28,18 @@ class Annotated:
 
 
 def read_annotated(path: Path) -> list[Annotated]:
-    """Items with gold attributes; `cluster_id`, where there is one, names the product. Raises `FileError`."""
+    """Items with gold attributes; the column `cluster_id`, if present, names the product. Raises `FileError`."""
     table = read_table(path)
     for wanted in ("item_id", "title", "attributes"):
         if wanted not in table.column_names:
-            raise FileError(f"{path}: no column {wanted!r}; gold attributes are wanted for an evaluation")
+            raise FileError(f"{path}: no column {wanted!r}; an evaluation needs gold attributes")
     gold = [_gold(cell, path, row) for row, cell in enumerate(table["attributes"].to_pylist())]
     items = list(read_items(path, default_time=0))
-    products = [str(one) for one in table["cluster_id"].to_pylist()] if "cluster_id" in table.column_names else []
+    products = (
+        [str(product) for product in table["cluster_id"].to_pylist()] if "cluster_id" in table.column_names else []
+    )
     products = products or [item.item_id for item in items]
+    # A distiller that saw the attributes would only have to copy them.
     bare = (dataclasses.replace(item, attributes={}) for item in items)
     return [Annotated(*row) for row in zip(bare, gold, products, strict=True)]
 
@@ -49,4 +52,4 @@ def _gold(cell: Any, path: Path, row: int) -> Gold:
             for name, forms in cells.items()
         }
     except (ValueError, TypeError, AttributeError) as error:
-        raise FileError(f"{path}: row {row}: attributes are no JSON object of accepted forms ({error})") from error
+        raise FileError(f"{path}: row {row}: attributes are not a JSON object of accepted forms ({error})") from error

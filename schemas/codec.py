@@ -1,8 +1,7 @@
-"""Records to and from Avro bytes, strictly, in the two framings of the design.
+"""Encodes records as Avro bytes and decodes them, strictly, in two framings.
 
-Owns the kept schema versions (`<record>.v<N>.avsc` beside this module), their fingerprints, and the difference between
-poison (`DecodeError`) and a registry that is down (`RegistryUnavailable`). Must not know Kafka; a null value is a
-deletion, and that is the caller's to see before it decodes.
+Owns the framings and the difference between poison (`DecodeError`) and a registry that is down (`RegistryUnavailable`).
+Must not know Kafka: a null value is a deletion, which the caller handles before it decodes.
 
 On the wire: `C3 01`, the writer schema's CRC-64-AVRO fingerprint (8 bytes, little-endian) and the Avro binary (single-
 object encoding), or `00`, the registry's schema id (4 bytes, big-endian) and the Avro binary (Confluent framing).
@@ -66,8 +65,8 @@ _INT_MIN, _INT_MAX = -(2**31), 2**31 - 1
 class DecodeError(ValueError):
     """These bytes are not a record of the wanted kind and never will be: poison.
 
-    `reason` says which part is wrong, `schema_id` is the registry id (decimal) or fingerprint (16 hex digits) the bytes
-    named, or "".
+    `reason` names the part that is wrong; `schema_id` is the registry id (decimal) or the fingerprint (16 hex digits)
+    in the header, "" if there is none.
     """
 
     def __init__(self, reason: Reason, schema_id: str, message: str) -> None:
@@ -78,14 +77,14 @@ class DecodeError(ValueError):
 
 
 class EncodeError(ValueError):
-    """The record holds a value that its schema cannot carry: a fault of the code that made it."""
+    """The record holds a value that its schema cannot hold: a bug in the code that made it."""
 
 
 class Codec:
     """Encodes and decodes the seven contracts; thread-safe.
 
-    With a `registry` it writes Confluent framing under subject `<topic>-value`, without one single-object encoding. It
-    reads both, and every kept past version, always resolved to the newest.
+    Writes Confluent framing under subject `<topic>-value` with a `registry`, single-object encoding without. Reads
+    both, and every kept past version, always resolved to the newest.
     """
 
     def __init__(self, registry: RegistryClient | None = None) -> None:
@@ -94,11 +93,12 @@ class Codec:
         self._registry_schemas: dict[tuple[type[Record], int], Any] = {}
 
     def encode(self, record: Record, topic: str = "") -> bytes:
-        """The framed bytes of `record`; `topic` names the registry subject and is needed only with a registry.
+        """The framed bytes of `record`; `topic` names the registry subject, and is required only with a registry.
 
-        Raises `EncodeError`, and with a registry `RegistryUnavailable` or `RegistryRejected` until the id is known.
+        Raises `EncodeError`, and with a registry, until the id is known, `RegistryUnavailable` or `RegistryRejected`.
         """
         kind = type(record)
+        # Cached, as with a registry each new header costs an HTTP call.
         header = self._headers.get((kind, topic)) or self._header(kind, topic)
         out = io.BytesIO()
         out.write(header)
@@ -118,14 +118,15 @@ class Codec:
         stream = io.BytesIO(data)
         stream.seek(start)
         try:
+            # Without a reader schema fastavro skips resolution, which the newest schema does not need.
             values: Any = fastavro.schemaless_reader(stream, writer, None if writer is reader else reader)
             record: R = _shapes()[kind].to_record(values)
         except SchemaResolutionError as error:
             raise DecodeError("unknown_schema", schema_id, f"cannot be read as {kind.__name__}: {error}") from error
         except _BROKEN as error:
-            told = str(error) or "the bytes end too early"
-            raise DecodeError("bad_payload", schema_id, f"not a {kind.__name__}: {told}") from error
-        if stream.tell() != len(data):
+            message = str(error) or "the bytes end too early"  # EOFError has no text
+            raise DecodeError("bad_payload", schema_id, f"not a {kind.__name__}: {message}") from error
+        if stream.tell() != len(data):  # Avro has no length of its own: a wrong schema may end early without an error
             raise DecodeError("bad_payload", schema_id, f"{len(data) - stream.tell()} bytes after the record")
         return record
 
@@ -141,17 +142,17 @@ class Codec:
         return header
 
     def writer(self, kind: type[Record], data: bytes) -> tuple[Any, str, int]:
-        """What the framing of `data` says: the parsed writer schema, its id for people, where the Avro binary starts.
+        """Parse the framing of `data`: the parsed writer schema, its id as text, the offset of the Avro binary.
 
-        The schema is the same object for every record it wrote, and comes from `fastavro.parse_schema` without logical
-        types. Raises as `decode` does, but never `bad_payload`.
+        All records of one schema get the same object, made by `fastavro.parse_schema` without logical types. Raises as
+        `decode` does, but never `bad_payload`.
         """
         if data[:2] == SINGLE_OBJECT_HEADER and len(data) >= 10:
             number = int.from_bytes(data[2:10], "little")
             kept = writer_schema(number)
             if kept is None or kept.kind is not kind:
-                is_what = "unknown here" if kept is None else f"{kept.kind.__name__}'s, wanted {kind.__name__}'s"
-                raise DecodeError("unknown_schema", f"{number:016x}", f"fingerprint {number:016x} is {is_what}")
+                owner = "unknown here" if kept is None else f"{kept.kind.__name__}'s, wanted {kind.__name__}'s"
+                raise DecodeError("unknown_schema", f"{number:016x}", f"fingerprint {number:016x} is {owner}")
             return parsed_kept(number), f"{number:016x}", 10
         if data[:1] == CONFLUENT_HEADER and len(data) >= 5:
             schema_id = int.from_bytes(data[1:5], "big")
@@ -165,32 +166,33 @@ class Codec:
             return known
         if self._registry is None:
             raise DecodeError(
-                "unknown_schema", str(schema_id), "the bytes name a registry's schema, none is configured"
+                "unknown_schema", str(schema_id), "the bytes name a registry's schema, but no registry is configured"
             )
         try:
             schema = json.loads(self._registry.schema(schema_id))
             kept = writer_schema(canonical_fingerprint(schema))
+            # A schema we keep ourselves is the same object under either framing, and cached for good.
             form: Any = parsed_kept(kept.fingerprint) if kept else fastavro.parse_schema(plain(schema))
         except UnknownSchemaId as error:
             raise DecodeError("unknown_schema", str(schema_id), str(error)) from error
         except (ValueError, TypeError, KeyError, RecursionError, SchemaParseException, UnknownType) as error:
             raise DecodeError("unknown_schema", str(schema_id), f"not a readable Avro schema: {error}") from error
         name = form.get("name", "") if isinstance(form, dict) else ""
-        if name.rpartition(".")[2] != kind.__name__:
-            told = f"schema {schema_id} is {name or 'no record'}, wanted {kind.__name__}"
-            raise DecodeError("unknown_schema", str(schema_id), told)
+        if name.rpartition(".")[2] != kind.__name__:  # a platform may put our records into a namespace of its own
+            message = f"schema {schema_id} is {name or 'no record'}, wanted {kind.__name__}"
+            raise DecodeError("unknown_schema", str(schema_id), message)
         self._registry_schemas[kind, schema_id] = form
         return form
 
 
-# What fastavro raises on bytes that are not the schema's, and on values that the schema cannot carry.
+# What fastavro raises for bytes that do not match the schema, and for values that the schema cannot hold.
 _BROKEN = (EOFError, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError, RecursionError)
 _UNFIT = (ValueError, TypeError, OverflowError, AttributeError)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Shape:
-    """How one Avro record type and its dataclass turn into each other; most fields pass through untouched."""
+    """Converts between one Avro record type and its dataclass; most fields pass through untouched."""
 
     record: Callable[..., Any]
     names: tuple[str, ...]

@@ -1,7 +1,7 @@
-"""Reads catalogues and event logs from parquet or JSON lines files into the contracts' shape.
+"""Reads catalogues and event logs from parquet, CSV or JSON lines files into the records and columns of the contracts.
 
-Owns which column names are understood and how a cell becomes a contract's value. Must not touch Kafka. A row that
-cannot be read is named, never dropped in silence.
+Owns which column names are understood and how a cell becomes a field. Must not know what the rows are for. A row that
+cannot be read is an error that names it; no row is dropped silently.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TIME_COLUMNS = ("event_time", "timestamp", "updated_at")
 
 
 class FileError(ValueError):
-    """A file cannot be read as items or events; the message names the file, the column or row, and what is wanted."""
+    """A file cannot be read; the message names the file, the column or row, and what is wanted there."""
 
 
 def read_table(path: Path) -> pa.Table:
@@ -43,6 +43,7 @@ def read_table(path: Path) -> pa.Table:
         if path.suffix == ".parquet":
             return pq.read_table(path)
         if path.suffix == ".csv":
+            # Descriptions contain line feeds; Arrow splits quoted cells at them unless told not to.
             return pyarrow.csv.read_csv(path, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True))
         return pyarrow.json.read_json(path)
     except (OSError, pa.ArrowInvalid) as error:
@@ -52,14 +53,15 @@ def read_table(path: Path) -> pa.Table:
 def read_events(path: Path) -> pa.Table:
     """Read an event log as a table of `EVENT_SCHEMA`: ids as text, `event_time` in milliseconds, in file order.
 
-    Needs columns `user_id`, `item_id` and one of `event_time`, `timestamp`; `event_type` (default "view"), `event_id`
-    and `value` are optional. Raises `FileError` with the row number where a user, item or time is missing.
+    Requires columns `user_id`, `item_id` and one of `event_time`, `timestamp`, `updated_at`; `event_type` (default
+    "view"), `event_id` and `value` are optional. Raises `FileError` with the row number if a user, item or time is
+    missing.
     """
     return events_table(read_table(path), str(path))
 
 
 def events_table(table: pa.Table, name: str) -> pa.Table:
-    """Bring a table with an event log's columns into `EVENT_SCHEMA`; `name` is what errors call it."""
+    """Convert a table with the columns of an event log to `EVENT_SCHEMA`; errors call it `name`."""
     for wanted in ("user_id", "item_id"):
         if wanted not in table.column_names:
             raise FileError(f"{name}: no column {wanted!r}; it has {', '.join(table.column_names)}")
@@ -83,9 +85,9 @@ def events_table(table: pa.Table, name: str) -> pa.Table:
 def read_items(path: Path, *, default_time: int | None = None) -> Iterator[Item]:
     """Read a catalogue as items.
 
-    Needs `item_id` and `title`; `description`, `brand`, `category` (text, "a > b" path or list), `attributes` (JSON
-    object as text, or a struct), `price` and a time column are optional. `default_time` (milliseconds) stands in where
-    there is no time. Raises `FileError` with the row number for a row that cannot be read.
+    Requires `item_id` and `title`; `description`, `brand`, `category` (text, "a > b" path or list), `attributes` (JSON
+    object as text, or a struct), `price` and a time column are optional. `default_time` (milliseconds) is used for rows
+    without a time. Raises `FileError` with the row number for a row that cannot be read.
     """
     table = read_table(path)
     for wanted in ("item_id", "title"):
@@ -95,6 +97,7 @@ def read_items(path: Path, *, default_time: int | None = None) -> Iterator[Item]
     if any(column in table.column_names for column in _TIME_COLUMNS):
         times = _milliseconds(_time_column(table, str(path)), str(path)).to_pylist()
     ids = _text(table["item_id"]).to_pylist()
+    # Times and ids were converted above, as whole columns: as Python objects they would lose unit and type.
     plain = table.select([c for c in table.column_names if c not in (*_TIME_COLUMNS, "item_id")])
     row = -1
     for batch in plain.to_batches():
@@ -118,7 +121,7 @@ def _item(item_id: str, event_time: int, cells: Mapping[str, Any]) -> Item:
         attributes = json.loads(attributes)
     if not isinstance(attributes, Mapping):
         raise ValueError(f"attributes must be a JSON object, not {type(attributes).__name__}")
-    price = cells.get("price")
+    price = cells.get("price")  # pandas writes a missing one as NaN
     return Item(
         item_id=item_id,
         event_time=event_time,
@@ -136,8 +139,8 @@ def _cell(value: object) -> str:
 
 
 def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Ids may be of any scalar type; 12.0 from a float column reads "12"."""
-    if pa.types.is_floating(column.type):
+    """A column as text; ids may be of any scalar type, and 12.0 becomes "12"."""
+    if pa.types.is_floating(column.type):  # pandas turns an int column with a gap into floats
         whole = pc.all(pc.equal(column, pc.floor(column))).as_py()
         column = column.cast(pa.int64()) if whole else column
     return column.cast(pa.string())
@@ -157,13 +160,14 @@ def _time_column(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def _milliseconds(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """Timestamps of any unit, ISO text, or numbers that already are milliseconds, as int64 milliseconds (UTC)."""
+    """A time column as int64 milliseconds (UTC): timestamps of any unit, ISO 8601 text, or numbers of milliseconds."""
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         try:
             column = column.cast(pa.timestamp("us"))
         except pa.ArrowInvalid as error:
             raise FileError(f"{name}: a time is neither a timestamp nor ISO 8601 text ({error})") from error
     if pa.types.is_timestamp(column.type):
+        # Unsafe casts truncate microseconds; a safe one would refuse the file for them.
         return column.cast(pa.timestamp("ms", tz=column.type.tz), safe=False).cast(pa.int64())
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return column.cast(pa.int64(), safe=False)

@@ -1,4 +1,4 @@
-"""The kept versions of the contracts: `<record>.v<N>.avsc` beside this module, their fingerprints and parsed forms.
+"""All versions of the contracts: `<record>.v<N>.avsc` beside this module, their fingerprints and parsed forms.
 
 Owns which schema versions this release knows. Must not know framings, registries or Kafka.
 """
@@ -20,12 +20,12 @@ from freshet.records import DeadLetter, Erasure, Item, ItemFeatures, ItemKnowled
 
 KINDS: tuple[type[Record], ...] = (Item, UserEvent, ItemKnowledge, ItemFeatures, UserFeatures, DeadLetter, Erasure)
 
-_EMPTY_CRC = 0xC15D213AA4D7A795  # the polynomial and seed of CRC-64-AVRO, as the Avro specification gives them
+_EMPTY_CRC = 0xC15D213AA4D7A795  # polynomial and seed of CRC-64-AVRO, from the Avro specification
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class KeptSchema:
-    """One version of one contract as it stands in this package; `text` is the `.avsc` file's JSON."""
+    """One version of one contract in this package; `text` is the JSON of its `.avsc` file."""
 
     kind: type[Record]
     version: int
@@ -55,15 +55,15 @@ def _crc_table() -> tuple[int, ...]:
 @cache
 def kept_schemas() -> tuple[KeptSchema, ...]:
     """Every kept version of every contract, oldest first within a kind."""
-    found: list[KeptSchema] = []
+    schemas: list[KeptSchema] = []
     folder = Path(__file__).parent
     for kind in KINDS:
         snake = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
         paths = {int(path.name.split(".v")[1].split(".")[0]): path for path in folder.glob(f"{snake}.v*.avsc")}
-        for version in sorted(paths):
+        for version in sorted(paths):  # by number: v10 comes after v9
             text = paths[version].read_text(encoding="utf-8")
-            found.append(KeptSchema(kind, version, canonical_fingerprint(json.loads(text)), text))
-    return tuple(found)
+            schemas.append(KeptSchema(kind, version, canonical_fingerprint(json.loads(text)), text))
+    return tuple(schemas)
 
 
 @cache
@@ -87,12 +87,13 @@ def _by_fingerprint() -> Mapping[int, KeptSchema]:
 
 
 def writer_schema(fingerprint: int) -> KeptSchema | None:
-    """The kept schema that a single-object header names, or None where this release does not know it."""
+    """The kept schema that a single-object header names, or None if this release does not know it."""
     return _by_fingerprint().get(fingerprint)
 
 
 def plain(schema: Any) -> Any:
-    """`schema` without logical types: times stay integers, the bytes are the same."""
+    """`schema` without logical types and docs: the bytes are the same."""
+    # fastavro turns a timestamp-millis into a datetime, which is slow and overflows on times far in the future.
     if isinstance(schema, list):
         return [plain(branch) for branch in schema]
     if not isinstance(schema, dict):
@@ -122,6 +123,6 @@ def parsed(kind: type[Record]) -> Any:
 def canonical_fingerprint(schema: Any) -> int:
     """The CRC-64-AVRO fingerprint of a schema given as parsed JSON.
 
-    The parsing canonical form drops docs, defaults and logical types: what is left decides how bytes are read.
+    Its parsing canonical form has no docs, defaults or logical types: only what decides how bytes are read remains.
     """
     return crc64(to_parsing_canonical_form(schema).encode())

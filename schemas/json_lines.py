@@ -1,6 +1,6 @@
-"""JSON lines that grow one at a time and survive a crash.
+"""JSON lines files that are appended to line by line and survive a crash.
 
-Owns the lines' form, the repair of a torn last line and the lock on the file. Must not know what a line means.
+Owns the format of a line, the repair of a torn last line, and the lock on the file. Must not know what a line means.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class LinesError(FileError):
 
 
 class Lines:
-    """JSON objects, one a line, appended and handed to the system as they come.
+    """JSON objects, one per line; each append is handed to the operating system at once.
 
-    Opening repairs what a crash left: a last line without its end is cut off. Raises `LinesError` where another
-    process has the file open, or it cannot be written.
+    Opening repairs what a crash left: an incomplete last line is cut off. Raises `LinesError` if another process has
+    the file open, or it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,36 +43,37 @@ class Lines:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file. May be called twice."""
+        """Close the file and release its lock. May be called twice."""
         self._file.close()
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Every whole line, in order; raises `LinesError` for one that is no JSON object."""
+        """Every complete line, in order; raises `LinesError` for one that is not a JSON object."""
         return read_lines(self.path)
 
     def append(self, document: Mapping[str, Any]) -> None:
-        """Add one line; after a kill of this process it is there."""
+        """Add one line; it survives a kill of this process, though not a power failure."""
         self._file.write(_line(document))
         self._file.flush()
 
     def rewrite(self, documents: Iterable[Mapping[str, Any]]) -> None:
-        """Put `documents` in the place of all lines, at once: a reader sees the old file or the new one."""
+        """Replace all lines by `documents`, atomically: a reader sees the old file or the new one."""
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
         with temporary.open("wb") as file:
             file.writelines(_line(document) for document in documents)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # else a power failure after the rename could leave an empty file
         temporary.replace(self.path)
-        self._file.close()
+        self._file.close()  # it is still the old file, which has no name any more
         self._file = self._open()
 
     def _open(self) -> BinaryIO:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = self.path.open("a+b")
+            file = self.path.open("a+b")  # append mode writes at the end, wherever a read has left the position
         except OSError as error:
             raise LinesError(f"{self.path}: cannot be written ({error})") from error
         try:
+            # The kernel releases the lock of a dead process, so a crash leaves no stale one behind.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
@@ -82,7 +83,7 @@ class Lines:
 
 def _line(document: Mapping[str, Any]) -> bytes:
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace") + b"\n"  # half a surrogate pair, as models leave it
+    return text.encode("utf-8", "backslashreplace") + b"\n"  # models emit halves of surrogate pairs
 
 
 def _cut_torn_line(file: BinaryIO) -> None:
@@ -112,7 +113,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 except ValueError as error:
                     raise LinesError(f"{path}: line {number} is not JSON ({error})") from error
                 if not isinstance(document, dict):
-                    raise LinesError(f"{path}: line {number} is no JSON object")
+                    raise LinesError(f"{path}: line {number} is not a JSON object")
                 yield document
     except OSError as error:
         raise LinesError(f"{path}: not readable ({error})") from error

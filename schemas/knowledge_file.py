@@ -1,7 +1,7 @@
-"""Files of knowledge: JSON lines that runs go on with, what failed beside them, and the same records as parquet.
+"""Files of knowledge: JSON lines that a later run continues, the failures beside them, and the records as parquet.
 
-Owns which line of an item counts, when a failure is mended, and the parquet columns. Must not know where a record
-comes from.
+Owns which line of an item counts, when a failure is resolved, and the parquet columns. Must not know how a record is
+made, nor what makes an error a failure.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ import pyarrow.parquet as pq
 from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from schemas.files import FileError
 from schemas.json_lines import Lines, LinesError, read_lines
-from streams.errors import reason
 
-_ROW_GROUP = 5_000
+_ROW_GROUP = 5_000  # records held in memory while writing
 _TEXTS = pa.list_(pa.string())
 _CLAIM = pa.struct(
     [
@@ -67,24 +66,24 @@ KNOWLEDGE_SCHEMA = pa.schema(
         ("version", pa.string()),
     ]
 )
-"""`ItemKnowledge` as parquet columns, by the names of its fields."""
+"""`ItemKnowledge` as parquet columns, named as its fields."""
 
 
 class KnowledgeFileError(FileError):
-    """A file does not hold knowledge of items; the message names it and the record."""
+    """A file does not hold item knowledge; the message names the file and the record."""
 
 
 def read_knowledge(path: Path) -> Iterator[ItemKnowledge]:
-    """Knowledge records of a `.parquet` or JSON lines file, in order; raises `FileError`."""
+    """The knowledge records of a `.parquet` or JSON lines file, in order; raises `FileError`."""
     documents = _parquet_rows(path) if path.suffix == ".parquet" else read_lines(path)
     for number, document in enumerate(documents, 1):
         yield parse_knowledge(document, f"{path}: record {number}")
 
 
 def parse_knowledge(document: Mapping[str, Any], name: str) -> ItemKnowledge:
-    """The record that `dataclasses.asdict` made `document` of; `name` is what an error calls it.
+    """The record whose `dataclasses.asdict` is `document`; errors call it `name`.
 
-    Fields that came later have their defaults. Raises `KnowledgeFileError`.
+    Fields that the document is too old to have get their defaults. Raises `KnowledgeFileError`.
     """
     try:
         fields = dict(document)
@@ -98,11 +97,12 @@ def parse_knowledge(document: Mapping[str, Any], name: str) -> ItemKnowledge:
             fields[key] = tuple(fields.get(key) or ())
         return ItemKnowledge(**fields)
     except (TypeError, ValueError) as error:
-        raise KnowledgeFileError(f"{name} is no knowledge of an item ({error})") from error
+        raise KnowledgeFileError(f"{name} is not item knowledge ({error})") from error
 
 
 def write_parquet(path: Path, records: Iterable[ItemKnowledge]) -> None:
-    """Write the records as one parquet file of `KNOWLEDGE_SCHEMA`, in place of an older one at once."""
+    """Write the records as one parquet file of `KNOWLEDGE_SCHEMA`; replaces an older file atomically."""
+    # Beside the target, as a rename is atomic only within one file system.
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = (dataclasses.asdict(record) for record in records)
@@ -122,10 +122,10 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 class KnowledgeFile:
-    """The result of all runs into one `out`, and beside it what failed.
+    """The results of all runs with the same `out`, and in a file beside it the failures.
 
-    `out` grows line by line. For `OUT.parquet` that is `OUT.jsonl`, of which the parquet file is made at the end of a
-    run; it must stay for the next run to go on.
+    `out` grows line by line. For `OUT.parquet` that file is `OUT.jsonl`, from which each run writes the parquet file at
+    its end; it must stay there for the next run to continue.
     """
 
     def __init__(self, out: Path) -> None:
@@ -133,51 +133,51 @@ class KnowledgeFile:
         self._made: set[str] = set()
         parquet = out.suffix == ".parquet"
         path = out.with_suffix(".jsonl") if parquet else out
-        begins = parquet and out.exists() and not path.exists()
+        parquet_only = parquet and out.exists() and not path.exists()
         self.lines = Lines(path)
         try:
             self.failures = Lines(out.with_name(f"{out.name}.failed.jsonl"))
         except LinesError:
-            self.lines.close()
+            self.lines.close()  # releases its lock
             raise
-        if begins:  # only the parquet file was kept
+        if parquet_only:  # somebody kept the result and deleted the lines: continue from it
             for record in read_knowledge(out):
                 self.lines.append(dataclasses.asdict(record))
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close both files."""
         self.lines.close()
         self.failures.close()
 
     def fingerprints(self) -> dict[str, str]:
-        """Each item's, of its last record."""
-        return {_of(line, "item_id"): _of(line, "fingerprint") for line in self.lines.read()}
+        """The fingerprint of each item's last record, by item id."""
+        return {_field(line, "item_id"): _field(line, "fingerprint") for line in self.lines.read()}
 
     def known(self, item_ids: Iterable[str]) -> Iterator[ItemKnowledge]:
-        """The last records of some items, in no order."""
+        """The last record of each of these items that has one, in no order."""
         wanted = set(item_ids)
-        last = {_of(line, "item_id"): line for line in self.lines.read() if line.get("item_id") in wanted}
+        last = {_field(line, "item_id"): line for line in self.lines.read() if line.get("item_id") in wanted}
         return (parse_knowledge(line, f"{self.lines.path}: item {item_id}") for item_id, line in last.items())
 
     def add(self, knowledge: ItemKnowledge) -> None:
-        """Keep a record."""
+        """Append a record."""
         self._made.add(knowledge.item_id)
         self.lines.append(dataclasses.asdict(knowledge))
 
-    def add_failure(self, item: Item, fingerprint: str, error: Exception) -> None:
-        """Keep why an item failed, with the model's raw answer where there is one."""
+    def add_failure(self, item: Item, fingerprint: str, error: Exception, *, reason: str) -> None:
+        """Append why an item failed, with the model's raw answer (`error.answer`) if there is one."""
         self.failures.append(
             {
                 "item_id": item.item_id,
                 "fingerprint": fingerprint,
-                "reason": str(reason(error)),
+                "reason": str(reason),
                 "message": str(error),
                 "answer": str(getattr(error, "answer", "")),
             }
         )
 
     def finish(self) -> None:
-        """Drop lines that later ones took the place of, and failures that were mended; write the parquet file."""
+        """Drop lines superseded by later ones, and resolved failures; write the parquet file."""
         done = self.fingerprints()
         _keep_last(self.lines, lambda line: True)
         _keep_last(
@@ -188,7 +188,7 @@ class KnowledgeFile:
             write_parquet(self.out, read_knowledge(self.lines.path))
 
 
-def _of(line: Mapping[str, Any], name: str) -> str:
+def _field(line: Mapping[str, Any], name: str) -> str:
     value = line.get(name)
     if not isinstance(value, str):
         raise KnowledgeFileError(f"a line without {name}: is this a file of `freshet distill`?")
@@ -196,15 +196,15 @@ def _of(line: Mapping[str, Any], name: str) -> str:
 
 
 def _keep_last(lines: Lines, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
-    """Leave each item's last line, if it is wanted."""
+    """Keep only the last line of each item, if it is wanted."""
     last: dict[str, int] = {}
     count = 0
     for number, line in enumerate(lines.read()):
         count += 1
-        item_id = _of(line, "item_id")
+        item_id = _field(line, "item_id")
         last.pop(item_id, None)
         if wanted(line):
-            last[item_id] = number
+            last[item_id] = number  # numbers, not lines: a catalogue's knowledge need not fit in memory
     if len(last) < count:
         kept = set(last.values())
         lines.rewrite(line for number, line in enumerate(lines.read()) if number in kept)

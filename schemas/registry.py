@@ -1,6 +1,6 @@
 """A small client of a Confluent-compatible schema registry: register or look up a schema, fetch one by id.
 
-Owns the HTTP calls, their cache and which of their failures are worth a retry. Must not know Avro or any record.
+Owns the HTTP calls, their cache, and which of their failures are worth a retry. Must not know Avro or any record.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.client import HTTPException
-from typing import Any
+from typing import Any, ClassVar
 
-# An id that answered 404 is not asked for again at once: a stream of poison must not become a stream of HTTP calls.
+from schemas.setting import SettingGroup, setting
+
+# An id that answered 404 is not looked up again at once: a stream of poison must not become a stream of HTTP calls.
 UNKNOWN_FOR_S = 30.0
 MAX_UNKNOWN = 10_000
 _CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
@@ -30,22 +33,33 @@ def _subject(subject: str) -> str:
     return f"/subjects/{_quoted(subject)}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrySettings(SettingGroup):
+    """`[registry]`: the schema registry, if there is one."""
+
+    GROUP: ClassVar[str] = "registry"
+    MAIN: ClassVar[str] = "url"
+
+    url: str = setting("", "Schema registry URL; empty: Avro single-object encoding", url=True)
+    auto_register: bool = setting(True, "Register schemas that the registry lacks; false in production")
+
+
 class RegistryUnavailable(Exception):
-    """The registry did not answer, or not usefully (connect, timeout, 429, 5xx): transient, try again."""
+    """The registry gave no usable answer (connect, timeout, 429, 5xx): transient, try again."""
 
 
 class RegistryRejected(Exception):
-    """The registry said no to this client (credentials, incompatible schema): fatal, a person must act."""
+    """The registry rejected this client (credentials, incompatible schema): fatal, a person must act."""
 
 
 class UnknownSchemaId(LookupError):
-    """The registry answered that it has no Avro schema under this id: waiting will not make it appear."""
+    """The registry answered that it has no Avro schema with this id: waiting will not help."""
 
 
 class RegistryClient:
-    """Talks to one registry; thread-safe; every positive answer is kept for good, as ids are immutable.
+    """A client of one registry; thread-safe; caches every positive answer for good, as ids are immutable.
 
-    `url` may carry `user:password@` (HTTP basic). With `auto_register=False` (production) a schema that the registry
+    `url` may contain `user:password@` (HTTP basic). With `auto_register=False` (production) a schema that the registry
     does not have under the subject raises `RegistryRejected` instead of being registered.
     """
 
@@ -60,7 +74,7 @@ class RegistryClient:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("a registry URL looks like http://host:8081")
-        host = parts.netloc.rpartition("@")[2]
+        host = parts.netloc.rpartition("@")[2]  # error messages show the base URL: no password in it
         self._base = urllib.parse.urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
         self._headers = {"Accept": _CONTENT_TYPE, "Content-Type": _CONTENT_TYPE}
         if parts.username:
@@ -79,17 +93,17 @@ class RegistryClient:
         return f"RegistryClient({self._base!r})"
 
     def register(self, subject: str, schema: str) -> int:
-        """The id of `schema` (JSON text) under `subject`, looked up first and registered where allowed.
+        """The id of `schema` (JSON text) under `subject`: looked up first, then registered if allowed.
 
         Raises `RegistryUnavailable` (transient) or `RegistryRejected` (fatal).
         """
-        with self._lock:
+        with self._lock:  # held over the HTTP call: threads that miss the same id wait for one answer
             known = self._ids.get((subject, schema))
             if known is not None:
                 return known
             path = _subject(subject)
             status, answer = self._call("POST", path, {"schema": schema})
-            if status == 404:
+            if status == 404:  # neither the subject nor the schema is there
                 if not self._auto_register:
                     raise RegistryRejected(
                         f"subject {subject} does not have this schema and auto-registration is off; "
@@ -105,17 +119,17 @@ class RegistryClient:
             return schema_id
 
     def standing(self, subject: str, schema: str) -> int | None:
-        """The id of `schema` under `subject`, None where the registry does not have it there. Raises as `register`."""
+        """The id of `schema` under `subject`, None if the registry does not have it there. Raises as `register`."""
         status, answer = self._call("POST", _subject(subject), {"schema": schema})
         if status not in (200, 404):
             raise RegistryRejected(f"subject {subject}: HTTP {status} {answer.get('message', '')}".strip())
         return answer.get("id") if status == 200 else None
 
     def incompatibilities(self, subject: str, schema: str) -> list[str]:
-        """Why the registry would refuse `schema` under `subject`; empty: it would take it. Raises as `register`."""
+        """Why the registry would refuse `schema` under `subject`; empty if it accepts it. Raises as `register`."""
         path = f"/compatibility{_subject(subject)}/versions?verbose=true"
         status, answer = self._call("POST", path, {"schema": schema})
-        if status == 404:  # no such subject: everything is compatible with nothing
+        if status == 404:  # no such subject yet: nothing to be incompatible with
             return []
         if status != 200:
             raise RegistryRejected(f"subject {subject}: HTTP {status} {answer.get('message', '')}".strip())
@@ -124,12 +138,12 @@ class RegistryClient:
         return [str(message) for message in answer.get("messages", ())] or ["the registry calls it incompatible"]
 
     def level(self, subject: str) -> str:
-        """The compatibility that `subject` has of its own, empty where it has the registry's default."""
+        """The compatibility level set for `subject`, empty if it has the registry's default."""
         status, answer = self._call("GET", f"/config/{_quoted(subject)}")
         return str(answer.get("compatibilityLevel", "")) if status == 200 else ""
 
     def set_level(self, subject: str, level: str) -> None:
-        """Give `subject` a compatibility of its own. Raises as `register`."""
+        """Set the compatibility level of `subject`. Raises as `register`."""
         status, answer = self._call("PUT", f"/config/{_quoted(subject)}", {"compatibility": level})
         if status != 200:
             raise RegistryRejected(f"subject {subject}: HTTP {status} {answer.get('message', '')}".strip())
@@ -147,7 +161,7 @@ class RegistryClient:
                 raise UnknownSchemaId(f"the registry has no Avro schema {schema_id}")
             status, answer = self._call("GET", f"/schemas/ids/{schema_id}")
             if status == 404 or (status == 200 and answer.get("schemaType", "AVRO") != "AVRO"):
-                if len(self._unknown) >= MAX_UNKNOWN:
+                if len(self._unknown) >= MAX_UNKNOWN:  # ids come from record bytes: poison could fill the memory
                     self._unknown.clear()
                 self._unknown[schema_id] = self._monotonic()
                 raise UnknownSchemaId(f"the registry has no Avro schema {schema_id}")
@@ -160,7 +174,7 @@ class RegistryClient:
             return text
 
     def _call(self, method: str, path: str, body: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
-        """One HTTP call: (status, JSON object) of every answer that a retry would not change."""
+        """One HTTP call: status and JSON object. Raises `RegistryUnavailable` for an answer that a retry may change."""
         request = urllib.request.Request(
             self._base + path,
             data=None if body is None else json.dumps(body).encode(),
@@ -183,7 +197,7 @@ class RegistryClient:
             parsed = None
         if isinstance(parsed, dict):
             return status, parsed
-        if status in (401, 403):
+        if status in (401, 403):  # often a gateway's HTML, and still an answer: the credentials are wrong
             return status, {}
         # A 404 page that is not the registry's JSON comes from a proxy or a wrong path, not from the registry.
         raise RegistryUnavailable(f"the answer of {self._base} (HTTP {status}) is not a registry's JSON")

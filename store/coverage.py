@@ -1,16 +1,16 @@
-"""How much of what rankers read now a version would give them, and whether that is enough to activate it.
+"""How much of what rankers read now a version covers, and whether that is enough to activate it.
 
-Owns the comparison, in steps that hold up no server, and the rules. Must not activate.
+Owns the comparison, in steps small enough not to block a server, and the thresholds. Must not activate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from freshet.blob import Header
+from freshet.blob import BlobHeader
 from freshet.clock import Clock, wall_clock
 from freshet.connect import Client, keys_for
 from freshet.layout import Keys
@@ -18,10 +18,10 @@ from store.scan import STEP, Pace, headers, nodes, scan
 from store.versions import Pinned
 
 LEAST_ITEMS, LEAST_USERS = 0.99, 0.95
-"""Shares below which a version is not activated: users that return rarely are made anew when they do."""
+"""Shares below which a version is not activated; lower for users, as one who returns rarely is refreshed on return."""
 ACTIVE_WITHIN_S = 7 * 86_400.0
 SAMPLE = 10_000
-"""Users, and items whose ages are compared: a share of 0.95 of so many is known to 0.004."""
+"""How many users, and how many items' ages, are compared: a share of 0.95 of this many is known within 0.004."""
 
 PINNED_BY: Mapping[str, str] = {
     "schema": "sink",
@@ -31,15 +31,15 @@ PINNED_BY: Mapping[str, str] = {
     "aligner": "item-text or item-distill",
     "reasoner": "user-refresh",
 }
-"""The components without which items and users of a version are no pair, and the lanes whose worker pins each."""
+"""The components that make a version's items and users comparable, and the lanes whose worker pins each."""
 
 
 @dataclass(slots=True)
 class Share:
-    """`looked_at` entities of the active version, how many of them the other one has, and how fresh.
+    """Of `looked_at` entities in the active version, how many the other version has (`covered`), and how fresh.
 
     `older` of the `compared` have features of an earlier event than in the active version; `age_s` is the median age
-    of their events, infinite where there are none.
+    of their events in seconds, infinite where there are none.
     """
 
     looked_at: int = 0
@@ -51,15 +51,16 @@ class Share:
 
     @property
     def share(self) -> float:
-        """1 where nobody was there to cover."""
+        """`covered / looked_at`; 1 where the active version has nothing to cover."""
         return self.covered / self.looked_at if self.looked_at else 1.0
 
     @property
     def age_s(self) -> float:
+        """Median age of the compared events in seconds."""
         return (self._now_ms - median(self._event_times)) / 1_000 if self._event_times else float("inf")
 
-    def compare(self, theirs: Header | None, own: Header | None) -> bool:
-        """Count a pair of headers; answers whether the version has features there."""
+    def compare(self, theirs: BlobHeader | None, own: BlobHeader | None) -> bool:
+        """Count one entity by its header in the active version and in the other; returns whether the other has it."""
         if own is None or own.deleted:
             return False
         self.compared += 1
@@ -70,9 +71,9 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What `version` has of the live items and active users of `against`, and how many items there are in all.
+    """What `version` has of the live items and active users of `against`, and how many live items it has itself.
 
-    Every live item is looked up; users and ages are those of a sample. Without an active version nothing is compared.
+    Every live item is looked up; users and ages are sampled. Without an active version nothing is compared.
     """
 
     version: str
@@ -94,7 +95,7 @@ def coverage(
     progress: Callable[[int], None] = lambda _: None,
     clock: Clock = wall_clock,
 ) -> Coverage:
-    """Compare `version` with `against`; `progress` is told of each step's entities. Raises redis errors."""
+    """Compare `version` with `against`; `progress` gets the number of entities in each step. Raises redis errors."""
     keys, now_ms = keys_for(client, prefix), clock()
     items, users = Share(_now_ms=now_ms), Share(_now_ms=now_ms)
     live = live_items(client, prefix, version)
@@ -116,7 +117,7 @@ class _Walk:
     progress: Callable[[int], None]
 
     def items(self, share: Share) -> None:
-        """Every live item by the two indexes, bucket by bucket; ages of the first `sample`."""
+        """Look up every live item in both indexes, bucket by bucket; compare the ages of the first `sample`."""
         for bucket in range(self.keys.buckets):
             for ids in self._index(self.keys.items(self.against, bucket)):
                 scores: Any = self.client.zmscore(self.keys.items(self.version, bucket), ids)
@@ -129,13 +130,14 @@ class _Walk:
                 self.progress(len(ids))
 
     def users(self, share: Share, horizon_ms: int) -> None:
-        """Users with an event since `horizon_ms`, from each node its part of the sample."""
+        """Compare a sample of users with an event since `horizon_ms`, an equal part from each node."""
         stem, own_stem = (self.keys.users_stem(version).encode() for version in (self.against, self.version))
         walked = nodes(self.client)
-        for place, node in enumerate(walked):
-            quota = (place + 1) * self.sample // len(walked)
-            for found in scan(self.client, stem.decode() + "*", self.pace, node=node):
-                rows = zip(found, headers(self.client, found), strict=True)
+        for index, node in enumerate(walked):
+            # Cumulative: what one node is short of, the next ones make up for.
+            quota = (index + 1) * self.sample // len(walked)
+            for keys in scan(self.client, stem.decode() + "*", self.pace, node=node):
+                rows = zip(keys, headers(self.client, keys), strict=True)
                 active = {
                     key: head for key, head in rows if head and not head.deleted and head.event_time >= horizon_ms
                 }
@@ -146,58 +148,62 @@ class _Walk:
                 if share.looked_at >= quota:
                     break
 
-    def _index(self, key: str) -> Any:
+    def _index(self, key: str) -> Iterator[Any]:
+        """The ids in one index, step by step; ZRANGE would block the server for the whole catalogue."""
         cursor = 0
         while True:
-            found: Any = self.client.zscan(key, cursor, count=STEP)
-            cursor, rows = found
+            answer: Any = self.client.zscan(key, cursor, count=STEP)
+            cursor, rows = answer
             self.pace.spend(STEP)
             if rows:
                 yield [member for member, _ in rows]
             if not cursor:
                 return
 
-    def _item_headers(self, version: str, bucket: int, ids: list[bytes]) -> list[Header | None]:
+    def _item_headers(self, version: str, bucket: int, ids: list[bytes]) -> list[BlobHeader | None]:
         stem = self.keys.item_stem(version, bucket).encode()
-        return headers(self.client, [stem + one for one in ids])
+        return headers(self.client, [stem + item_id for item_id in ids])
 
 
 def unfit(
-    found: Coverage,
+    measured: Coverage,
     manifest: Mapping[str, Pinned],
     shape: str,
     *,
     least_items: float = LEAST_ITEMS,
     least_users: float = LEAST_USERS,
 ) -> list[str]:
-    """Why rankers should not read the version yet, a sentence each with the way out; empty where they may.
+    """Why rankers should not read the version yet, one sentence for each reason with its remedy; empty if they may.
 
-    `shape` is what its vectors have, `128 float16`, "" where there are none.
+    `shape` is the dims and dtype of the stored vectors, `128 float16`, "" where there are none.
     """
-    version, said = found.version, []
+    version, reasons = measured.version, []
     if missing := [name for name in PINNED_BY if name not in manifest]:
         lanes = "; ".join(f"{name} by the lane {PINNED_BY[name]}" for name in missing)
-        said.append(f"nobody has pinned {lanes}: run a worker with FRESHET_VERSION={version}")
+        reasons.append(f"nobody has pinned {lanes}: run a worker with FRESHET_VERSION={version}")
     pinned = " ".join(manifest[name].value for name in ("dims", "dtype") if name in manifest)
     if shape and len(pinned.split()) == 2 and shape != pinned:
-        said.append(f"its vectors are {shape} and its manifest says {pinned}: delete it and fill another")
-    for what, share, least in (("live items", found.items, least_items), ("active users", found.users, least_users)):
+        reasons.append(f"its vectors are {shape} and its manifest says {pinned}: delete it and fill another")
+    for what, share, least in (
+        ("live items", measured.items, least_items),
+        ("active users", measured.users, least_users),
+    ):
         if share.share < least:
-            said.append(
-                f"it has {share.covered:,} of {share.looked_at:,} {what} of {found.against}, {share.share:.2%}, wanted "
-                f"{least:.2%}: keep its worker running, and `freshet replay --into {version} --execute`"
+            reasons.append(
+                f"it has {share.covered:,} of {share.looked_at:,} {what} of {measured.against}, {share.share:.2%}, "
+                f"wanted {least:.2%}: keep its worker running, and `freshet replay --into {version} --execute`"
             )
-    return said
+    return reasons
 
 
 def shape_of(client: Client, prefix: str, version: str) -> str:
     """Dims and dtype of the version's vectors, "" before the first."""
-    found: Any = client.get(keys_for(client, prefix).shape(version))
-    return found.decode() if found else ""
+    shape: Any = client.get(keys_for(client, prefix).shape(version))
+    return shape.decode() if shape else ""
 
 
 def newest_write_ms(client: Client, prefix: str, version: str) -> int:
-    """Server milliseconds of the last write of an item, 0 where there is none."""
+    """Server time of the last write of an item, epoch milliseconds, 0 where there is none."""
     keys = keys_for(client, prefix)
     pipeline: Any = client.pipeline(transaction=False)
     for bucket in range(keys.buckets):
@@ -206,7 +212,7 @@ def newest_write_ms(client: Client, prefix: str, version: str) -> int:
 
 
 def live_items(client: Client, prefix: str, version: str) -> int:
-    """How many items of the version are alive."""
+    """How many live (not deleted) items the version has."""
     keys = keys_for(client, prefix)
     pipeline: Any = client.pipeline(transaction=False)
     for bucket in range(keys.buckets):

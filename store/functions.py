@@ -19,16 +19,22 @@ from freshet.connect import Client, is_cluster
 Call = tuple[Sequence[Any], Sequence[Any]]
 """Keys and arguments of one call; in a Cluster all keys of a call are of one slot."""
 
+_LUA = Path(__file__).parent / "lua"
+_PRELUDES = "-- prelude: "
+
 
 class Library:
     """The functions of one Lua file, `lua/<stem>.lua`.
 
-    The file registers `freshet_<function>_DIGEST`; the word DIGEST becomes a digest of the file, so that workers of two
-    releases on one server each call their own code while one is rolled out.
+    One library cannot call another. What several need stands in a prelude, `lua/_<name>.lua`: the first line of a file,
+    `-- prelude: _a.lua _b.lua`, names those that are put before it, in this order.
+
+    The file registers `freshet_<function>_DIGEST`; DIGEST becomes a digest of preludes and file, so that workers of two
+    releases on one server each call their own code during a rolling upgrade.
     """
 
     def __init__(self, stem: str) -> None:
-        source = (Path(__file__).parent / "lua" / f"{stem}.lua").read_text(encoding="utf-8")
+        source = _source(stem)
         self.digest = hashlib.sha256(source.encode()).hexdigest()[:10]
         self.source = f"#!lua name=freshet_{stem}_{self.digest}\n{source.replace('DIGEST', self.digest)}"
 
@@ -39,21 +45,21 @@ class Library:
     def call(self, client: Client, function: str, calls: Iterable[Call]) -> list[Any]:
         """The answers of `function` for each (keys, arguments), in one pipelined round trip.
 
-        The library is missing on a new server, and again after one came back empty: then it is loaded there, and what
-        found none is called again. Raises redis-py's errors, of several the first; a call may have been made all the
-        same, so a function must bear being called twice. What a Cluster's map lacks is a `redis.ConnectionError`.
+        Loads the library where it is missing (a new server, or one that came back empty), and repeats the calls that
+        failed for want of it. Raises the first of redis-py's errors; the server may have run a call that raised, so a
+        function must be idempotent. A slot that the Cluster's map lacks is a `redis.ConnectionError`.
         """
         name = f"freshet_{function}_{self.digest}"
         made = list(calls)
         try:
             answers = self._run(client, name, made)
-            if missed := [place for place, answer in enumerate(answers) if _not_found(answer)]:
-                again = [made[place] for place in missed]
+            if missed := [index for index, answer in enumerate(answers) if _not_found(answer)]:
+                again = [made[index] for index in missed]
                 for server in _servers(client, again):
                     self.load(server)
-                for place, answer in zip(missed, self._run(client, name, again), strict=True):
-                    answers[place] = answer
-        except exceptions.RedisClusterException as error:
+                for index, answer in zip(missed, self._run(client, name, again), strict=True):
+                    answers[index] = answer
+        except exceptions.RedisClusterException as error:  # no subclass of RedisError, so callers would miss it
             raise redis.ConnectionError(str(error)) from error
         for answer in answers:
             if isinstance(answer, Exception):
@@ -67,7 +73,7 @@ class Library:
         clustered = is_cluster(client)
         pipeline = client.pipeline(transaction=False)
         for keys, args in calls:
-            # Left to itself redis-py asks a server for the keys of every FCALL, twice, with all its arguments.
+            # Without a target redis-py asks a server for the keys of each FCALL, twice, with all its arguments.
             routed = {"target_nodes": _node(client, keys)} if clustered else {}
             pipeline.execute_command("FCALL", name, len(keys), *keys, *args, **routed)
         return list(pipeline.execute(raise_on_error=False))
@@ -87,11 +93,19 @@ def _node(client: Any, keys: Sequence[Any]) -> Any:
 
 
 def _servers(client: Client, calls: Sequence[Call]) -> list[redis.Redis]:
-    """A client of each server that is called."""
+    """One client for each server that the calls go to."""
     if isinstance(client, redis.Redis):
         return [client]
     nodes = {node.name: node for node in (_node(client, keys) for keys, _ in calls)}
     return [client.get_redis_connection(node) for node in nodes.values()]
+
+
+def _source(stem: str) -> str:
+    """The file of a library, after the preludes that its first line names."""
+    text = (_LUA / f"{stem}.lua").read_text(encoding="utf-8")
+    first = text.partition("\n")[0]
+    preludes = first.removeprefix(_PRELUDES).split() if first.startswith(_PRELUDES) else []
+    return "\n".join([*((_LUA / name).read_text(encoding="utf-8") for name in preludes), text])
 
 
 @cache

@@ -1,12 +1,12 @@
-"""User histories in Redis: the newest events of every user, and who has become due by them.
+"""User histories in Redis: the newest events of every user, which enqueue the user for a refresh.
 
 Owns the layout of a history (a sorted set: score = event time, member = identity, item and type) and its server-side
 function. Must not know Kafka, nor how a batch is decoded.
 
 A packed record is `score i64 · member length u32 · member`, all big-endian. A member is
 `0x00 · partition u32 · offset u64` or `0x01 · length u16 · event id` (the identity, so that a redelivered event is
-the same member), then `length u16 · item id · event type`. Offsets stand big-endian so that events of one
-millisecond keep the order of the log.
+the same member), then `length u16 · item id · event type`. Offsets are big-endian because Redis orders members of equal
+score by their bytes: so events of one millisecond keep the order of the log.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from freshet.connect import Client, keys_for
 from freshet.layout import check_version
 from store.functions import Call, library
-from store.refresh_queue import RefreshPolicy, due_keys
+from store.refresh_queue import RefreshPolicy, queue_keys
 from store.scan import Pace, nodes, scan
 
 NOBODY: Mapping[str, int] = MappingProxyType({})
@@ -40,7 +40,7 @@ _RECORD_HEAD = struct.Struct(">qI")
 
 @dataclass(frozen=True, slots=True)
 class HistoryEvent:
-    """One event as it enters a history; its identity is `event_id`, or its place in the log where that is empty."""
+    """One event as it enters a history; its identity is `event_id`, or partition and offset where that is empty."""
 
     user_id: str
     item_id: str
@@ -65,7 +65,7 @@ class History:
 class HistoryBatch:
     """Events grouped by user: user `u` owns the packed records `first[u]` up to `first[u + 1]`.
 
-    user_ids (U,) distinct · erased (U,) int: forget what the user did up to then, epoch milliseconds, 0: nothing ·
+    user_ids (U,) distinct · erased (U,) int: forget events up to this time, epoch milliseconds, 0: none ·
     first (U+1,) int64 · ends (E+1,) int64: record `e` is `data[ends[e]:ends[e + 1]]`.
     """
 
@@ -80,7 +80,7 @@ class HistoryBatch:
 
     @classmethod
     def of(cls, events: Iterable[HistoryEvent], erased: Mapping[str, int] = NOBODY) -> HistoryBatch:
-        """Group events one by one; for small writers and tests (the firehose does this by the column)."""
+        """Group events one by one; for small writers and tests (`processors.users.fold_events` does it by columns)."""
         records: dict[str, list[bytes]] = {user_id: [] for user_id in erased}
         for event in events:
             records.setdefault(event.user_id, []).append(pack(event))
@@ -118,25 +118,25 @@ def unpack_member(member: bytes) -> tuple[str, str]:
 
 
 class VersionsChanged(Exception):
-    """A version is refreshed of which the writer of histories does not know yet: it looks again, and repeats."""
+    """A version is refreshed that the writer of histories does not know yet: fetch the versions and try again."""
 
 
 @dataclass(frozen=True, slots=True)
-class DueVersions:
-    """The versions in whose due-sets new events mark their users, and the others, where an erased user stands too."""
+class QueuedVersions:
+    """`queued`: the versions whose refresh queue new events enter; `others`: those an erased user must leave too."""
 
-    marked: Sequence[str] = ()
+    queued: Sequence[str] = ()
     others: Sequence[str] = ()
 
 
-NO_VERSIONS = DueVersions()
+NO_VERSIONS = QueuedVersions()
 
 
 class HistoryStore:
     """Reads and writes histories; safe to share between threads, as redis-py's client is.
 
-    `length`: newest events kept a user. `ttl_s`: a history without a write lives this long. `policy`: whom new events
-    make due, and when; the one that `DueUsers` has.
+    `length`: how many of a user's newest events are kept. `ttl_s`: how long a history lives after its last write.
+    `policy`: when new events make a user due; must be the policy of the version's `RefreshQueue`.
     Redis errors come through as redis-py raises them; every call may be repeated after one.
     """
 
@@ -153,17 +153,17 @@ class HistoryStore:
         self._keys = keys_for(client, prefix)
         self._options: list[Any] = [length, 1_000 * ttl_s, *(policy or RefreshPolicy()).arguments()]
 
-    def append(self, batch: HistoryBatch, versions: DueVersions = NO_VERSIONS) -> int:
-        """Add a batch and mark its users, all in the same server-side calls; answers how many records were new.
+    def append(self, batch: HistoryBatch, versions: QueuedVersions = NO_VERSIONS) -> int:
+        """Add a batch and enqueue its users in the same server-side calls; returns how many records were new.
 
-        Idempotent, and free of order: what stands afterwards is the newest `length` of all records that ever came.
-        An erased user loses history and marks first, and what it did up to that moment is refused ever after, in
-        whatever batch it comes (`store.erasure_watermarks`). Raises `VersionsChanged` where a version is refreshed that
-        is not among `versions` (`store.refreshed_versions` says which are).
+        Idempotent and independent of order: the newest `length` of all records ever added remain. An erased user first
+        loses its history and leaves the queues; from then on its events up to that time are refused, in whatever
+        batch they come (`store.erasure_watermarks`). Raises `VersionsChanged` where a version is refreshed that is not
+        among `versions` (`store.refreshed_versions` knows them).
         """
         try:
             return sum(map(int, library("histories").call(self._redis, "append", self._calls(batch, versions))))
-        except redis.ResponseError as error:
+        except redis.ResponseError as error:  # redis-py has no class for a code of ours: it stays in the text
             if "FRESHET_VERSIONS" in str(error):
                 raise VersionsChanged(str(error)) from error
             raise
@@ -176,8 +176,8 @@ class HistoryStore:
         return [_history(user_id, rows) for user_id, rows in zip(user_ids, pipeline.execute(), strict=True)]
 
     def scan(self, batch: int = 500) -> Iterator[History]:
-        """Every history once, in no order; one that comes, goes or grows meanwhile may be there or not."""
-        seen: set[str] = set()
+        """Every history once, in no order; one that is added or deleted meanwhile may or may not be among them."""
+        seen: set[str] = set()  # SCAN returns a key twice where the server resizes its hash table meanwhile
         for user_ids in self.scan_users():
             new = sorted(set(user_ids) - seen)
             seen.update(new)
@@ -185,22 +185,22 @@ class HistoryStore:
                 yield from (history for history in self.load(new[start : start + batch]) if history.item_ids)
 
     def scan_users(self, *, pace: Pace | None = None) -> Iterator[list[str]]:
-        """The users that have a history, some at a time and in no order; one may come twice, as SCAN says."""
+        """The users that have a history, a few at a time and in no order; SCAN may return one twice."""
         prefix, pace = self._keys.history("").encode(), pace or Pace()
         for node in nodes(self._redis):
             for keys in scan(self._redis, prefix.decode() + "*", pace, node=node):
                 yield [key[len(prefix) :].decode() for key in keys]
 
-    def erase(self, moments: Mapping[str, int], versions: DueVersions = NO_VERSIONS) -> None:
-        """Forget each of these users up to its moment: history, and in each of `versions` mark, lease and refresh."""
-        self.append(HistoryBatch.of((), erased=moments), versions)
+    def erase(self, timestamps: Mapping[str, int], versions: QueuedVersions = NO_VERSIONS) -> None:
+        """Forget each user up to its timestamp: its history, and all that the queues of `versions` hold of it."""
+        self.append(HistoryBatch.of((), erased=timestamps), versions)
 
-    def _calls(self, batch: HistoryBatch, versions: DueVersions = NO_VERSIONS) -> Iterator[Call]:
+    def _calls(self, batch: HistoryBatch, versions: QueuedVersions = NO_VERSIONS) -> Iterator[Call]:
         """Keys and arguments of each call, within USERS_PER_CALL and EVENTS_PER_CALL."""
-        names = [check_version(version) for version in (*versions.marked, *versions.others)]
-        due = [key for version in names for key in due_keys(self._keys, version)]
-        shared = [self._keys.refreshing(), self._keys.erased(), *due]
-        options = [*self._options, len(versions.marked), len(names), *names]
+        names = [check_version(version) for version in (*versions.queued, *versions.others)]
+        queues = [key for version in names for key in queue_keys(self._keys, version)]
+        shared = [self._keys.refreshing(), self._keys.erased(), *queues]
+        options = [*self._options, len(versions.queued), len(names), *names]
         first, ends = batch.first.tolist(), batch.ends
         keys: list[Any] = list(shared)
         args = list(options)
@@ -211,6 +211,7 @@ class HistoryStore:
                 if events >= EVENTS_PER_CALL or len(keys) - len(shared) >= USERS_PER_CALL:
                     yield keys, args
                     keys, args, events = list(shared), list(options), 0
+                # A user with more events than a call holds goes on in the next one, which must not erase it again.
                 stop = min(first[u + 1], start + EVENTS_PER_CALL - events)
                 keys.append(self._keys.history(user_id))
                 args += (user_id, erase, batch.data[ends[start] : ends[stop]])

@@ -1,10 +1,10 @@
-"""Which versions are refreshed: those whose users become due by new events, wherever the events are read.
+"""Which versions are refreshed: those whose queue new events enter, whichever worker reads the events.
 
-Owns that rule. Must not mark anybody (`store.histories`), nor claim (`store.refresh_queue`).
+Owns that rule. Must not enqueue anybody (`store.histories`), nor lease (`store.refresh_queue`).
 
-The active version is one, as rankers read it; so is each that a user-refresh worker announced within `MEMORY_S`, if it
-is not being deleted. A version that nobody refreshes any more is left alone from then on, and so its due-set ends to
-grow; `freshet replay` brings it up to date when somebody does.
+The active version is one, as rankers read it; so is each that a user-refresh worker announced within `MEMORY_S`, unless
+it is being deleted. The queue of a version that nobody refreshes any more stops growing; when somebody does again,
+`freshet replay` brings it up to date.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from collections.abc import Callable
 from freshet.connect import Client, keys_for
 from freshet.layout import check_version
 from store.functions import library
-from store.histories import DueVersions
+from store.histories import QueuedVersions
 from store.versions import Versions
 
 MEMORY_S = 86_400
-"""A worker that comes back within a day finds everybody who did something meanwhile."""
+"""A worker that returns within a day finds everybody who did something in the meantime."""
 ANNOUNCE_S = 60.0
-"""How often a worker says that it refreshes."""
-LOOK_S = 2.0
-"""An activation or the beginning of a deletion is heard of within this time; a version announced anew at once, as the
-server refuses to append without it."""
+"""How often a worker announces the version it refreshes."""
+FETCH_S = 2.0
+"""How late an activation or the start of a deletion may be noticed. A newly announced version is noticed at once, as
+the server refuses to append without it."""
 
 
 class RefreshedVersions:
@@ -36,28 +36,29 @@ class RefreshedVersions:
         self._versions = Versions(client, prefix)
         self._own = check_version(own)
         self._clock = clock
-        self._found = DueVersions()
-        self._look_at = float("-inf")
+        self._cached = QueuedVersions()
+        self._fetch_at = float("-inf")
 
     def announce(self, version: str) -> None:
-        """From now on, and for `MEMORY_S`, new events mark their users in `version`."""
+        """From now on, and for `MEMORY_S`, new events enqueue their users in `version`."""
         call = ([self._keys.refreshing()], [check_version(version), 1_000 * MEMORY_S])
-        library("histories").call(self._redis, "announce", [call])
+        library("refreshed_versions").call(self._redis, "announce", [call])
 
-    def current(self) -> DueVersions:
-        """As `look` found them, not more than `LOOK_S` ago."""
-        return self._found if self._clock() < self._look_at else self.look()
+    def current(self) -> QueuedVersions:
+        """The versions as fetched at most `FETCH_S` ago."""
+        return self._cached if self._clock() < self._fetch_at else self.fetch()
 
-    def look(self) -> DueVersions:
-        """Ask the server, in two round trips."""
+    def fetch(self) -> QueuedVersions:
+        """The versions as the server knows them now, in two round trips."""
         call = ([self._keys.refreshing()], [1_000 * MEMORY_S])
-        [rows] = library("histories").call(self._redis, "refreshing", [call])
+        [rows] = library("refreshed_versions").call(self._redis, "refreshing", [call])
         names = self._versions.overview()
-        announced = {version.decode(): lately == b"1" for version, lately in zip(rows[::2], rows[1::2], strict=True)}
-        wanted = {version for version, lately in announced.items() if lately} | {names.active or ""} - {""}
-        if names.created:  # what is not there is deleted, and must not come back
+        announced = {version.decode(): recent == b"1" for version, recent in zip(rows[::2], rows[1::2], strict=True)}
+        wanted = {version for version, recent in announced.items() if recent} | {names.active or ""} - {""}
+        if names.created:  # an announced version that is not listed was deleted, and must not come back
             wanted &= set(names.live)
-        marked = tuple(sorted(wanted)) or (self._own,)
-        others = tuple(sorted({*names.all, *announced, self._own} - set(marked)))
-        self._found, self._look_at = DueVersions(marked, others), self._clock() + LOOK_S
-        return self._found
+        # Before the first activation and announcement, users of this worker's version must not be lost.
+        queued = tuple(sorted(wanted)) or (self._own,)
+        others = tuple(sorted({*names.all, *announced, self._own} - set(queued)))
+        self._cached, self._fetch_at = QueuedVersions(queued, others), self._clock() + FETCH_S
+        return self._cached

@@ -1,7 +1,7 @@
-"""How many LLM tokens all workers together may still spend this hour; kept in Redis, so that restarts change nothing.
+"""How many LLM tokens all workers together may still spend this hour; kept in Redis, so that it outlives restarts.
 
-Owns the protocol around the budget; `token_budget.lua` does the arithmetic on the server, by its clock. Must not know
-what a call is for, nor how many tokens it will take: the caller estimates, and says afterwards what it was.
+Owns the protocol of the budget; `lua/token_budget.lua` does the arithmetic on the server, by its clock. Must not know
+what a call is for, nor how many tokens it takes: the caller estimates first and reports the use afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from store.functions import library
 
 @dataclass(frozen=True, slots=True)
 class BudgetState:
-    """The hour that runs, in tokens: `spent` for good, `held` for calls under way, `limit` of both (0: none set)."""
+    """The current hour, in tokens: `spent`, `held` for calls in flight, and the `limit` of their sum (0: none set)."""
 
     spent: int
     held: int
@@ -27,7 +27,7 @@ class BudgetState:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """The answer to one request for `tokens`: whether it was admitted, under which id, and the budget afterwards."""
+    """The result of one request for `tokens`: whether it was admitted, under which id, and the budget afterwards."""
 
     id: str
     tokens: int
@@ -36,7 +36,8 @@ class Reservation:
 
     @property
     def retry_after_s(self) -> float:
-        """When asking again makes sense: soon where calls under way hold what is left, else with the next hour."""
+        """When to try again: soon if calls in flight hold what is left, else when the next hour begins."""
+        # A request larger than the whole limit is admitted as if it were the limit, or it would wait forever.
         fits = self.state.spent + min(self.tokens, self.state.limit) <= self.state.limit
         return min(1.0, self.state.resets_in_s) if fits else self.state.resets_in_s
 
@@ -46,9 +47,9 @@ class TokenBudget:
 
     1. `reserve` an estimate before a call; where it is not admitted, wait;
     2. `settle` with what the call used, 0 where it used nothing;
-    3. a reservation that nobody settles within `lease_s` (its worker died) is let go.
+    3. a reservation that nobody settles within `lease_s` (its worker died) expires.
 
-    `limit`: tokens an hour, above 0. Hours are those of the server's clock.
+    `limit`: tokens per hour, above 0. Hours are those of the server's clock.
     """
 
     def __init__(self, client: Client, prefix: str = "f", *, limit: int, lease_s: float = 600.0) -> None:
@@ -61,12 +62,13 @@ class TokenBudget:
 
     def reserve(self, tokens: int) -> Reservation:
         """Set `tokens` aside for one call, if there is room."""
+        # The id is the caller's, so that repeating the call after a lost answer reserves once.
         name = uuid.uuid4().hex
         answer = self._call("reserve", name, max(0, tokens), self._limit, self._lease_ms)
         return Reservation(name, tokens, bool(answer[0]), _state(answer))
 
     def settle(self, reservation: Reservation, used: int) -> BudgetState:
-        """End a reservation with the tokens it used; a second time counts for nothing."""
+        """End a reservation with the tokens it used; repeating it changes nothing."""
         return _state(self._call("settle", reservation.id, max(0, used)))
 
     def _call(self, function: str, *args: Any) -> Any:
@@ -75,7 +77,7 @@ class TokenBudget:
 
 
 def budget_state(client: Client, prefix: str = "f") -> BudgetState:
-    """The budget as its workers left it, for whoever only looks; the limit is the one they were last told."""
+    """The budget without reserving anything; its limit is the one of the last `reserve`."""
     [answer] = library("token_budget").call(client, "look", [(_keys(client, prefix), ())])
     return _state(answer)
 

@@ -1,7 +1,7 @@
 """Which feature versions there are, what each is made of, who writes it, and which one rankers read.
 
-Owns pointers, manifests and the register of workers; each change is one step on the server (`versions.lua`). Must not
-judge whether a version is fit to be read (`coverage.py`), nor touch its features (`collect.py`).
+Owns pointers, manifests and the register of workers; each change is one atomic step on the server (`lua/versions.lua`).
+Must not judge whether a version is fit to be read (`coverage.py`), nor touch its features (`version_gc.py`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from freshet.layout import check_version
 from store.functions import library
 
 LIVE_S = 60.0
-"""A worker that was not heard of for so long is dead."""
+"""A worker without a heartbeat for this long is dead."""
 
 
 class VersionError(Exception):
-    """Something cannot be done with a version; the message says what to do instead."""
+    """An operation on a version is not possible; the message says what to do instead."""
 
 
 class VersionConflict(VersionError):
@@ -28,9 +28,11 @@ class VersionConflict(VersionError):
 
     def __init__(self, version: str, differing: Mapping[str, tuple[str, str]]) -> None:
         self.version, self.differing = version, dict(differing)
-        said = "; ".join(f"{name} is {own!r}, the version has {pinned!r}" for name, (pinned, own) in differing.items())
+        differences = "; ".join(
+            f"{name} is {own!r}, the version has {pinned!r}" for name, (pinned, own) in differing.items()
+        )
         super().__init__(
-            f"this does not fit version {version}: {said}. Go back to what the version has, or fill a new one: "
+            f"this does not fit version {version}: {differences}. Go back to what the version has, or fill a new one: "
             "`freshet versions create NEW`, then workers with FRESHET_VERSION=NEW"
         )
 
@@ -40,16 +42,16 @@ class VersionRetiring(VersionError):
 
 
 class VersionInUse(VersionError):
-    """The version cannot be deleted: rankers read it, may go back to it, or workers write it."""
+    """The version cannot be deleted: rankers read it, a rollback leads to it, or workers write it."""
 
 
 class ActiveMoved(VersionError):
-    """Another version is active than the caller thought: somebody else activated or rolled back meanwhile."""
+    """The active version is not the one the caller expected: somebody else activated or rolled back meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class VersionNames:
-    """Every version as it stood at one moment; `created` maps names, oldest first, to server milliseconds."""
+    """A snapshot of all versions; `created` maps names, oldest first, to creation times in server milliseconds."""
 
     active: str | None
     previous: str | None
@@ -58,12 +60,12 @@ class VersionNames:
 
     @property
     def all(self) -> list[str]:
-        """Oldest first, those being deleted too."""
+        """All names, oldest first, including versions being deleted."""
         return list(self.created)
 
     @property
     def live(self) -> list[str]:
-        """Those that may be read and written."""
+        """The names of versions that may be read and written."""
         return [name for name in self.created if name not in self.retiring]
 
     def state(self, version: str) -> str:
@@ -89,7 +91,7 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class LiveWorker:
-    """A worker of a version, when it was last heard of, and what it says of itself."""
+    """A worker of a version, the server time of its last heartbeat in milliseconds, and how it describes itself."""
 
     name: str
     seen_ms: int
@@ -99,7 +101,7 @@ class LiveWorker:
 class Versions:
     """The versions under one key prefix; thread-safe, and any call may be repeated after a Redis error.
 
-    A `FeatureReader` sees a swap with its next call, and each of its answers holds features of one version only.
+    A `FeatureReader` sees a swap with its next call, and each of its results holds features of one version only.
     """
 
     def __init__(self, client: Client, prefix: str = "f") -> None:
@@ -111,7 +113,7 @@ class Versions:
         return _text(self._redis.get(self._keys.active())) or None
 
     def previous(self) -> str | None:
-        """The version rankers read before that, or None."""
+        """The version a rollback leads to, or None."""
         return _text(self._redis.get(self._keys.previous())) or None
 
     def names(self) -> list[str]:
@@ -119,24 +121,25 @@ class Versions:
         return self.overview().live
 
     def overview(self) -> VersionNames:
-        """Every version there is, as it stood at one moment, in one round trip."""
+        """A snapshot of all versions, in one round trip."""
         active, previous, *rows = self._call("names")[1:]
         scores = {name: int(float(score)) for name, score in zip(rows[::2], rows[1::2], strict=True)}
-        for name in (active, previous):  # a pointer that an older release set
+        for name in (active, previous):  # a pointer set by an older release, which kept no list of versions
             if name:
                 scores.setdefault(name, 0)
-        created = dict(sorted(((name, abs(score)) for name, score in scores.items()), key=lambda one: one[1]))
+        created = dict(sorted(((name, abs(score)) for name, score in scores.items()), key=lambda row: row[1]))
+        # lua/versions.lua negates the creation time when a deletion begins: one number keeps order and state.
         retiring = frozenset(name for name, score in scores.items() if score < 0)
         return VersionNames(active or None, previous or None, created, retiring)
 
     def create(self, version: str, components: Mapping[str, str] | None = None, *, by: str = "") -> bool:
-        """Make `version` known, with what is pinned from the start; False if it was known. Raises as `pin` does."""
+        """Register `version` and pin its first components; False if it was known already. Raises as `pin` does."""
         return self.pin(version, components or {}, by=by)
 
     def pin(self, version: str, components: Mapping[str, str], *, by: str = "") -> bool:
         """Pin each of `components` that is not pinned yet; True if the version is new.
 
-        All or none: raises `VersionConflict` where one differs, `VersionRetiring` where the version is being deleted.
+        Pins all or none: raises `VersionConflict` if one differs, `VersionRetiring` if the version is being deleted.
         """
         pairs = [part for pair in components.items() for part in pair]
         outcome, *rest = self._call("pin", version, check_version(version), by, *pairs)
@@ -148,18 +151,19 @@ class Versions:
 
     def manifest(self, version: str) -> dict[str, Pinned]:
         """What the version is made of, by component; empty where nobody pinned anything."""
-        found = {_text(k): _text(v) for k, v in self._redis.hgetall(self._keys.manifest(version)).items()}
-        by = {name: found[f"@{name}"].partition(" ") for name in found if f"@{name}" in found}
+        fields = {_text(k): _text(v) for k, v in self._redis.hgetall(self._keys.manifest(version)).items()}
+        # Beside each component stands `@component`: when it was pinned, a space, and by whom.
+        by = {name: fields[f"@{name}"].partition(" ") for name in fields if f"@{name}" in fields}
         return {
             name: Pinned(value, by[name][2], int(by[name][0])) if name in by else Pinned(value)
-            for name, value in sorted(found.items())
+            for name, value in sorted(fields.items())
             if not name.startswith("@")
         }
 
     def activate(self, version: str, *, instead_of: str | None = None) -> str | None:
-        """Make rankers read `version` from now on; answers the version they read before, to roll back to.
+        """Make rankers read `version` from now on; returns the version they read before, for a rollback.
 
-        Raises `VersionRetiring`, and `ActiveMoved` where `instead_of` is given and is not the active one.
+        Raises `VersionRetiring`, and `ActiveMoved` if `instead_of` is given and is not the active one.
         """
         mode = ("any", "") if instead_of is None else ("is", instead_of)
         outcome, before = self._call("activate", version, check_version(version), *mode)
@@ -169,15 +173,15 @@ class Versions:
         return before or None
 
     def activate_if_none(self, version: str) -> bool:
-        """Activate `version` where none is active yet; True if that was so. Two workers may race: one wins."""
+        """Activate `version` if none is active yet; True if it was. Of two workers that race, one wins."""
         outcome, _ = self._call("activate", version, check_version(version), "none")
         _refuse_retiring(outcome, version)
         return bool(outcome == "done")
 
     def rollback(self) -> tuple[str, str]:
-        """Swap active and previous; answers the version left and the one rankers read now.
+        """Swap active and previous; returns the version rankers read before and the one they read now.
 
-        Doing it twice goes forward again. Raises `VersionError` where there is no previous version.
+        Doing it twice goes forward again. Raises `VersionError` if there is no previous version.
         """
         outcome, before, now = self._call("rollback")
         if outcome == "none":
@@ -185,31 +189,32 @@ class Versions:
         return before, now
 
     def beat(self, version: str, worker: str, about: Mapping[str, Any] | None = None) -> bool:
-        """Tell every few seconds that `worker` writes `version`; raises `VersionRetiring` when it must stop.
+        """The heartbeat of a `worker` that writes `version`; raises `VersionRetiring` when it must stop.
 
-        False where the server knows no version at all: it has lost its data, and workers pin anew.
+        False if the server knows no version at all: it has lost its data, and workers must pin again.
         """
         [outcome] = self._call("beat", version, version, worker, json.dumps(dict(about or {})))
         _refuse_retiring(outcome, version)
         return outcome == "done"
 
     def leave(self, version: str, worker: str) -> None:
-        """Take back `beat`."""
+        """Remove `worker` from the register, as it stops; without this it counts as alive for `LIVE_S`."""
         self._redis.hdel(self._keys.workers(version), worker)
 
     def workers(self, version: str, *, live_s: float = LIVE_S) -> list[LiveWorker]:
-        """The workers of `version` that live, by name."""
+        """The workers of `version` with a heartbeat in the last `live_s`, by name."""
         living = self._call("workers", version, version, round(1_000 * live_s))[1:]
-        if not living:
+        if not living:  # HMGET without fields is an error
             return []
         rows = zip(sorted(living), self._redis.hmget(self._keys.workers(version), sorted(living)), strict=True)
+        # None: the worker left between the two calls.
         return [_worker(name, _text(row)) for name, row in rows if row is not None]
 
     def retire(self, version: str, *, force: bool = False, live_s: float = LIVE_S) -> None:
-        """Begin the deletion of `version`: from now on it can be neither activated nor pinned, which is not taken back.
+        """Begin the deletion of `version`, irrevocably: from now on it can be neither activated nor pinned.
 
-        Raises `VersionInUse` for the active and the previous one, and while workers live unless `force`, which makes
-        them stop with their next `beat`.
+        Raises `VersionInUse` for the active and the previous one, and while workers are alive unless `force`, which
+        makes them stop with their next `beat`.
         """
         outcome, *living = self._call(
             "retire", version, check_version(version), round(1_000 * live_s), "1" if force else "0"
@@ -223,7 +228,7 @@ class Versions:
             raise VersionInUse(f"{version} is the {outcome} version: {way}")
 
     def forget(self, version: str) -> None:
-        """End a deletion: the name may be used again. Raises `VersionError` where none has begun."""
+        """End a deletion: the name may be used again. Raises `VersionError` if none has begun."""
         if self._call("forget", version, version) != ["done"]:
             raise VersionError(f"{version} is not being deleted")
 
@@ -232,7 +237,7 @@ class Versions:
         if version is not None:
             keys += [self._keys.manifest(version), self._keys.workers(version)]
         [answer] = library("versions").call(self._redis, function, [(keys, args)])
-        return [_text(one) for one in answer]
+        return [_text(part) for part in answer]
 
 
 def _refuse_retiring(outcome: str, version: str) -> None:

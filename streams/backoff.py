@@ -1,4 +1,4 @@
-"""Waiting for a neighbour to come back: one shared, growing, jittered pause for everyone who needs it.
+"""Waiting for a dependency to come back: one shared, growing, jittered pause for everyone who needs it.
 
 Owns the retry of transient errors. Must not swallow poison or fatal errors: those pass through at once.
 """
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Backoff:
-    """A pause shared by all the work of one lane: while a neighbour is away, nobody hammers it.
+    """A pause shared by all the work of one lane: while a dependency is away, nobody hammers it.
 
     The first failure waits about `least_s`; every further one without a success in between doubles that, up to
     `most_s`; one that says when to come back (`retry_after_s`) waits so long instead, within the same bounds. A success
@@ -62,9 +62,9 @@ class Backoff:
         now = asyncio.get_running_loop().time()
         self._metrics.retries.labels(lane=self._lane, cause=type(error).__name__).inc()
         if now < self._until:
-            return  # a neighbour in trouble fails many at once; that is one failure
+            return  # a dependency in trouble fails many at once; that is one failure
         if not self._delay_s:
-            log.warning("waiting for a neighbour", extra={"lane": self._lane, "cause": repr(error)})
+            log.warning("waiting for a dependency", extra={"lane": self._lane, "cause": repr(error)})
             self._metrics.backing_off.labels(lane=self._lane).set(1)
         asked_s: float = getattr(error, "retry_after_s", None) or 2 * self._delay_s
         self._delay_s = min(self._most_s, max(self._least_s, asked_s))
@@ -72,6 +72,6 @@ class Backoff:
 
     def _succeeded(self) -> None:
         if self._delay_s:
-            log.info("the neighbour is back", extra={"lane": self._lane})
+            log.info("the dependency is back", extra={"lane": self._lane})
             self._metrics.backing_off.labels(lane=self._lane).set(0)
         self._delay_s = self._until = 0.0

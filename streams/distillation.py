@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from models.encoder.encoder import TextEncoder
-from processors.items.agents import UnknownTeam
+from processors.items.agents import UnknownAgentSet
 from processors.items.attribute_catalogue import AttributeCatalogue, CatalogueError
-from processors.items.distiller import Recipe
+from processors.items.distiller import DistillationConfig
 from processors.items.examples import ExampleBank, annotated_examples, own_examples
 from schemas.annotated import Annotated, read_annotated
 from schemas.files import FileError, read_table
@@ -28,14 +28,14 @@ def read_catalogue(path: Path) -> AttributeCatalogue:
         raise FileError(f"{path}: {error}") from error
 
 
-def make_recipe(
+def make_distillation_config(
     encoder: TextEncoder | None,
     *,
     profile: str,
     catalogue: AttributeCatalogue | None = None,
     examples: Sequence[Annotated] = (),
     shown: int = 3,
-) -> Recipe:
+) -> DistillationConfig:
     """The recipe of `profile`; `examples` are annotated items beside the bank of the package."""
     bank = own_examples(encoder)
     if catalogue is not None and examples:
@@ -43,29 +43,38 @@ def make_recipe(
         noted = annotated_examples(items, [row.gold for row in examples], catalogue, products=products)
         by_item = dict(zip((item.item_id for item in items), products, strict=True))
         bank = ExampleBank((*bank.examples, *noted.examples), encoder, products=by_item)
-    return Recipe(profile, catalogue, bank, shown, encoder)
+    return DistillationConfig(profile, catalogue, bank, shown, encoder)
 
 
-def recipe_of(settings: Settings, encoder: TextEncoder | None) -> Recipe:
+def distillation_config(settings: Settings, encoder: TextEncoder | None) -> DistillationConfig:
     """What the settings ask for; raises `SettingError` where a file or a name is wrong."""
     try:
-        catalogue = read_catalogue(Path(settings.catalogue).expanduser()) if settings.catalogue else None
+        catalogue = (
+            read_catalogue(Path(settings.knowledge.catalogue).expanduser()) if settings.knowledge.catalogue else None
+        )
     except FileError as error:
-        raise SettingError("catalogue", settings.catalogue, f"an attribute catalogue ({error})") from error
+        raise SettingError(
+            "knowledge.catalogue", settings.knowledge.catalogue, f"an attribute catalogue ({error})"
+        ) from error
     try:
-        annotated = read_annotated(Path(settings.examples).expanduser()) if settings.examples else []
+        annotated = (
+            read_annotated(Path(settings.knowledge.examples).expanduser()) if settings.knowledge.examples else []
+        )
     except FileError as error:
-        raise SettingError("examples", settings.examples, f"items with annotated attributes ({error})") from error
+        raise SettingError(
+            "knowledge.examples", settings.knowledge.examples, f"items with annotated attributes ({error})"
+        ) from error
     try:
-        return make_recipe(
+        return make_distillation_config(
             encoder,
-            profile=settings.profile,
+            profile=settings.knowledge.agents,
             catalogue=catalogue,
             examples=annotated,
-            shown=settings.examples_shown,
         )
-    except UnknownTeam as error:
-        raise SettingError("profile", settings.profile, f"a team or a list of agents ({error})") from error
+    except UnknownAgentSet as error:
+        raise SettingError(
+            "knowledge.agents", settings.knowledge.agents, f"an agent set or a list of agents ({error})"
+        ) from error
 
 
 def _rows(path: Path) -> list[Mapping[str, Any]]:

@@ -17,7 +17,7 @@ class Family(Enum):
     POISON = "poison"
     """This record can never succeed: dead letter, confirmed, then acknowledge and go on."""
     TRANSIENT = "transient"
-    """A neighbour is away or busy: keep the record, back off, try again; never dead-letter, never drop."""
+    """A dependency is away or busy: keep the record, back off, try again; never dead-letter, never drop."""
     FATAL = "fatal"
     """Nothing this process does will help: stop with a non-zero exit, acknowledge nothing."""
 
@@ -85,7 +85,7 @@ FAMILIES: dict[str, Family] = {
     "models.llm.client.LLMRejected": Family.POISON,
     "freshet.header.BlobError": Family.POISON,  # a vector whose bytes are not what its `dims` says
     "streams.errors.RecordTooLarge": Family.POISON,
-    # Transient: a neighbour's fault, and neighbours come back.
+    # Transient: a dependency's fault, and dependencies come back.
     "schemas.registry.RegistryUnavailable": Family.TRANSIENT,
     "models.llm.client.LLMUnavailable": Family.TRANSIENT,
     "streams.errors.DeliveryFailed": Family.TRANSIENT,

@@ -32,7 +32,7 @@ class Metrics:
         )
         self.in_flight = Gauge("freshet_in_flight_records", "Records read and not yet finished.", ["lane"], registry=r)
         self.backing_off = Gauge(
-            "freshet_backing_off", "1 while a lane waits for a neighbour to come back.", ["lane"], registry=r
+            "freshet_backing_off", "1 while a lane waits for a dependency to come back.", ["lane"], registry=r
         )
         self.position = Gauge(
             "freshet_committed_offset",
@@ -93,7 +93,7 @@ class Metrics:
         self.users_refreshed = Counter(
             "freshet_users_refreshed", "User features published, by tier: fallback, diffusion.", ["tier"], registry=r
         )
-        self.due_users = Gauge("freshet_due_users", "Users to be refreshed now.", registry=r)
+        self.refresh_queue = Gauge("freshet_due_users", "Users to be refreshed now.", registry=r)
         self.waiting_users = Gauge(
             "freshet_waiting_users", "Users with new events whose time to be refreshed has not come.", registry=r
         )

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from models.encoder.aligner import Aligner
     from models.encoder.encoder import TextEncoder
     from models.llm.client import LanguageModel
-    from processors.items.cached_distiller import ThriftyDistiller
-    from processors.items.distiller import Distiller, Recipe
+    from processors.items.cached_distiller import CachedDistiller
+    from processors.items.distiller import DistillationConfig, Distiller
     from processors.items.embed import ItemEmbedder
     from schemas.codec import Codec
     from streams.kafka.dead_letters import DeadLetterProducer
@@ -68,7 +68,7 @@ class Context:
         self.settings = settings
         self.clock = clock
         self.metrics = metrics or Metrics()
-        self.health = Health(stall_s=settings.stall_s)
+        self.health = Health(stall_s=settings.worker.stall_s)
         self.topics = Topics(settings)
 
     @cached_property
@@ -76,18 +76,18 @@ class Context:
         """A pooled client; reconnects by itself, raises redis errors that `errors.family` knows."""
         from freshet.connect import connect
 
-        return connect(self.settings.redis, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30)
+        return connect(self.settings.redis.url, socket_timeout=10, socket_connect_timeout=5, health_check_interval=30)
 
     @cached_property
     def codec(self) -> Codec:
         """The Avro codec, with the registry where one is configured."""
         from schemas.codec import Codec
 
-        if not self.settings.registry:
+        if not self.settings.registry.url:
             return Codec()
         from schemas.registry import RegistryClient
 
-        registry = RegistryClient(self.settings.registry, auto_register=self.settings.registry_auto_register)
+        registry = RegistryClient(self.settings.registry.url, auto_register=self.settings.registry.auto_register)
         return Codec(registry)
 
     @cached_property
@@ -103,7 +103,7 @@ class Context:
         from streams.kafka.dead_letters import DeadLetterProducer
 
         s = self.settings
-        limits = DeadLetterLimits(run=s.dead_letter_run, ratio=s.dead_letter_ratio, window=s.dead_letter_window)
+        limits = DeadLetterLimits(run=s.dead_letters.run, ratio=s.dead_letters.ratio)
         return DeadLetterProducer(self.producer, self.codec, self.metrics, self.clock, limits=limits)
 
     @cached_property
@@ -111,7 +111,7 @@ class Context:
         """The text encoder; its weights must have been prepared (`freshet models prepare`)."""
         from models.encoder.encoder import prepared_encoder
 
-        return prepared_encoder(self.settings)
+        return prepared_encoder(self.settings.encoder, self.settings.home)
 
     @cached_property
     def aligner(self) -> Aligner:
@@ -120,10 +120,10 @@ class Context:
 
         trained = self.trained_aligner
         if trained is None:
-            return LinearAligner.random(0, self.encoder.dims, self.settings.dims)
+            return LinearAligner.random(0, self.encoder.dims, self.settings.vectors.dims)
         aligner = load_aligner(trained)
-        if aligner.dims != self.settings.dims:
-            raise SettingError("dims", self.settings.dims, f"{aligner.dims}, the width of {trained}")
+        if aligner.dims != self.settings.vectors.dims:
+            raise SettingError("vectors.dims", self.settings.vectors.dims, f"{aligner.dims}, the width of {trained}")
         return aligner
 
     @property
@@ -145,9 +145,9 @@ class Context:
         from models.llm.client import BACKENDS, Endpoint, connect
 
         s = self.settings
-        if s.llm_backend not in BACKENDS:
-            raise SettingError("llm_backend", s.llm_backend, f"one of {', '.join(BACKENDS)}")
-        return connect(s.llm_backend, Endpoint(s.llm, s.llm_model, s.llm_timeout_s, 2 * s.llm_concurrency))
+        if s.llm.backend not in BACKENDS:
+            raise SettingError("llm.backend", s.llm.backend, f"one of {', '.join(BACKENDS)}")
+        return connect(s.llm.backend, Endpoint(s.llm.url, s.llm.model, s.llm.timeout_s, 2 * s.llm.concurrency))
 
     @cached_property
     def limited_llm(self) -> LanguageModel:
@@ -155,26 +155,26 @@ class Context:
         from models.llm.limits import AdaptiveLimit, BudgetedModel, LimitedModel
 
         s, metrics, llm = self.settings, self.metrics, self.llm
-        if s.llm_tokens_per_hour:
+        if s.llm.tokens_per_hour:
             from store.token_budget import TokenBudget
 
             # A call that takes longer than its time-out is a dead worker's.
-            lease_s = s.llm_timeout_s + 60
-            budget = TokenBudget(self.redis, s.key_prefix, limit=s.llm_tokens_per_hour, lease_s=lease_s)
+            lease_s = s.llm.timeout_s + 60
+            budget = TokenBudget(self.redis, s.key_prefix, limit=s.llm.tokens_per_hour, lease_s=lease_s)
             llm = BudgetedModel(
                 llm,
                 budget,
                 deferred=metrics.llm_deferrals.inc,
                 spent=lambda state: metrics.llm_budget_spent.set(state.spent),
             )
-        return LimitedModel(llm, AdaptiveLimit(s.llm_concurrency, changed=metrics.llm_limit.set))
+        return LimitedModel(llm, AdaptiveLimit(s.llm.concurrency, changed=metrics.llm_limit.set))
 
     @cached_property
-    def recipe(self) -> Recipe:
+    def distillation(self) -> DistillationConfig:
         """How knowledge is made, as the settings ask for; raises `SettingError` where a file or a name is wrong."""
-        from streams.distillation import recipe_of
+        from streams.distillation import distillation_config
 
-        return recipe_of(self.settings, self.encoder)
+        return distillation_config(self.settings, self.encoder)
 
     @cached_property
     def distiller(self) -> Distiller:
@@ -182,23 +182,25 @@ class Context:
         from processors.items.distiller import Distiller
 
         version = self.settings.version
-        return Distiller(self.limited_llm, clock=self.clock, recipe=self.recipe, version=version)
+        return Distiller(self.limited_llm, clock=self.clock, distillation=self.distillation, version=version)
 
     @cached_property
-    def thrifty(self) -> ThriftyDistiller:
+    def cached_distiller(self) -> CachedDistiller:
         """Items to knowledge, by calls only where neither the cache nor a near-duplicate has it."""
-        from processors.items.cached_distiller import ThriftyDistiller
+        from processors.items.cached_distiller import CachedDistiller
         from store.knowledge_cache import KnowledgeCache
 
         s = self.settings
-        cache = KnowledgeCache(self.redis, s.key_prefix, ttl_s=s.knowledge_cache_ttl_s)
-        return ThriftyDistiller(self.distiller, cache, s.version, self.clock, sharing=s.share_knowledge)
+        cache = KnowledgeCache(self.redis, s.key_prefix)
+        return CachedDistiller(self.distiller, cache, s.version, self.clock, sharing=s.knowledge.share)
 
     @property
     def checkpoint_dir(self) -> Path:
         """Where the reasoner's checkpoint is, or will be."""
         return (
-            Path(self.settings.checkpoint).expanduser() if self.settings.checkpoint else self.settings.home / "reasoner"
+            Path(self.settings.reasoner.checkpoint).expanduser()
+            if self.settings.reasoner.checkpoint
+            else self.settings.home / "reasoner"
         )
 
     async def close(self) -> None:

@@ -27,7 +27,7 @@ from local.demo.run import environment
 from models.encoder.encoder import MiniLmEncoder
 from schemas.codec import Codec
 from store.histories import HistoryStore
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 from streams.settings import Settings
 from tests.support.deployment import Deployment
 from tests.support.fakes_llm import FakeLlmServer
@@ -84,7 +84,7 @@ def deployment(
     """A deployment whose language model answers at once."""
     home = Settings.load().home
     with FakeLlmServer() as llm:
-        settings = Settings(
+        settings = Settings().replace(
             kafka=kafka,
             redis=valkey,
             llm=llm.url,
@@ -93,7 +93,6 @@ def deployment(
             encoder=str(home / "models" / encoder.revision.partition("@")[0]),
             partitions=2,
             refresh_interval_s=0.5,
-            refresh_poll_s=0.1,
             lease_s=5.0,
         )
         deployed = Deployment(settings, tmp_path)
@@ -103,9 +102,9 @@ def deployment(
             deployed.stop()
 
 
-def letters(deployment: Deployment, topic: str) -> list[DeadLetter]:
+def dead_letters(deployment: Deployment, topic: str) -> list[DeadLetter]:
     codec, name = Codec(), deployment.topics.dead_letters(topic)
-    records = read_all(deployment.settings.kafka, name)
+    records = read_all(deployment.settings.kafka.servers, name)
     return [codec.decode(DeadLetter, record.value) for record in records if record.value]
 
 
@@ -126,10 +125,11 @@ def test_items_and_events_become_features_a_ranker_reads(deployment: Deployment,
 
     settings = deployment.settings
     ids, users = [item.item_id for item in items], sorted({event.user_id for event in events})
-    with FeatureReader(settings.redis, settings.key_prefix, timeout_s=10.0) as reader:
+    with FeatureReader(settings.redis.url, settings.key_prefix, timeout_s=10.0) as reader:
         deployment.until(lambda: bool((reader.items(ids).tier == ItemTier.KNOWLEDGE).all()), "knowledge of every item")
         deployment.until(
-            lambda: all(u.present and len(u.behaviors) == settings.slots for u in reader.users(users)), "every user"
+            lambda: all(u.present and len(u.behaviors) == settings.reasoner.slots for u in reader.users(users)),
+            "every user",
         )
         read = reader.read("user-1", ids)
         assert read.version == "v1"
@@ -143,7 +143,11 @@ def test_items_and_events_become_features_a_ranker_reads(deployment: Deployment,
         assert shown.returncode == 0
         assert "knowledge" in shown.stdout
         answer = json.loads(deployment.freshet("features", "get", "user", "user-1", "--json").stdout)
-        assert (answer["version"], answer["tier"], len(answer["behaviors"])) == ("v1", "diffusion", settings.slots)
+        assert (answer["version"], answer["tier"], len(answer["behaviors"])) == (
+            "v1",
+            "diffusion",
+            settings.reasoner.slots,
+        )
         assert answer["age_seconds"] > 0
 
         deployment.send(
@@ -160,7 +164,7 @@ def test_items_and_events_become_features_a_ranker_reads(deployment: Deployment,
 
 
 def test_bad_records_become_dead_letters_and_the_rest_goes_on(deployment: Deployment) -> None:
-    """Catches a lane that stops at, loses, or swallows a bad record, and neighbours lost with it."""
+    """Catches a lane that stops at, loses, or swallows a bad record, and neighbors lost with it."""
     items, topics = catalogue(8), deployment.topics
     events = purchases(4, 5, 8, start_ms=now_ms() - 60_000)
     far = now_ms() + 86_400_000
@@ -179,17 +183,21 @@ def test_bad_records_become_dead_letters_and_the_rest_goes_on(deployment: Deploy
     deployment.worker()
     deployment.send([*items[:4], *events[:10], *bad, *items[4:], *events[10:]])
     settings = deployment.settings
-    with FeatureReader(settings.redis, settings.key_prefix, timeout_s=10.0) as reader:
+    with FeatureReader(settings.redis.url, settings.key_prefix, timeout_s=10.0) as reader:
         ids = [item.item_id for item in items]
         deployment.until(lambda: bool((reader.items(ids).tier == ItemTier.KNOWLEDGE).all()), "the good items")
     deployment.until(deployment.drained, "the queues to empty")
-    of_items, of_events = letters(deployment, topics.items), letters(deployment, topics.user_events)
-    reasons = sorted(letter.reason for letter in of_events)
+    of_items, of_events = dead_letters(deployment, topics.items), dead_letters(deployment, topics.user_events)
+    reasons = sorted(dead_letter.reason for dead_letter in of_events)
     assert reasons == ["bad_framing", "future_time", "missing_user", "unknown_schema"]
     # Two lanes read items, and each answers for itself.
-    assert sorted(letter.reason for letter in of_items) == sorted(["bad_framing", "empty_title", "unknown_schema"] * 2)
-    assert {letter.value for letter in of_events} == {value for topic, _, value in bad if topic == topics.user_events}
-    with redis.Redis.from_url(settings.redis) as client:
+    assert sorted(dead_letter.reason for dead_letter in of_items) == sorted(
+        ["bad_framing", "empty_title", "unknown_schema"] * 2
+    )
+    assert {dead_letter.value for dead_letter in of_events} == {
+        value for topic, _, value in bad if topic == topics.user_events
+    }
+    with redis.Redis.from_url(settings.redis.url) as client:
         stored = HistoryStore(client, settings.key_prefix).load(sorted({event.user_id for event in events}))
     assert sum(len(history.item_ids) for history in stored) == len(events)
 
@@ -227,9 +235,9 @@ def test_nothing_is_lost_when_the_worker_is_killed(deployment: Deployment) -> No
     settings = deployment.settings
     deployment.until(deployment.drained, "the queues to empty", timeout_s=180.0)
     users = sorted({event.user_id for event in events})
-    with redis.Redis.from_url(settings.redis) as client:
+    with redis.Redis.from_url(settings.redis.url) as client:
         deployment.until(
-            lambda: DueUsers(client, settings.version, settings.key_prefix).size() == 0,
+            lambda: RefreshQueue(client, settings.version, settings.key_prefix).size() == 0,
             "every due user",
             timeout_s=60.0,
         )
@@ -238,11 +246,14 @@ def test_nothing_is_lost_when_the_worker_is_killed(deployment: Deployment) -> No
     for user_id, history in zip(users, stored, strict=True):
         wanted = sorted((e.event_time, e.item_id) for e in events if e.user_id == user_id)
         assert sorted(zip(history.event_times, history.item_ids, strict=True)) == wanted
-    with FeatureReader(settings.redis, settings.key_prefix, timeout_s=10.0) as reader:
+    with FeatureReader(settings.redis.url, settings.key_prefix, timeout_s=10.0) as reader:
         read = reader.items([item.item_id for item in items])
         assert (read.tier == ItemTier.KNOWLEDGE).all()
         assert all(user.present for user in reader.users(users))
-    found = {(letter.partition, letter.offset) for letter in letters(deployment, deployment.topics.user_events)}
+    found = {
+        (dead_letter.partition, dead_letter.offset)
+        for dead_letter in dead_letters(deployment, deployment.topics.user_events)
+    }
     assert len(found) == len(poison)
 
 
@@ -260,10 +271,10 @@ def test_two_workers_share_the_load(deployment: Deployment) -> None:
     late = catalogue(10, prefix="late")
     deployment.send(late)
     settings = deployment.settings
-    with FeatureReader(settings.redis, settings.key_prefix, timeout_s=10.0) as reader:
+    with FeatureReader(settings.redis.url, settings.key_prefix, timeout_s=10.0) as reader:
         ids = [item.item_id for item in (*items, *late)]
         deployment.until(lambda: bool((reader.items(ids).tier == ItemTier.KNOWLEDGE).all()), "what came afterwards")
-    with redis.Redis.from_url(settings.redis) as client:
+    with redis.Redis.from_url(settings.redis.url) as client:
         stored = HistoryStore(client, settings.key_prefix).load(sorted({event.user_id for event in events}))
     assert sum(len(history.item_ids) for history in stored) == len(events)
 
@@ -272,7 +283,7 @@ def test_two_workers_share_the_load(deployment: Deployment) -> None:
     ("arguments", "setting", "named"),
     [
         (("worker", "--lanes", "nonsense"), {}, "nonsense"),
-        (("worker",), {"FRESHET_DIMS": "many"}, "FRESHET_DIMS"),
+        (("worker",), {"FRESHET_VECTORS__DIMS": "many"}, "FRESHET_VECTORS__DIMS"),
         (("features", "get", "item", "x"), {"FRESHET_REDIS": "localhost"}, "FRESHET_REDIS"),
     ],
 )
@@ -280,7 +291,7 @@ def test_a_wrong_setting_is_named_and_ends_with_2(
     arguments: tuple[str, ...], setting: dict[str, str], named: str
 ) -> None:
     """Catches a stack trace, or a worker that starts with a setting it does not understand."""
-    env = {**environment(Settings(kafka="127.0.0.1:1", redis="redis://127.0.0.1:1/0")), **setting}
+    env = {**environment(Settings().replace(kafka="127.0.0.1:1", redis="redis://127.0.0.1:1/0")), **setting}
     done = subprocess.run(
         [sys.executable, "-m", "cli", *arguments], env=env, capture_output=True, text=True, timeout=60, check=False
     )

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import redis
 
-from freshet import FeatureReader, InferredBehavior, Keys
+from freshet import FeatureReader, InferredBehavior
+from freshet.layout import Keys
 from store.feature_writer import Deletion, FeatureWriter
 from store.versions import Versions
 from tests.support.samples import item, user
@@ -163,7 +164,8 @@ def test_no_answer_mixes_versions_while_they_are_swapped(program: Program, clien
 
 def test_the_pages_code_runs(valkey: str, client: Any) -> None:
     """Catches an example that a reader copies and that fails."""
-    [code] = re.findall(r"```python\n(.*?)```", (DOCS / "ranking.md").read_text(encoding="utf-8"), re.DOTALL)
+    page = DOCS / "use" / "rankers" / "rank.md"
+    [code] = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     assert '"redis://features:6379/0"' in code
     Versions(client).activate("v1")
     writer = FeatureWriter(client)

@@ -20,7 +20,7 @@ FORBIDDEN = {
     "processors": KAFKA | {"redis", "valkey", "httpx", "requests", "urllib"},
     "streams": set[str](),
 }
-BASE_MAY_IMPORT = {"numpy", "redis"}  # `pip install freshet` brings no more
+BASE_MAY_IMPORT = {"numpy", "redis"}  # `pip install freshet-sdk` brings no more
 
 
 def modules(package: str) -> list[Path]:

@@ -14,17 +14,17 @@ import pytest
 from local.stack.process import ChildProcess, free_port
 from streams.kafka.producer import KafkaProducer
 from streams.kafka.topics import Topics
-from streams.settings import SettingError, Settings, fields
+from streams.settings import SettingError, Settings, every_setting
 from tests.support.lane_tools import make_topics, read_all
 
 MARK = "mark-of-a-secret"
 REPOSITORY = Path(__file__).parents[1]
-SECRETS = [f.name for f in fields(Settings) if f.metadata["secret"]]
-URLS = [f.name for f in fields(Settings) if f.metadata["url"]]
+SECRETS = [one.joined for one in every_setting() if one.field.metadata["secret"]]
+URLS = [one.joined for one in every_setting() if one.field.metadata["url"]]
 
 
 def marked(name: str) -> str:
-    scheme = "redis" if name == "redis" else "http"
+    scheme = "redis" if name == "redis_url" else "http"
     return MARK if name in SECRETS else f"{scheme}://user:{MARK}@127.0.0.1:9/0"
 
 
@@ -55,9 +55,9 @@ def command(*arguments: str, **settings: str) -> str:
     [("versions", "list"), ("dlq", "list"), ("rebuild", "--verify"), ("features", "get", "item", "i"), ("erase", "u")],
     ids=" ".join,
 )
-def test_a_command_whose_neighbours_refuse_says_no_secret(kafka: str, arguments: tuple[str, ...]) -> None:
+def test_a_command_whose_neighbors_refuse_says_no_secret(kafka: str, arguments: tuple[str, ...]) -> None:
     """Catches a traceback or an error message with a URL in it, password and all."""
-    said = command(*arguments, kafka=kafka, redis=marked("redis"), registry=marked("registry"))
+    said = command(*arguments, kafka=kafka, redis=marked("redis_url"), registry=marked("registry_url"))
     assert said
     assert MARK not in said
 
@@ -75,7 +75,7 @@ def test_a_failing_worker_says_no_secret_and_listens_on_loopback_alone(
     environment = {
         **os.environ,
         "FRESHET_KAFKA": kafka, "FRESHET_TOPIC_PREFIX": topic_prefix, "FRESHET_HOME": str(tmp_path),
-        "FRESHET_REDIS": marked("redis"), "FRESHET_LLM": marked("llm"), "FRESHET_METRICS_PORT": str(port),
+        "FRESHET_REDIS": marked("redis"), "FRESHET_LLM": marked("llm"), "FRESHET_METRICS__PORT": str(port),
         "FRESHET_LOG_LEVEL": "DEBUG",
     }  # fmt: skip
     argv = [sys.executable, "-m", "tests.support.lane_process", "item-text,item-distill,user-events,sink"]

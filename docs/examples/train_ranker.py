@@ -1,8 +1,8 @@
 """A LightGBM ranker on Freshet's columns, from an empty Redis to NDCG: python train_ranker.py redis://localhost:6379/0
 
-Needs `pip install freshet lightgbm`. The world is made up: users like a few topics, of which the log shows some and the
-inferred behaviours one more. So the figures show that everything fits together, not what it is worth on your platform.
-It writes under the key prefix `example` and leaves the rest alone.
+Needs `pip install freshet-sdk lightgbm`. The world is made up: users like a few topics, of which the log shows some and
+the inferred behaviors one more. So the figures show that everything fits together, not what it is worth on your
+platform. It writes under the key prefix `example` and leaves the rest alone.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from freshet import FeatureReader, InferredBehavior, ItemFeatures, UserFeatures
+from freshet import FeatureReader, InferredBehavior
 from freshet.ranking import RankingOptions
 from freshet.ranking_reader import RankingReader
+from freshet.records import ItemFeatures, UserFeatures
 from store.feature_writer import FeatureWriter
 from store.versions import Versions
 

@@ -1,12 +1,13 @@
-"""`docs/redis-layout.md`, made from what names the keys and what reads and writes the bytes.
+"""`docs/reference/redis-layout.md`, made from what names the keys and what reads and writes the bytes.
 
-Owns the words around the tables. Must not be needed by anything but the page and its test.
+Owns the text around the tables. Must not be needed by anything but the page and its test.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from freshet.layout import BUCKETS, CONTROL_TAG, Keys, bucket_tags
 from freshet.records import ItemFeatures
 from freshet.vectors import DTYPES, FLOAT16
 from store.feature_writer import KEYS_PER_CALL
+
+PAGE = Path(__file__).parents[1] / "reference" / "redis-layout.md"
 
 RANKER = (
     "ranker on >PASSWORD resetkeys %R~f:* -@all +get +mget +zrange +multi +exec +hello +client|setinfo +ping "
@@ -109,64 +112,65 @@ def example() -> str:
 
 
 def page() -> str:
-    """`docs/redis-layout.md`, whole."""
+    """`docs/reference/redis-layout.md`, whole."""
     return f"""# The Redis layout, byte by byte
 
-<!-- made by python -m tests.docs.test_layout_page; a test compares -->
+<!-- made by python -m docs.generators.layout_page; a test compares -->
 
-For whoever reads features without the Python package: everything a ranker in Java, C++ or Go needs is on this page.
+For readers without the Python SDK: everything that a ranker in Java, C++ or Go needs is on this page.
 `sdk/src/freshet/layout.py` names the keys; `sdk/src/freshet/header.py`, `sdk/src/freshet/vectors.py` and
-`sdk/src/freshet/blob.py` read and write the values; `store/lua/features.lua` decides which write stays. Redis 7 or
-later, or Valkey: one server (with replicas, behind Sentinel or not) or a Cluster. `tests/sdk/test_golden.py` has one
-value of every kind and dtype written out.
+`sdk/src/freshet/blob.py` read and write the values; `store/lua/features.lua` decides which write wins. The server is
+Redis 7 or later, or Valkey: a single one (with replicas, behind Sentinel or not) or a Cluster.
+`tests/sdk/test_golden.py` has one value of every kind and dtype written out.
 
 ## Keys
 
 `<p>` is the prefix (`FRESHET_KEY_PREFIX`, default `f`), `<v>` a feature version; both are letters, digits, `-`, `_` and
-`.`. An id comes last in its key and may hold any UTF-8 text. In a Cluster every key has a hash tag: `{{b}}` is the tag
-of a bucket ([below](#cluster)), `{CONTROL_TAG}` stands as it is.
+`.`. An id comes last in its key and may be any UTF-8 text. In a Cluster every key has a hash tag: `{{b}}` is the tag
+of a bucket ([below](#cluster)), `{CONTROL_TAG}` is literal.
 
 {key_table()}
 
 A ranker needs the first key, `shape`, and the blobs of items and users; knowledge and the two indexes of items are for
-other readers, all else is the workers' own ([who is due](who-is-due.md), [versions](versions.md)).
+other readers, and everything else belongs to the workers ([refresh queue](../design/refresh-queue.md),
+[versions](../use/operators/versions.md)).
 
 ## Rights
 
-A ranker needs no more than this, `zrange` and the transaction only for `changed_items`, `cluster` and `command` only in
-a Cluster:
+A ranker needs only these rights; `zrange` and the transaction are for `changed_items`, `cluster` and `command` for a
+Cluster:
 
     ACL SETUSER {RANKER}
 
-A worker loads functions and deletes versions; what its functions call is checked against its own rights. After the same
-two words:
+A worker loads functions and deletes versions, and Redis checks what a function calls against the caller's rights. So a
+worker needs more, again after `ACL SETUSER`:
 
     {WORKER}
 
 ## Reading without mixing versions
 
-A key names its version, so no value is of another version than its key says. What has to be sure is that this version
+A key names its version, so a value is always of the version in its key. What a reader must check is that this version
 is the active one.
 
-**Single server**: one command, so that all its values are of one moment.
+**Single server**: one command, so that all its values are from the same point in time.
 
 1. `MGET <p>:active <p>:<v>:shape <p>:<v>:u:<user> <p>:<v>:i:<item> ...`, where `<v>` is the version that was active
    last time (at the start: `GET <p>:active`).
-2. If the first value is `<v>`, the answer is consistent. If it is not, the version was swapped: repeat with the new
-   one.
+2. If the first value is `<v>`, the answer is consistent. If not, another version was activated: repeat with
+   that one.
 
 **Cluster**: one `MGET <p>:{CONTROL_TAG}:active <p>:<v>:{CONTROL_TAG}:shape`, and one `MGET` for each bucket that the
 user and the items are in, as `MGET` takes keys of one slot only; all are sent before the first answer is awaited.
 
 1. Send them for the `<v>` that was active last time (at the start: `GET <p>:{CONTROL_TAG}:active`).
-2. If the pointer is `<v>`, all values are of that version, though not of one moment. If it is not, repeat all with the
-   new one.
-3. Where a node does not answer in time, its values are missing, which is not the same as absent: say so, and rank with
-   the rest. Where the pointer's node does not, the last known version counts.
+2. If the pointer is `<v>`, all values are of that version, though not from the same point in time. If not, repeat
+   everything with the new one.
+3. If a node does not answer in time, its values are missing, which is not the same as absent: report that, and rank
+   with the rest. If the pointer's node does not answer, use the last known version.
 
-A version keeps its values as long as it is active or can be rolled back to, so the second try is the last but for a
-second swap. The value under `shape` is dims, a space and the dtype, `128 float16`; where it is missing the version has
-no vector yet.
+A version keeps its values as long as it is active or can be rolled back to, so a second try is enough unless versions
+are swapped twice. The value under `shape` is dims, a space and the dtype, such as `128 float16`. If it is missing, the
+version has no vector yet.
 
 ## Cluster
 
@@ -177,7 +181,7 @@ the usual contiguous ranges.
 
 {tag_table()}
 
-To check by:
+Check your implementation with these:
 
 {bucket_examples()}
 
@@ -190,23 +194,23 @@ Every number is little-endian; there is no padding. The header is {HEADER.size} 
 After the header:
 
 - **item**: its vector.
-- **user**: the log vector, the inferred vector, then `n` inferred behaviours, in the reasoner's order, as three arrays:
-  `n` x f32 confidence, `n` x u16 length of the item id in bytes, and the ids, UTF-8, one after the other. Behaviours in
-  words alone, which a text reasoner may infer, are not among them: only `user-features` has them.
+- **user**: the log vector, the inferred vector, then `n` inferred behaviors, in the reasoner's order, as three arrays:
+  `n` x f32 confidence, `n` x u16 length of the item id in bytes, and the ids, UTF-8, one after the other. Behaviors in
+  words alone, which a text reasoner may infer, are only in the topic `user-features`.
 - **knowledge**: one JSON object, UTF-8, with the fields of the Avro contract `ItemKnowledge`.
 - **deletion**: nothing. Treat it as an absent value.
 
-A vector is stored in the dtype of its version (`FRESHET_VECTOR_DTYPE`):
+A vector is stored in the dtype of its version (`FRESHET_VECTORS__DTYPE`):
 
 {dtype_table()}
 
-Knowledge and deletions have no vector and dtype {FLOAT16.number}. Age is now minus event time.
+Knowledge and deletions have no vector, and dtype {FLOAT16.number}. A feature's age is now minus its event time.
 
-A row is usable where format is {FORMAT}, dtype and dims are the version's, flag {DELETED} is clear, and the length is
-that of its kind: an item of 128 dims has {_sizes()}. In 64-bit terms, the first 8 bytes and
+A value is usable if its format is {FORMAT}, dtype and dims are the version's, flag {DELETED} is clear, and the length
+is that of its kind: an item of 128 dims has {_sizes()}. In 64-bit terms, the first 8 bytes and
 `0x{blob.LEAD_MASK:016X}` equal `0x0000<dims>0000<dtype>{FORMAT:02x}`.
 
-One item of 4 dims, `float16`:
+An item of 4 dims, `float16`:
 
 ```
 {example()}
@@ -217,29 +221,34 @@ One item of 4 dims, `float16`:
 All writes of blobs go through the server-side function `freshet_put_<digest>` (library `freshet_features_<digest>`; the
 digest is that of the Lua file, so that two releases can share a server). A write replaces what is there only if its
 `(event time, tier, sequence)` is greater, compared in this order; the answer is 1 (written), 0 (same) or -1 (older).
-A replay or a late retry therefore changes nothing, in whatever order calls arrive. A deletion stays as a mark with tier
-255, so that it wins over features of the same millisecond and a late retry does not revive what was deleted.
+A replay or a late retry therefore changes nothing, in whatever order calls arrive. A deletion stays as a tombstone with
+tier 255, so that it wins over features of the same millisecond and a late retry does not restore what was deleted.
 
 One call writes at most {KEYS_PER_CALL} keys of one version and one bucket, and none of them if a vector has another
 shape than the version (`FRESHET_SHAPE`), or while the version is being deleted (`FRESHET_RETIRED`; a call of deletions
 alone is answered 0).
 
-## How long things live
+## Time to live
 
 | what | expires |
 |---|---|
-| users | `FRESHET_FEATURE_TTL_S` after they were last written |
-| items, knowledge | `FRESHET_ITEM_TTL_S`, `FRESHET_KNOWLEDGE_TTL_S` after; 0, the default, is never |
-| marks of deletions | `FRESHET_FEATURE_TTL_S` after the deletion |
-| histories | `FRESHET_FEATURE_TTL_S` after their last event |
-| cached knowledge and its pointers | `FRESHET_KNOWLEDGE_CACHE_TTL_S` after their last use |
-| the budget | with its hour |
+| users | `FRESHET_REDIS__FEATURE_TTL_S` after the last write |
+| items | `FRESHET_REDIS__ITEM_TTL_S` after the last write; 0, the default, is never |
+| knowledge | `FRESHET_REDIS__KNOWLEDGE_TTL_S` after the last write; 0, the default, is never |
+| tombstones | `FRESHET_REDIS__FEATURE_TTL_S` after the deletion |
+| histories | `FRESHET_REDIS__FEATURE_TTL_S` after the last event |
+| cached knowledge and its pointers | a fixed time after the last use |
+| the token budget | with its hour |
 
-Of a blob, only a write that is answered 1 prolongs the life. The indexes of items forget what has expired with the next
-write of their bucket.
+For a blob, only a write that is answered 1 renews the TTL. The indexes of items drop expired entries with the next
+write to their bucket.
 """
 
 
 def _sizes() -> str:
     sizes = [f"{HEADER.size + one.size(128)} bytes in {one.name}" for one in DTYPES.values()]
     return f"{', '.join(sizes[:-1])} and {sizes[-1]}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

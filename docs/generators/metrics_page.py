@@ -1,21 +1,24 @@
-"""`docs/metrics.md`: every metric with its type, unit, labels and their values.
+"""`docs/reference/metrics.md`: every metric with its type, unit, labels and their values.
 
 Owns the page. Names and help texts are `streams.metrics`'.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from streams.errors import Reason
 from streams.lanes import LANES
 from streams.metrics import Metrics
 
+PAGE = Path(__file__).parents[1] / "reference" / "metrics.md"
+
 LABELS: dict[str, str] = {
     "lane": f"{', '.join(LANES)}; of `backing_off` and `retries` also version, replay, rebuild, erasure-sweep",
     "outcome": "done, deleted, dead_letter, older",
     "topic": "the topics of `freshet topics list`",
-    "partition": "as many as the topic has",
+    "partition": "one per partition of the topic",
     "reason": ", ".join(Reason),
     "cause": "classes of transient errors (`streams/errors.py`)",
     "kind": "item, user, knowledge",
@@ -57,26 +60,29 @@ def page() -> str:
     head = "| metric | type | labels | meaning |\n|---|---|---|---|\n"
     return f"""# Metrics
 
-<!-- made by python -m tests.docs.test_metrics_page; a test compares -->
+<!-- made by python -m docs.generators.metrics_page; a test compares -->
 
-`freshet worker --metrics-port 9464` (or `FRESHET_METRICS_PORT`) answers on loopback; `FRESHET_METRICS_HOST` binds
+`freshet worker --metrics-port 9464` (or `FRESHET_METRICS__PORT`) answers on loopback; `FRESHET_METRICS__HOST` binds
 another address. `/metrics` is Prometheus' text format; `/livez` answers 200 while the process makes progress, whatever
-Kafka and Redis do; `/readyz` answers 200 when all lanes run, none waits for a neighbour and Redis answers. Both say why
-not, as JSON. Units are in the names. What to do about an alert: [runbook.md](runbook.md).
+Kafka and Redis do; `/readyz` answers 200 when all lanes run, none waits for a dependency and Redis answers. Both say
+why not, as JSON. Units are in the names. What to do about an alert: the [runbook](../use/operators/runbook.md).
 
-## A worker's
+## Metrics of a worker
+
 {head}{chr(10).join(rows)}
 
-`freshet_lag_seconds` counts from when the worker first saw a record beyond the position, to five seconds: what lay
-there before the worker came is as old as the worker at least. Every worker reports all partitions: take the `max` over
-workers.
+`freshet_lag_seconds` counts from when the worker first saw a record beyond the position, with a resolution of five
+seconds. Records that were there before the worker started are at least as old as the worker. Every worker reports all
+partitions, so take the `max` over workers.
 
-## A ranker's
-`freshet.ReadMetrics`, registered in the ranker's own process ([reader.md](reader.md)).
+## Metrics of a ranker
+
+`freshet.ReadMetrics`, registered in the ranker's own process ([Read features](../use/rankers/read.md)).
 
 {head}{chr(10).join(reader)}
 
 ## Labels
+
 | label | values |
 |---|---|
 {chr(10).join(labels)}
@@ -85,3 +91,7 @@ workers.
 
 def _collectors(metrics: Metrics) -> list[Any]:
     return list(metrics.registry._collector_to_names)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,7 +1,7 @@
 """What a reasoner has to beat: popularity, item kNN, windowed co-occurrence, text kNN.
 
-Owns their scores over a whole catalogue at once. Neighbour tables are dense (N, N): up to about 20 thousand items. The
-co-occurrence is the formula of `models.reasoner.cooccurrence`, without its bound on neighbours. Must not see what is
+Owns their scores over a whole catalogue at once. Neighbor tables are dense (N, N): up to about 20 thousand items. The
+co-occurrence is the formula of `models.reasoner.cooccurrence`, without its bound on neighbors. Must not see what is
 asked.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from evaluation.reasoner.measures import Scorer, Scores
 from evaluation.reasoner.splits import Case
 from models.reasoner.catalogue import Vectors
-from models.reasoner.sequences import Ints, Log
+from models.reasoner.sequences import Ints, TrainingLog
 
 DAY_MS = 86_400_000
 
@@ -30,7 +30,7 @@ class Windowed:
     damping: float = 0.25
 
 
-def popularity(log: Log, rows: int) -> Scorer:
+def popularity(log: TrainingLog, rows: int) -> Scorer:
     """How often an item was engaged with."""
     counts = np.bincount(log.items, minlength=rows).astype(np.float32)
     return lambda cases: np.tile(counts, (len(cases), 1))
@@ -41,7 +41,7 @@ def random_order(rows: int, rng: np.random.Generator) -> Scorer:
     return lambda cases: rng.random((len(cases), rows), dtype=np.float32)
 
 
-def cosine_table(log: Log, rows: int) -> Scores:
+def cosine_table(log: TrainingLog, rows: int) -> Scores:
     """Cosine (N, N) of which users engaged with two items, whole histories, diagonal 0."""
     table = np.zeros((rows, rows), dtype=np.float32)
     pairs = np.unique(np.stack([log.users, log.items]), axis=1)  # each user and item once
@@ -57,7 +57,7 @@ def cosine_table(log: Log, rows: int) -> Scores:
     return table
 
 
-def windowed_table(log: Log, rows: int, config: Windowed, rng: np.random.Generator) -> Scores:
+def windowed_table(log: TrainingLog, rows: int, config: Windowed, rng: np.random.Generator) -> Scores:
     """Decayed counts (N, N) of two items at most `window` events apart, worth 1 / distance, newer pairs more."""
     order = np.lexsort((rng.random(len(log.times)), log.times, log.users))
     users, items, times = log.users[order], log.items[order], log.times[order]
@@ -78,10 +78,10 @@ def windowed_scorer(counts: Scores, config: Windowed) -> Scorer:
     leaving = counts / np.sqrt(np.maximum(totals, 1e-30))[:, None]
     arriving = np.where(totals > 0, np.maximum(totals, 1e-30) ** config.damping, 1.0).astype(np.float32)
     leaving /= arriving
-    return neighbour_scorer(leaving, config.half_life_events)
+    return neighbor_scorer(leaving, config.half_life_events)
 
 
-def neighbour_scorer(table: Scores, half_life_events: float) -> Scorer:
+def neighbor_scorer(table: Scores, half_life_events: float) -> Scorer:
     """Each history item's row of `table` (N, N), summed; an item `half_life_events` places back weighs half."""
 
     def scorer(cases: Sequence[Case]) -> Scores:

@@ -19,10 +19,10 @@ from evaluation.reasoner.splits import NEXT, Case
 from models.reasoner.block_diffusion import DEFAULT_PLAN, BlockDiffusionReasoner, ItemTable
 from models.reasoner.checkpoint import Checkpoint, load
 from models.reasoner.denoiser import BlockDenoiser, Reading
-from models.reasoner.infill import Layout
+from models.reasoner.infill import SlotLayout
 from models.reasoner.network import MASK_ROW
-from models.reasoner.sampler import Plan
-from models.reasoner.sequences import Log, first_events
+from models.reasoner.sampler import SlotPlan
+from models.reasoner.sequences import TrainingLog, first_events
 from models.reasoner.training.train import TrainingConfig, train_reasoner
 from store.histories import History
 
@@ -33,7 +33,7 @@ HISTORY = 200
 class Ours:
     """One trained network over the shop's catalogue; items it was not trained on are known by their vector."""
 
-    def __init__(self, checkpoint: Checkpoint, shop: Shop, plan: Plan = DEFAULT_PLAN, between: int = 0) -> None:
+    def __init__(self, checkpoint: Checkpoint, shop: Shop, plan: SlotPlan = DEFAULT_PLAN, between: int = 0) -> None:
         self.checkpoint = checkpoint
         self._shop = shop
         self._plan = plan
@@ -42,36 +42,36 @@ class Ours:
         trained = checkpoint.item_ids[: checkpoint.network.config.items]
         row_of = {item_id: row for row, item_id in enumerate(trained)}
         with torch.inference_mode():
-            self._table = ItemTable(checkpoint.network, row_of, shop.catalogue, checkpoint.neighbours)
+            self._table = ItemTable(checkpoint.network, row_of, shop.catalogue, checkpoint.neighbors)
             self._table.refresh()
 
     @property
     def embeddings(self) -> Scores:
-        """What the network knows an item by (N, width), L2-normalised."""
+        """What the network knows an item by (N, width), L2-normalized."""
         made: Scores = functional.normalize(self._table.embeddings[: self._table.size], dim=1).numpy()
         return made
 
     def weighed(self, weight: float) -> Ours:
-        """The same network, weighing so much beside its neighbours; this one is not to be used any more."""
+        """The same network, weighing so much beside its neighbors; this one is not to be used any more."""
         self.checkpoint.network.score_weight.fill_(weight)
         return Ours(self.checkpoint, self._shop, self._plan, self._between)
 
     def network_scores(self, cases: Sequence[Case]) -> Scores:
-        """`scores` of the network alone, as if it had no neighbours."""
-        return self._scores(cases, neighbours=False)
+        """`scores` of the network alone, as if it had no neighbors."""
+        return self._scores(cases, neighbors=False)
 
     def scores(self, cases: Sequence[Case]) -> Scores:
         """Logits (Q, N) of the next item: those of a first slot while all are masked, whatever the steps."""
-        return self._scores(cases, neighbours=True)
+        return self._scores(cases, neighbors=True)
 
     @torch.inference_mode()
-    def _scores(self, cases: Sequence[Case], *, neighbours: bool) -> Scores:
+    def _scores(self, cases: Sequence[Case], *, neighbors: bool) -> Scores:
         distinct = bool(self.checkpoint.settings.get("distinct", True))
         rows = [first_events(case.history) if distinct else case.history for case in cases]
-        table, after = self._table, Layout(np.arange(1), np.zeros(0, dtype=np.int64))
+        table, after = self._table, SlotLayout(np.arange(1), np.zeros(0, dtype=np.int64))
         reading = Reading.of(rows, [after] * len(rows), HISTORY)
         known = table.embeddings[: table.size], table.bias[: table.size]
-        denoiser = BlockDenoiser(self.checkpoint.network, *known, reading, table.offset(rows) if neighbours else None)
+        denoiser = BlockDenoiser(self.checkpoint.network, *known, reading, table.offset(rows) if neighbors else None)
         logits, _ = denoiser(torch.full((len(rows), 1), MASK_ROW), torch.zeros(len(rows), 1, dtype=torch.long))
         scores: Scores = logits[:, 0].numpy()
         return scores
@@ -94,11 +94,11 @@ class Ours:
 
 
 def train_ours(
-    log: Log,
+    log: TrainingLog,
     shop: Shop,
     config: TrainingConfig,
     *,
-    plan: Plan = DEFAULT_PLAN,
+    plan: SlotPlan = DEFAULT_PLAN,
     between: int = 0,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Ours:

@@ -18,7 +18,7 @@ def draw(found: Mapping[str, Any], folder: Path) -> list[Path]:
     try:
         import matplotlib
     except ImportError as error:
-        raise NoPlots("plots need matplotlib: pip install 'freshet[evaluate]'") from error
+        raise NoPlots("plots need matplotlib: pip install '.[evaluate]' in the checkout") from error
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     protocols = {"leave last out": found["models"]}

@@ -22,9 +22,9 @@ HEAD = {
     "ours_minus_sasrec_ensemble_ndcg10": ("ours", "sasrec_ensemble"),
     "ensemble_minus_sasrec_ensemble_ndcg10": ("ensemble", "sasrec_ensemble"),
 }
-"""Paired differences of NDCG@10; `knn` is the windowed co-occurrence, the strongest of the neighbour baselines.
+"""Paired differences of NDCG@10; `knn` is the windowed co-occurrence, the strongest of the neighbor baselines.
 
-Where ours adds neighbours to its network, `network` is the network alone: what compares with SASRec like for like, as
+Where ours adds neighbors to its network, `network` is the network alone: what compares with SASRec like for like, as
 ours does with SASRec's own ensemble.
 """
 

@@ -21,8 +21,8 @@ from evaluation.reasoner.sets import Lists, coverage, measure_enrichment, measur
 from evaluation.reasoner.shop import Shop, co_engaged_vectors
 from evaluation.reasoner.splits import NEXT, Case, HeldOut
 from evaluation.reasoner.tuning import Chosen
-from models.reasoner.sampler import Plan
-from models.reasoner.sequences import Log
+from models.reasoner.sampler import SlotPlan
+from models.reasoner.sequences import TrainingLog
 from models.reasoner.training.train import TrainingConfig, TrainingError
 
 Report = Callable[[str, float], None]
@@ -36,14 +36,14 @@ STAGES = tuple(NAMES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class ReasonerOptions:
     """What is compared. `training` is ours; SASRec gets the same steps, windows, batch and width."""
 
     seeds: Sequence[int] = (0, 1, 2)
     steps: Sequence[int] = (1, 2, 4, 8, 16)
     training: TrainingConfig = field(default_factory=lambda: WITHOUT_VALIDATION)
     stages: Sequence[str] = STAGES
-    plan: Plan = field(default_factory=Plan)
+    plan: SlotPlan = field(default_factory=SlotPlan)
     between: int = 0
     users: int | None = None
     tune: bool = True
@@ -52,7 +52,7 @@ class Options:
 class Evaluation:
     """Fills `tally` stage by stage; `chosen` are the tuned settings, `facts` what else is worth telling."""
 
-    def __init__(self, shop: Shop, options: Options, report: Report = lambda _text, _share: None) -> None:
+    def __init__(self, shop: Shop, options: ReasonerOptions, report: Report = lambda _text, _share: None) -> None:
         self.shop = shop
         self.options = options
         self.tally = Tally()
@@ -89,7 +89,7 @@ class Evaluation:
                 self.shop, split.train, validation, self._sasrec(seed), self._tell("tuning"), sasrec=self.options.tune
             )
         models, ours = self._models(split.train, seed)
-        if place == 0 and self.options.training.neighbours:
+        if place == 0 and self.options.training.neighbors:
             weight, tried = tuning.choose_weight(ours, validation)
             self.chosen = replace(self.chosen, network_weight=weight, tried=(*self.chosen.tried, *tried))
             models, ours = self._ours(models, ours.weighed(weight))
@@ -147,14 +147,14 @@ class Evaluation:
         lists["next_item"] = best(ours.scores, made.hidden, NEXT)
         measure_hidden(self.tally, self.shop, made, lists, np.random.default_rng(seed))
 
-    def _models(self, train: Log, seed: int, *, sasrec: bool = True) -> tuple[dict[str, Scorer], Ours]:
+    def _models(self, train: TrainingLog, seed: int, *, sasrec: bool = True) -> tuple[dict[str, Scorer], Ours]:
         """Every scorer, learned from `train`."""
         assert self.chosen is not None
         shop, rows, chosen = self.shop, len(self.shop), self.chosen
         windowed = baselines.windowed_table(train, rows, chosen.windowed, np.random.default_rng(seed))
         models = {
             "popularity": baselines.popularity(train, rows),
-            "knn": baselines.neighbour_scorer(baselines.cosine_table(train, rows), chosen.knn_half_life),
+            "knn": baselines.neighbor_scorer(baselines.cosine_table(train, rows), chosen.knn_half_life),
             "cooccurrence": baselines.windowed_scorer(windowed, chosen.windowed),
             "text_knn": baselines.text_scorer(shop.vectors, chosen.text_half_life),
         }
@@ -165,7 +165,7 @@ class Evaluation:
 
     def _ours(self, models: dict[str, Scorer], ours: Ours) -> tuple[dict[str, Scorer], Ours]:
         models["ours"] = ours.scores
-        if self.options.training.neighbours:
+        if self.options.training.neighbors:
             models["network"] = ours.network_scores
         return models, ours
 
@@ -183,7 +183,9 @@ class Evaluation:
             blended = tuning.blended(models[one], models[other], weight)
             self.tally.add_ranks(f"{stage}.{name}", cases, ranks(blended, cases))
 
-    def _fill(self, seed: int, models: dict[str, Scorer], ours: Ours, cases: Sequence[Case], train: Log) -> None:
+    def _fill(
+        self, seed: int, models: dict[str, Scorer], ours: Ours, cases: Sequence[Case], train: TrainingLog
+    ) -> None:
         """The next 16: sets by steps and their controls, and what they add to the user vector."""
         made: Lists = {f"ours_{steps}": ours.infer(cases, steps, seed=seed) for steps in self.options.steps}
         controls: Lists = {
@@ -204,7 +206,7 @@ class Evaluation:
         for space, vectors in (("text", self.shop.vectors), ("aligned", aligned), ("network", ours.embeddings)):
             measure_enrichment(self.tally, space, vectors, cases, enriched)
 
-    def _train(self, log: Log, seed: int) -> Ours:
+    def _train(self, log: TrainingLog, seed: int) -> Ours:
         asked = self.options
         config = replace(asked.training, seed=seed, network_weight=self.chosen.network_weight if self.chosen else None)
         tell = self._tell("training ours")

@@ -19,7 +19,7 @@ from torch.nn import functional
 from evaluation.reasoner.measures import Scorer, Scores
 from evaluation.reasoner.splits import Case
 from models.reasoner.catalogue import Vectors
-from models.reasoner.sequences import Ints, Log, first_events, padded, sequences, windows
+from models.reasoner.sequences import Ints, TrainingLog, first_events, padded, sequences, windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ class SasRec(nn.Module):
 
 
 def train_sasrec(
-    log: Log,
+    log: TrainingLog,
     vectors: Vectors,
     config: SasRecConfig,
     *,
@@ -115,7 +115,7 @@ def train_sasrec(
     return sasrec_scorer(network, knowledge, config)
 
 
-def _batches(log: Log, config: SasRecConfig, rng: np.random.Generator) -> Iterator[tuple[Ints, Ints]]:
+def _batches(log: TrainingLog, config: SasRecConfig, rng: np.random.Generator) -> Iterator[tuple[Ints, Ints]]:
     """Windows without end, ties shuffled anew in each epoch; one item more than is read, to be predicted."""
     while True:
         for rows, lengths, *_ in windows(sequences(log, rng, distinct=True), config.window + 1, config.batch, rng):

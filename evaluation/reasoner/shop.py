@@ -21,7 +21,7 @@ from models.encoder.contrastive import Texts
 from models.encoder.encoder import TextEncoder
 from models.encoder.pairs import NothingToLearn
 from models.reasoner.catalogue import Catalogue, Vectors
-from models.reasoner.sequences import EventColumns, Log, code, most_frequent
+from models.reasoner.sequences import TrainingEvents, TrainingLog, code, most_frequent
 from processors.items.embed_texts import encoded_texts
 from schemas.files import FileError, read_events, read_items
 
@@ -41,7 +41,7 @@ class Shop:
     """
 
     items: Sequence[Item]
-    log: Log
+    log: TrainingLog
     texts: Texts
     catalogue: Catalogue
     vectors: Vectors
@@ -52,10 +52,10 @@ class Shop:
     def __len__(self) -> int:
         return len(self.items)
 
-    def columns(self, log: Log) -> EventColumns:
+    def columns(self, log: TrainingLog) -> TrainingEvents:
         """A part of the log by names, as training wants it."""
         ids = self.catalogue.item_ids
-        return EventColumns([f"u{user}" for user in log.users], [ids[row] for row in log.items], log.times)
+        return TrainingEvents([f"u{user}" for user in log.users], [ids[row] for row in log.items], log.times)
 
 
 def load(
@@ -90,7 +90,7 @@ def load(
     place = np.full(len(names), -1, dtype=np.int64)
     place[chosen] = np.arange(len(chosen))
     times = table["event_time"].to_numpy().astype(np.int64)
-    log = code(EventColumns(table["user_id"].to_pylist(), ids, times), place[rows])
+    log = code(TrainingEvents(table["user_id"].to_pylist(), ids, times), place[rows])
     kept = [wanted[names[row]] for row in chosen]
     texts = encoded_texts(kept, {}, encoder, report=encoded)
     vectors = LinearAligner.fit_pca(np.unique(texts.text, axis=0), dims).align(texts.text)
@@ -98,7 +98,7 @@ def load(
     return Shop(kept, log, texts, catalogue, vectors, *_categories(kept, vectors))
 
 
-def co_engaged_vectors(shop: Shop, train: Log, *, seed: int = 0) -> Vectors:
+def co_engaged_vectors(shop: Shop, train: TrainingLog, *, seed: int = 0) -> Vectors:
     """Vectors (N, dims) of an aligner trained on a part of the log, as `freshet train aligner` does on all of it.
 
     The PCA where nothing is to be learned.

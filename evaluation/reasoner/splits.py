@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.reasoner.sequences import Ints, Log, first_places
+from models.reasoner.sequences import Ints, TrainingLog, first_places
 
 Bools = NDArray[np.bool_]
 LEAST_ITEMS = 5
@@ -35,7 +35,7 @@ class Case:
 class Split:
     """`train` to learn from, `test` to be judged on, `validation` to choose settings with."""
 
-    train: Log
+    train: TrainingLog
     test: Sequence[Case]
     validation: Sequence[Case] = ()
 
@@ -47,14 +47,14 @@ class HeldOut:
     `hidden_category[k]` is what `hidden[k]` must guess; its truth are the items taken out of the history.
     """
 
-    train: Log
+    train: TrainingLog
     cold_items: Ints
     cold: Sequence[Case]
     hidden: Sequence[Case]
     hidden_category: Sequence[int] = field(default_factory=list)
 
 
-def leave_last(log: Log, rng: np.random.Generator, *, least: int = LEAST_ITEMS) -> Split:
+def leave_last(log: TrainingLog, rng: np.random.Generator, *, least: int = LEAST_ITEMS) -> Split:
     """Each user's last new item is asked in `test`, the one before it in `validation`; `train` ends before both."""
     log = shuffled(log, rng)
     keep = np.ones(len(log.items), dtype=np.bool_)
@@ -71,7 +71,7 @@ def leave_last(log: Log, rng: np.random.Generator, *, least: int = LEAST_ITEMS) 
     return Split(log.take(keep), test, validation)
 
 
-def leave_last_many(log: Log, rng: np.random.Generator, *, count: int = NEXT) -> Split:
+def leave_last_many(log: TrainingLog, rng: np.random.Generator, *, count: int = NEXT) -> Split:
     """The last `count` new items of each user who has at least twice as many."""
     log = shuffled(log, rng)
     keep = np.ones(len(log.items), dtype=np.bool_)
@@ -86,26 +86,26 @@ def leave_last_many(log: Log, rng: np.random.Generator, *, count: int = NEXT) ->
     return Split(log.take(keep), test)
 
 
-def time_split(log: Log, rng: np.random.Generator, *, share: float = 0.2, count: int = NEXT) -> Split:
+def time_split(log: TrainingLog, rng: np.random.Generator, *, share: float = 0.2, count: int = NEXT) -> Split:
     """Train before the moment after which `share` of the events lie; ask users with events on both sides.
 
     Truth are the first `count` items after it that the user did not have before.
     """
     log = shuffled(log, rng)
-    moment = int(np.quantile(log.times, 1.0 - share, method="lower"))
+    timestamp = int(np.quantile(log.times, 1.0 - share, method="lower"))
     test = []
     for user, begin, end in spans(log):
         items, times = log.items[begin:end], log.times[begin:end]
-        place = int(np.searchsorted(times, moment))
+        place = int(np.searchsorted(times, timestamp))
         first = first_places(items)
         new = items[first[first >= place]][:count]
         if place > 0 and len(new):
             test.append(Case(user, items[:place], times[:place], new))
-    return Split(log.take(log.times < moment), test)
+    return Split(log.take(log.times < timestamp), test)
 
 
 def held_out(
-    log: Log,
+    log: TrainingLog,
     categories: Bools,
     rng: np.random.Generator,
     *,
@@ -144,7 +144,7 @@ def held_out(
     return HeldOut(log.take(keep), np.flatnonzero(cold), cold_cases, hidden, hidden_category)
 
 
-def cold_rows(log: Log, rows: int, rng: np.random.Generator, *, share: float, least: int) -> Ints:
+def cold_rows(log: TrainingLog, rows: int, rng: np.random.Generator, *, share: float, least: int) -> Ints:
     """A `share` of the items with at least `least` events: first seen late first, then at random."""
     counts = np.bincount(log.items, minlength=rows)
     seen = np.full(rows, np.iinfo(np.int64).max)
@@ -163,13 +163,13 @@ def hideable(items: Ints, categories: Bools, rng: np.random.Generator, least: in
     return int(rng.choice(fit)) if len(fit) else None
 
 
-def shuffled(log: Log, rng: np.random.Generator) -> Log:
+def shuffled(log: TrainingLog, rng: np.random.Generator) -> TrainingLog:
     """The log by user and time, ties in a fresh random order."""
     order = np.lexsort((rng.random(len(log.times)), log.times, log.users))
-    return Log(log.users[order], log.items[order], log.times[order], log.user_count)
+    return TrainingLog(log.users[order], log.items[order], log.times[order], log.user_count)
 
 
-def spans(log: Log) -> Iterator[tuple[int, int, int]]:
+def spans(log: TrainingLog) -> Iterator[tuple[int, int, int]]:
     """User, begin and end of each user's events in a sorted log."""
     starts = np.flatnonzero(np.diff(log.users, prepend=-1))
     for begin, end in zip(starts, np.append(starts[1:], len(log.users)), strict=True):

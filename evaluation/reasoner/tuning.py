@@ -19,7 +19,7 @@ from evaluation.reasoner.ours import Ours
 from evaluation.reasoner.sasrec import SasRecConfig, train_sasrec
 from evaluation.reasoner.shop import Shop
 from evaluation.reasoner.splits import Case
-from models.reasoner.sequences import Log
+from models.reasoner.sequences import TrainingLog
 from models.reasoner.training.blend import NETWORK_WEIGHTS
 
 HALF_LIVES = (1.0, 4.0, 16.0, 64.0)
@@ -63,7 +63,7 @@ class Chosen:
 
 def choose(
     shop: Shop,
-    train: Log,
+    train: TrainingLog,
     validation: Sequence[Case],
     start: SasRecConfig,
     progress: Callable[[float], None],
@@ -94,7 +94,7 @@ def choose(
                 found, windowed = value, config
     table = baselines.cosine_table(train, rows)
     knn = [
-        (each, note(f"kNN: half-life {each:g} events", judge(baselines.neighbour_scorer(table, each))))
+        (each, note(f"kNN: half-life {each:g} events", judge(baselines.neighbor_scorer(table, each))))
         for each in HALF_LIVES
     ]
     text = [
@@ -107,7 +107,7 @@ def choose(
 
 def choose_sasrec(
     shop: Shop,
-    train: Log,
+    train: TrainingLog,
     start: SasRecConfig,
     judge: Callable[[Scorer], float],
     note: Callable[[str, float], float],
@@ -137,7 +137,7 @@ def choose_sasrec(
 
 
 def choose_weight(ours: Ours, validation: Sequence[Case]) -> tuple[float, list[tuple[str, float]]]:
-    """What our network weighs beside its neighbours, and what was tried."""
+    """What our network weighs beside its neighbors, and what was tried."""
     some = validation[:: max(1, len(validation) // TUNING_USERS)]
     found = []
     for weight in NETWORK_WEIGHTS:

@@ -33,7 +33,7 @@ def shifted_to_now(events: pa.Table, now_ms: int) -> pa.Table:
     return events.set_column(column, "event_time", moved)
 
 
-class Feed:
+class DemoFeed:
     """A thread that plays `data.stream` and its new items; read `events`, `items` and `done` at any time."""
 
     def __init__(self, data: DemoData, settings: Settings, codec: Codec, rate: float) -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import redis
@@ -22,11 +22,11 @@ from freshet import FeatureReader, ItemTier, UserTier
 from freshet.clock import wall_clock
 from freshet.records import ItemFeatures
 from local.demo.data import DemoData, load, recent, split
-from local.demo.feed import Feed, shifted_to_now
+from local.demo.feed import DemoFeed, shifted_to_now
 from local.demo.steps import Steps
 from local.demo.summary import Counts, Summary
 from local.demo.view import render
-from local.demo.watch import Watch
+from local.demo.watch import DemoWatch
 from local.stack.process import HOST, ChildProcess, ServiceError, free_port, log_tail
 from local.stack.stack import Stack, prepare
 from models.encoder.weights import prepare_encoder
@@ -35,8 +35,8 @@ from models.reasoner.checkpoint import Checkpoint
 from models.reasoner.training.train import TrainingConfig
 from schemas.codec import Codec
 from store.histories import HistoryStore
-from store.refresh_queue import DueUsers
-from streams.jobs.send import Tally, keyed_events, send
+from store.refresh_queue import RefreshQueue
+from streams.jobs.send import SendCounts, keyed_events, send
 from streams.jobs.train import train_on
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics
@@ -89,13 +89,15 @@ def run(config: DemoConfig, settings: Settings, console: Console) -> Counts:
             prepare_encoder(settings.home, step.report)
             prepare(settings, report=step.report)
         with steps.step("Starting Kafka and Valkey") as step:
-            played = replace(
-                settings, topic_prefix="demo.", key_prefix="demo", refresh_interval_s=config.refresh_interval_s
+            played = settings.replace(
+                topic_prefix="demo.", key_prefix="demo", refresh_interval_s=config.refresh_interval_s
             )
             services = stack.enter_context(Stack(played))
             settings = services.settings
             Topics(settings).create(kafka_config(settings))
-            step.say(f"Kafka at {settings.kafka}, Redis at {settings.redis}; the language model is loading meanwhile")
+            step.say(
+                f"Kafka at {settings.kafka.servers}, Redis at {settings.redis.url}; the language model loads meanwhile"
+            )
         trained, settings = _reasoner(steps, config, settings, data)
         deployed = stack.enter_context(_deployed(steps, settings, data))
         _warm_up(steps, settings, data, trained, deployed)
@@ -125,7 +127,7 @@ def _reasoner(steps: Steps, config: DemoConfig, settings: Settings, data: DemoDa
                 trained=lambda p: step.report(f"step {p.step}, loss {p.loss:.2f}", p.share, 1.0),
             )
             step.say(_quality(found))
-    return found, replace(settings, checkpoint=str(folder))
+    return found, settings.replace(checkpoint=str(folder))
 
 
 def _quality(trained: Checkpoint) -> str:
@@ -141,7 +143,7 @@ class Deployment:
     """The running worker, and who watches what it does."""
 
     worker: ChildProcess
-    watch: Watch
+    watch: DemoWatch
 
     def check(self) -> None:
         """Raise `ServiceError` where the worker has ended by itself."""
@@ -164,7 +166,7 @@ def _deployed(steps: Steps, settings: Settings, data: DemoData) -> Iterator[Depl
             worker.start()
             worker.wait_ready(lambda: "worker runs" in log.read_text(), timeout_s=120.0)
             step.say(f"log in {log}")
-        watch = Watch(data, settings, f"http://{HOST}:{port}/metrics")
+        watch = DemoWatch(data, settings, f"http://{HOST}:{port}/metrics")
         try:
             yield Deployment(worker, watch)
         finally:
@@ -176,9 +178,8 @@ def _deployed(steps: Steps, settings: Settings, data: DemoData) -> Iterator[Depl
 def environment(settings: Settings) -> dict[str, str]:
     """An environment that gives a child process exactly these settings."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FRESHET_")}
-    given = {f"FRESHET_{f.name.upper()}": str(getattr(settings, f.name)) for f in fields(settings)}
     kept = {name: os.environ[name] for name in ("FRESHET_VLLM_PYTHON",) if name in os.environ}
-    return {**inherited, **kept, **given}
+    return {**inherited, **kept, **settings.environment()}
 
 
 def _warm_up(steps: Steps, settings: Settings, data: DemoData, trained: Checkpoint, deployed: Deployment) -> None:
@@ -193,14 +194,14 @@ def _warm_up(steps: Steps, settings: Settings, data: DemoData, trained: Checkpoi
         )
         records = ((one.item_id.encode(), codec.encode(one, topics.item_features)) for one in known)
         _confirmed(send(settings, topics.item_features, records))
-        history = shifted_to_now(recent(data.history, settings.history_length), now)
+        history = shifted_to_now(recent(data.history, settings.history.length), now)
         events = _confirmed(send(settings, topics.user_events, keyed_events(history, codec, topics.user_events)))
         while pending := sum(lag for lane, lag in deployed.watch.lag().items() if lane in ("sink", "user-events")):
             deployed.check()
             step.report("reading them", max(0, history.num_rows - pending), history.num_rows)
             time.sleep(0.2)
-        with redis.Redis.from_url(settings.redis) as client:
-            due = DueUsers(client, settings.version, settings.key_prefix)
+        with redis.Redis.from_url(settings.redis.url) as client:
+            due = RefreshQueue(client, settings.version, settings.key_prefix)
             while pending := due.size() + due.leased():
                 deployed.check()
                 step.report("inferring for the users they make due", max(0, data.users - pending), data.users)
@@ -208,7 +209,7 @@ def _warm_up(steps: Steps, settings: Settings, data: DemoData, trained: Checkpoi
         step.say(f"{len(trained.item_ids):,} items, {events.confirmed:,} events")
 
 
-def _confirmed(tally: Tally) -> Tally:
+def _confirmed(tally: SendCounts) -> SendCounts:
     if tally.failed:
         raise DemoFailed(f"Kafka did not confirm {tally.failed:,} records: {'; '.join(tally.errors)}")
     return tally
@@ -216,7 +217,7 @@ def _confirmed(tally: Tally) -> Tally:
 
 def _play(config: DemoConfig, settings: Settings, data: DemoData, deployed: Deployment, console: Console) -> None:
     """Play the log under a live view, then wait until enough has come through."""
-    feed, watch = Feed(data, settings, Codec(), config.rate), deployed.watch
+    feed, watch = DemoFeed(data, settings, Codec(), config.rate), deployed.watch
     watch.begin()
     feed.start()
     deadline = None
@@ -241,13 +242,13 @@ def _play(config: DemoConfig, settings: Settings, data: DemoData, deployed: Depl
         console.print(render(now))
 
 
-def _conclude(settings: Settings, data: DemoData, trained: Checkpoint, watch: Watch, console: Console) -> Counts:
+def _conclude(settings: Settings, data: DemoData, trained: Checkpoint, watch: DemoWatch, console: Console) -> Counts:
     """Count in Redis through `FeatureReader`, print the closing pages; raises `DemoFailed` where a part is missing."""
     seen = watch.look()
     with (
-        redis.Redis.from_url(settings.redis) as client,
+        redis.Redis.from_url(settings.redis.url) as client,
         FeatureReader(
-            settings.redis, settings.key_prefix, dims=settings.dims, timeout_s=30.0, raise_errors=True
+            settings.redis.url, settings.key_prefix, dims=settings.vectors.dims, timeout_s=30.0, raise_errors=True
         ) as reader,
     ):
         counts = Counts(
@@ -256,7 +257,7 @@ def _conclude(settings: Settings, data: DemoData, trained: Checkpoint, watch: Wa
             users_diffusion=seen.users(UserTier.DIFFUSION),
             version=reader.items([]).version,
         )
-        histories = HistoryStore(client, settings.key_prefix, length=settings.history_length)
+        histories = HistoryStore(client, settings.key_prefix, length=settings.history.length)
         Summary(data, reader, histories, trained.item_ids, seen).show(console, counts)
     if not counts.complete:
         raise DemoFailed(f"not everything came through: {counts}; see the worker's log in {settings.home / 'demo'}")

@@ -44,7 +44,7 @@ class Counts:
 
 
 class Summary:
-    """The closing pages for one run; `known_ids` are the items neighbours are looked for among, beside the new ones."""
+    """The closing pages for one run; `known_ids` are the items neighbors are looked for among, beside the new ones."""
 
     def __init__(
         self, data: DemoData, reader: FeatureReader, histories: HistoryStore, known_ids: Sequence[str], seen: Seen

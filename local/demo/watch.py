@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from freshet import FeatureReader, ItemTier, UserTier
 from local.demo.data import DemoData
-from local.demo.feed import Feed
+from local.demo.feed import DemoFeed
 from local.demo.view import Freshness, Snapshot
 from streams.kafka.lag import GroupLag
 from streams.kafka.producer import kafka_config
@@ -82,14 +82,14 @@ class Histogram:
         return lower
 
 
-class Watch:
+class DemoWatch:
     """One look a second at a deployment that plays `data`."""
 
     def __init__(self, data: DemoData, settings: Settings, metrics_url: str) -> None:
         self._data = data
         self._settings = settings
         self._reader = FeatureReader(
-            settings.redis, settings.key_prefix, dims=settings.dims, timeout_s=30.0, raise_errors=True
+            settings.redis.url, settings.key_prefix, dims=settings.vectors.dims, timeout_s=30.0, raise_errors=True
         )
         self._lag = GroupLag(kafka_config(settings), consumer_groups(settings))
         self._metrics_url = metrics_url
@@ -99,7 +99,7 @@ class Watch:
         self.seen = Seen(
             item_tiers=np.zeros(count, np.uint8),
             user_tiers=np.zeros(len(self.user_ids), np.uint8),
-            text_vectors=np.zeros((count, settings.dims), np.float32),
+            text_vectors=np.zeros((count, settings.vectors.dims), np.float32),
             had_text=np.zeros(count, np.bool_),
         )
         self._before: dict[Series, Histogram] = {}
@@ -128,7 +128,7 @@ class Watch:
             return {}
         return {lane: lags[group] for lane in LANES if (group := consumer_group(self._settings, lane)) in lags}
 
-    def snapshot(self, phase: str, feed: Feed) -> Snapshot:
+    def snapshot(self, phase: str, feed: DemoFeed) -> Snapshot:
         """Everything the live view shows."""
         seen = self.look()
         histograms, dead_letters = self._scrape()

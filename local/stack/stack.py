@@ -67,9 +67,9 @@ class _Member:
 
 def prepare(settings: Settings, *, llm: bool = True, report: Report = no_report) -> None:
     """Fetch everything the stack will need, so that starting it needs no network; does nothing the second time."""
-    if not settings.kafka:
+    if not settings.kafka.servers:
         prepare_jars(settings.home, report)
-    if llm and not settings.llm:
+    if llm and not settings.llm.url:
         ensure_vllm_env(settings.home, report)
         prepare_llm(settings.home, report)
 
@@ -84,15 +84,15 @@ def _services(settings: Settings, folder: Path, durable: bool, llm: bool, report
         return int(digits) if digits.isdecimal() else None
 
     services: list[Service] = []
-    if llm and not settings.llm:
+    if llm and not settings.llm.url:
         from local.stack.llm import LlmServer
         from models.encoder.weights import ensure_vllm_env, prepare_llm
 
         python, weights = ensure_vllm_env(settings.home, report), prepare_llm(settings.home, report)
         services.append(LlmServer(python, weights, folder=folder / "llm", port=port("llm")))
-    if not settings.redis:
+    if not settings.redis.url:
         services.append(ValkeyServer(folder=folder / "valkey", durable=durable, port=port("redis")))
-    if not settings.kafka:
+    if not settings.kafka.servers:
         services.append(
             KafkaServer(settings.home, folder=folder / "kafka", durable=durable, port=port("kafka"), report=report)
         )

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -120,11 +120,10 @@ def running(home: Path) -> StackState | None:
 def with_addresses(settings: Settings, state: StackState) -> Settings:
     """The settings, each empty address filled from the service of that name."""
     found = {service.name: service.address for service in state.services}
-    return replace(
-        settings,
-        kafka=settings.kafka or found.get("kafka", ""),
-        redis=settings.redis or found.get("redis", ""),
-        llm=settings.llm or found.get("llm", ""),
+    return settings.replace(
+        kafka=settings.kafka.servers or found.get("kafka", ""),
+        redis=settings.redis.url or found.get("redis", ""),
+        llm=settings.llm.url or found.get("llm", ""),
     )
 
 
@@ -136,6 +135,6 @@ def resolve(settings: Settings, *needed: str) -> Settings:
     state = running(settings.home)
     resolved = with_addresses(settings, state) if state else settings
     for name in needed:
-        if not getattr(resolved, name):
+        if not resolved.value(name):
             raise SettingError(name, "", "an address, or the stack that `freshet up` starts")
     return resolved

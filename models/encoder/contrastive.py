@@ -27,7 +27,7 @@ NEAREST = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadConfig:
-    """Size, loss and budget of the head. The defaults won on a validation of cold items; see `docs/aligner.md`.
+    """Size, loss and budget of the head. The defaults won on a validation of cold items; see `docs/design/aligner.md`.
 
     `pull` holds the map to its PCA start: few thousand items cannot fill 384 x 128 numbers. `same` is the share of
     positives that are the anchor's own other text, so that the knowledge tier stays near the text tier. `hard` adds
@@ -78,7 +78,7 @@ class Texts:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class AlignerProgress:
     """Where training stands: steps done, of how many, and the last validation score (NaN where there is none)."""
 
     step: int
@@ -87,7 +87,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fit:
+class AlignerFit:
     """A trained map, the step it is of, and the validation score at each check (step 0 is PCA)."""
 
     aligner: LinearAligner
@@ -101,8 +101,8 @@ def train_head(
     config: HeadConfig,
     *,
     score: Callable[[LinearAligner], float] | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
-) -> Fit:
+    progress: Callable[[AlignerProgress], None] = lambda _: None,
+) -> AlignerFit:
     """Fit the head to the pairs of rows of `texts`.
 
     With `score` (higher is better) training stops after `patience` checks without a new best, and the best map wins,
@@ -115,7 +115,7 @@ def train_head(
         )
     head = _Head(LinearAligner.fit_pca(texts.every(), config.dims))
     draw = _Draw(texts, pairs, config)
-    optimiser = torch.optim.Adam([head.matrix], lr=config.learning_rate)
+    optimizer = torch.optim.Adam([head.matrix], lr=config.learning_rate)
     best, best_step, scores = head.aligner(config, 0), 0, []
     for step in range(config.steps + 1):
         if score is not None and step % config.check_every == 0:
@@ -124,16 +124,16 @@ def train_head(
                 best, best_step = head.aligner(config, step), step
             elif step - best_step >= config.patience * config.check_every:
                 break
-            progress(Progress(step, config.steps, scores[-1]))
+            progress(AlignerProgress(step, config.steps, scores[-1]))
         if step < config.steps:
             loss = draw.loss(head, config)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimizer.step()
     if score is None:
         best, best_step = head.aligner(config, config.steps), config.steps
-        progress(Progress(config.steps, config.steps, float("nan")))
-    return Fit(best, best_step, tuple(scores))
+        progress(AlignerProgress(config.steps, config.steps, float("nan")))
+    return AlignerFit(best, best_step, tuple(scores))
 
 
 class _Head:
@@ -146,10 +146,10 @@ class _Head:
 
     def __call__(self, vectors: Tensor, keep: Tensor | None = None) -> Tensor:
         """Unit vectors (..., dims) of encoder vectors (..., dims_in); `keep` zeroes some of their components."""
-        centred = vectors - self.mean
+        centered = vectors - self.mean
         if keep is not None:
-            centred = centred * keep
-        return functional.normalize(centred @ self.matrix, dim=-1)
+            centered = centered * keep
+        return functional.normalize(centered @ self.matrix, dim=-1)
 
     def aligner(self, config: HeadConfig, step: int) -> LinearAligner:
         about: dict[str, Any] = {"found_by": "contrast" if step else "pca", "step": step, "config": asdict(config)}

@@ -16,14 +16,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.settings import SettingError, Settings
+from models.encoder.config import EncoderSettings
+from schemas.setting import SettingError
 
 Vectors = NDArray[np.float32]
 Tokens = Mapping[str, NDArray[np.int64]]
 """What the tokenizer gives: `input_ids`, `attention_mask` and the like, (B, T) each."""
 
 BACKENDS = ("auto", "torch", "openvino")
-"""What `FRESHET_ENCODER_BACKEND` takes."""
+"""What `FRESHET_ENCODER__BACKEND` takes."""
 LEAST_COSINE = 0.999
 """A back end whose vectors are further from torch in float32 is not used; bfloat16 gives 0.9999, int8 0.92."""
 PROBES = (
@@ -54,7 +55,7 @@ class TextEncoder(Protocol):
         ...
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """L2-normalised vectors (N, dims), row by row; an empty text gets a vector like any other. Thread-safe."""
+        """L2-normalized vectors (N, dims), row by row; an empty text gets a vector like any other. Thread-safe."""
         ...
 
 
@@ -132,14 +133,14 @@ class MiniLmEncoder(SentenceEncoder):
         return states
 
 
-def prepared_encoder(settings: Settings) -> TextEncoder:
+def prepared_encoder(settings: EncoderSettings, home: Path) -> TextEncoder:
     """The encoder that settings name, by `load_encoder`; raises `SettingError` for an unknown back end."""
     from models.encoder.weights import encoder_dir
 
-    if settings.encoder_backend not in BACKENDS:
-        raise SettingError("encoder_backend", settings.encoder_backend, f"one of {', '.join(BACKENDS)}")
-    folder = Path(settings.encoder) if settings.encoder else encoder_dir(settings.home)
-    return load_encoder(folder, settings.encoder_backend, cache=settings.home / "openvino")
+    if settings.backend not in BACKENDS:
+        raise SettingError("encoder.backend", settings.backend, f"one of {', '.join(BACKENDS)}")
+    folder = Path(settings.folder) if settings.folder else encoder_dir(home)
+    return load_encoder(folder, settings.backend, cache=home / "openvino")
 
 
 def load_encoder(

@@ -33,7 +33,7 @@ class OpenVinoEncoder(SentenceEncoder):
 
     def __init__(self, folder: Path, cache: Path | None = None, *, batch_size: int = 32, max_tokens: int = 128) -> None:
         if not installed():
-            raise EncoderUnavailable("OpenVINO is not installed: pip install 'freshet[openvino]', or another back end")
+            raise EncoderUnavailable("no OpenVINO: pip install '.[openvino]' in the checkout, or another back end")
         import openvino
         import torch
 

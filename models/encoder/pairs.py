@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.reasoner.sequences import Ints, Log
+from models.reasoner.sequences import Ints, TrainingLog
 
 DAY_MS = 86_400_000
 
@@ -50,7 +50,9 @@ class Pairs:
         return Pairs(self.left[which], self.right[which], self.counts[which], self.totals)
 
 
-def co_engaged(log: Log, rows: int, rng: np.random.Generator, *, window_ms: int = DAY_MS, reach: int = 40) -> Pairs:
+def co_engaged(
+    log: TrainingLog, rows: int, rng: np.random.Generator, *, window_ms: int = DAY_MS, reach: int = 40
+) -> Pairs:
     """Pairs of different rows (of `rows` in all) that one user engaged with at most `window_ms` apart.
 
     An event meets at most the `reach` events that follow it, so that a wholesaler's basket of 500 lines costs 500 x

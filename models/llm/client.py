@@ -326,7 +326,7 @@ def _vllm(endpoint: Endpoint) -> LanguageModel:
 
 
 BACKENDS: dict[str, Callable[[Endpoint], LanguageModel]] = {"openai": _openai, "vllm": _vllm}
-"""LLM back ends by the name `FRESHET_LLM_BACKEND` takes; a new one is one file and one line here."""
+"""LLM back ends by the name `FRESHET_LLM__BACKEND` takes; a new one is one file and one line here."""
 
 
 def connect(backend: str, endpoint: Endpoint) -> LanguageModel:

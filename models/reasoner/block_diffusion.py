@@ -1,6 +1,6 @@
 """The default reasoner: block diffusion over the live catalogue.
 
-Owns the path from histories to behaviours: which events are read, item tables in step with the live catalogue,
+Owns the path from histories to behaviors: which events are read, item tables in step with the live catalogue,
 micro-batches, the deadline. The network and the sampler do the rest.
 """
 
@@ -21,32 +21,32 @@ from torch import Tensor
 from freshet.records import InferredBehavior, UserTier
 from models.reasoner.catalogue import Catalogue, Rows
 from models.reasoner.checkpoint import Checkpoint, load
-from models.reasoner.cooccurrence_table import SPAN, Neighbours, Offset
+from models.reasoner.cooccurrence_table import SPAN, NeighborTable, Offset
 from models.reasoner.denoiser import BlockDenoiser, Reading, Scratch
 from models.reasoner.infill import layout
 from models.reasoner.network import BlockDiffusionNetwork
 from models.reasoner.reasoner import Inference, ReasonerSources, UserHistory
-from models.reasoner.sampler import Block, Plan, denoise
+from models.reasoner.sampler import SampledBlock, SlotPlan, denoise
 from models.reasoner.sequences import Ints, first_places, padded
 from models.reasoner.shortlist import CandidateIndex, Shortlist
 
 SCORES_AT_ONCE = 8_000_000
 """Logits held at once (32 MB): larger micro-batches leave the cache and are slower, not faster."""
 FULL_SCORING_ITEMS = 20_000
-"""Larger catalogues are scored within each user's shortlist (docs/catalogue-scale.md)."""
+"""Larger catalogues are scored within each user's shortlist (docs/reports/catalogue-scale.md)."""
 SHORTLIST = 256
 """Items in it, besides those the user has."""
 NEAR = 64
-"""Neighbours of the user's items in it, besides."""
+"""Neighbors of the user's items in it, besides."""
 
-DEFAULT_PLAN = Plan()
+DEFAULT_PLAN = SlotPlan()
 
 
 class BlockDiffusionReasoner:
     """Infers by denoising; new catalogue items join by their vector, changed vectors count from the next call.
 
     `repeats=True` lets it infer items the user already has. `plan` brings temperature and schedule. `between` of the
-    slots are placed between the last `tail` behaviours, where the log has gaps in time. `clock` gives seconds and
+    slots are placed between the last `tail` behaviors, where the log has gaps in time. `clock` gives seconds and
     serves the deadline. Calls from several threads run one after the other.
     """
 
@@ -57,7 +57,7 @@ class BlockDiffusionReasoner:
         checkpoint: Checkpoint,
         *,
         repeats: bool = False,
-        plan: Plan = DEFAULT_PLAN,
+        plan: SlotPlan = DEFAULT_PLAN,
         between: int = 0,
         tail: int = 8,
         max_history: int = 200,
@@ -115,8 +115,8 @@ class BlockDiffusionReasoner:
             return answers
 
     def _denoise(
-        self, table: ItemTable, read: Sequence[Known], seeds: Sequence[int], plan: Plan, end: float | None
-    ) -> Block:
+        self, table: ItemTable, read: Sequence[Known], seeds: Sequence[int], plan: SlotPlan, end: float | None
+    ) -> SampledBlock:
         layouts = [layout(known.times, plan.slots, min(self._between, plan.slots), self._tail) for known in read]
         rows = [known.rows for known in read]
         reading = Reading.of(rows, layouts, self._max_history)
@@ -139,7 +139,7 @@ class BlockDiffusionReasoner:
 
     def _current_table(self, catalogue: Catalogue) -> ItemTable:
         if self._table is None or self._table.catalogue is not catalogue:
-            self._table = ItemTable(self._network, self._trained, catalogue, self.checkpoint.neighbours)
+            self._table = ItemTable(self._network, self._trained, catalogue, self.checkpoint.neighbors)
         self._table.refresh()
         return self._table
 
@@ -148,7 +148,11 @@ def from_sources(sources: ReasonerSources) -> BlockDiffusionReasoner:
     """The reasoner as the settings want it."""
     settings = sources.settings
     assert sources.checkpoint is not None
-    plan = Plan(temperature=settings.temperature, schedule=settings.schedule, bound=settings.schedule_bound)
+    plan = SlotPlan(
+        temperature=settings.temperature,
+        schedule=settings.schedule,
+        bound=settings.schedule_bound,
+    )
     return BlockDiffusionReasoner(sources.checkpoint, plan=plan, between=settings.slots_between)
 
 
@@ -160,7 +164,7 @@ class ItemTable:
         network: BlockDiffusionNetwork,
         trained: dict[str, int],
         catalogue: Catalogue,
-        neighbours: Neighbours | None = None,
+        neighbors: NeighborTable | None = None,
     ) -> None:
         if catalogue.dims != network.config.knowledge_dims:
             raise ValueError(
@@ -174,17 +178,17 @@ class ItemTable:
         self._network = network
         self._trained = trained
         self._revision = 0
-        self._neighbours = neighbours
+        self._neighbors = neighbors
         # Id rows of the checkpoint and rows of the catalogue, by one another; -1 where there is none.
         self._id_row = torch.zeros(0, dtype=torch.long)
         self._row_of_id = torch.full((network.config.items,), -1)
 
     def offset(self, histories: Sequence[Rows]) -> Offset | None:
         """What co-occurrence adds to the scores of histories, as catalogue rows; None without a table."""
-        if self._neighbours is None:
+        if self._neighbors is None:
             return None
-        history, lengths = map(torch.from_numpy, padded([rows[-self._neighbours.reach :] for rows in histories]))
-        ids, shares = self._neighbours.of(self._id_row[history], lengths)
+        history, lengths = map(torch.from_numpy, padded([rows[-self._neighbors.reach :] for rows in histories]))
+        ids, shares = self._neighbors.of(self._id_row[history], lengths)
         rows_ = self._row_of_id[ids]
         return Offset(rows_.clamp(min=0), torch.where(rows_ >= 0, shares, 0.0))
 
@@ -253,8 +257,8 @@ def known_events(history: UserHistory, catalogue: Catalogue, *, distinct: bool) 
     return Known(rows[kept], times[kept] if len(times) else np.zeros(len(kept), dtype=np.int64))
 
 
-def inferences(block: Block, catalogue: Catalogue) -> list[Inference]:
-    """Behaviours of each user of a block, most confident first."""
+def inferences(block: SampledBlock, catalogue: Catalogue) -> list[Inference]:
+    """Behaviors of each user of a block, most confident first."""
     answers = []
     ids = catalogue.item_ids
     confidences, order = block.confidences.sort(dim=1, descending=True, stable=True)

@@ -21,12 +21,12 @@ from safetensors import numpy as numpy_tensors
 from safetensors import torch as torch_tensors
 
 from models.reasoner.catalogue import Catalogue, Vectors
-from models.reasoner.cooccurrence_table import Neighbours
+from models.reasoner.cooccurrence_table import NeighborTable
 from models.reasoner.network import BlockDiffusionNetwork, NetworkConfig
 
 WEIGHTS = "reasoner.safetensors"
 CATALOGUE = "catalogue.safetensors"
-NEIGHBOURS = "neighbours.safetensors"
+NEIGHBOURS = "neighbors.safetensors"
 ITEM_IDS = "item_ids.json"
 CONFIG = "config.json"
 METRICS = "metrics.json"
@@ -42,7 +42,7 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """`item_ids` and `vectors` (N, dims): the network's `config.items` id rows first, cold items after them.
 
-    `settings` is how it was trained, `metrics` what validation said. `neighbours` are of the id rows.
+    `settings` is how it was trained, `metrics` what validation said. `neighbors` are of the id rows.
     """
 
     network: BlockDiffusionNetwork
@@ -51,7 +51,7 @@ class Checkpoint:
     settings: Mapping[str, Any]
     metrics: Mapping[str, Any]
     revision: str = ""
-    neighbours: Neighbours | None = None
+    neighbors: NeighborTable | None = None
 
     def catalogue(self) -> Catalogue:
         """A live catalogue that begins with the items of the checkpoint."""
@@ -72,8 +72,8 @@ def save(checkpoint: Checkpoint, folder: Path, also: Callable[[Path], None] | No
         new.mkdir()
         torch_tensors.save_file(checkpoint.network.state_dict(), new / WEIGHTS)
         numpy_tensors.save_file({"vectors": np.ascontiguousarray(checkpoint.vectors)}, new / CATALOGUE)
-        if checkpoint.neighbours is not None:
-            table = checkpoint.neighbours
+        if checkpoint.neighbors is not None:
+            table = checkpoint.neighbors
             tensors = {"rows": table.rows.int(), "weights": table.weights, "half_life": torch.tensor(table.half_life)}
             torch_tensors.save_file(tensors, new / NEIGHBOURS)
         (new / ITEM_IDS).write_text(json.dumps(checkpoint.item_ids))
@@ -105,7 +105,7 @@ def load(folder: Path) -> Checkpoint:
             network = BlockDiffusionNetwork(NetworkConfig(**config["network"]))
         network.load_state_dict(torch_tensors.load_file(folder / WEIGHTS), assign=True)
         vectors = numpy_tensors.load_file(folder / CATALOGUE)["vectors"]
-        neighbours = _neighbours(folder / NEIGHBOURS)
+        neighbors = _neighbors(folder / NEIGHBOURS)
         item_ids = tuple(json.loads((folder / ITEM_IDS).read_text()))
         metrics = json.loads((folder / METRICS).read_text())
     except (OSError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
@@ -116,11 +116,11 @@ def load(folder: Path) -> Checkpoint:
         )
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:12]
     network.eval().requires_grad_(False)
-    return Checkpoint(network, item_ids, vectors, config["training"], metrics, digest, neighbours)
+    return Checkpoint(network, item_ids, vectors, config["training"], metrics, digest, neighbors)
 
 
-def _neighbours(file: Path) -> Neighbours | None:
+def _neighbors(file: Path) -> NeighborTable | None:
     if not file.exists():
         return None
     tensors = torch_tensors.load_file(file)
-    return Neighbours(tensors["rows"].long(), tensors["weights"], float(tensors["half_life"]))
+    return NeighborTable(tensors["rows"].long(), tensors["weights"], float(tensors["half_life"]))

@@ -20,7 +20,7 @@ Watermark = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CooccurrenceConfig:
-    """Window and decay, and the bounds: at most `max_items` x 2 `max_neighbours` counts are kept.
+    """Window and decay, and the bounds: at most `max_items` x 2 `max_neighbors` counts are kept.
 
     Half-life in events and damping are what `freshet evaluate reasoner` found on MovieLens-100k and Online Retail:
     with a half-life of 50 and a damping of 0.25 NDCG@10 of the next new item was a third lower.
@@ -31,12 +31,12 @@ class CooccurrenceConfig:
     half_life_events: float = 6.0
     damping: float = 0.5
     max_items: int = 50_000
-    max_neighbours: int = 100
+    max_neighbors: int = 100
     max_users: int = 200_000
 
 
 @dataclass(slots=True)
-class Neighbours:
+class Neighbors:
     """Decayed counts of one item: `total` over all, `weights` of the strongest."""
 
     total: float = 0.0
@@ -55,7 +55,7 @@ class CooccurrenceReasoner:
 
     def __init__(self, histories: Iterable[UserHistory] = (), config: CooccurrenceConfig | None = None) -> None:
         self._config = config or CooccurrenceConfig()
-        self._items: OrderedDict[str, Neighbours] = OrderedDict()
+        self._items: OrderedDict[str, Neighbors] = OrderedDict()
         self._learned: OrderedDict[str, Watermark] = OrderedDict()
         self._origin: int | None = None
         self.observe(histories)
@@ -82,23 +82,23 @@ class CooccurrenceReasoner:
     ) -> list[Inference]:
         """See `BehaviorReasoner.infer`; keeps no deadline, as it takes microseconds for each item of a history.
 
-        (16 ms for 150 different items that have 200 neighbours each, the most there can be.)
+        (16 ms for 150 different items that have 200 neighbors each, the most there can be.)
 
-        Gives fewer than `slots` behaviours where the user's items have fewer neighbours. A confidence is the share
-        of the neighbours' summed score.
+        Gives fewer than `slots` behaviors where the user's items have fewer neighbors. A confidence is the share
+        of the neighbors' summed score.
         """
         return [self._infer(history, catalogue, slots) for history in histories]
 
     def scores(self, item_ids: Sequence[str]) -> dict[str, float]:
-        """Score of each neighbour of a history, oldest first; seen items included."""
+        """Score of each neighbor of a history, oldest first; seen items included."""
         config = self._config
         scores: dict[str, float] = {}
         for places_back, item_id in enumerate(dict.fromkeys(reversed(item_ids))):
-            neighbours = self._items.get(item_id)
-            if neighbours is None or neighbours.total <= 0:
+            neighbors = self._items.get(item_id)
+            if neighbors is None or neighbors.total <= 0:
                 continue
-            weight = 0.5 ** (places_back / config.half_life_events) / neighbours.total**0.5
-            for other, count in neighbours.weights.items():
+            weight = 0.5 ** (places_back / config.half_life_events) / neighbors.total**0.5
+            for other, count in neighbors.weights.items():
                 scores[other] = scores.get(other, 0.0) + weight * count
         for other in scores:
             total = self._items[other].total if other in self._items else 1.0
@@ -143,16 +143,16 @@ class CooccurrenceReasoner:
                     self._add(items[at], items[before], weight)
 
     def _add(self, item_id: str, other: str, weight: float) -> None:
-        neighbours = self._items.get(item_id)
-        if neighbours is None:
-            neighbours = self._items[item_id] = Neighbours()
+        neighbors = self._items.get(item_id)
+        if neighbors is None:
+            neighbors = self._items[item_id] = Neighbors()
             if len(self._items) > self._config.max_items:
                 self._items.popitem(last=False)
         else:
             self._items.move_to_end(item_id)
-        neighbours.total += weight
-        weights = neighbours.weights
+        neighbors.total += weight
+        weights = neighbors.weights
         weights[other] = weights.get(other, 0.0) + weight
-        if len(weights) > 2 * self._config.max_neighbours:
-            keep = heapq.nlargest(self._config.max_neighbours, weights.items(), key=lambda pair: (pair[1], pair[0]))
-            neighbours.weights = dict(keep)
+        if len(weights) > 2 * self._config.max_neighbors:
+            keep = heapq.nlargest(self._config.max_neighbors, weights.items(), key=lambda pair: (pair[1], pair[0]))
+            neighbors.weights = dict(keep)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.reasoner.sequences import Ints, Log, sequences
+from models.reasoner.sequences import Ints, TrainingLog, sequences
 
 FLOOR = 1e-3
 """Share of a history's summed score that counts as none: log(1 + share / FLOOR) runs from 0 to about 7."""
@@ -26,10 +26,10 @@ SHUFFLES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NeighbourConfig:
+class NeighborConfig:
     """Pairs at most `window` events apart count 1 / distance; an item `half_life` places back weighs half.
 
-    `damping` 0 favours frequent neighbours, 0.5 is a cosine. The `most` best neighbours of an item are kept.
+    `damping` 0 favors frequent neighbors, 0.5 is a cosine. The `most` best neighbors of an item are kept.
     """
 
     window: int = 10
@@ -39,8 +39,8 @@ class NeighbourConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbours:
-    """Per item its neighbours: `rows` (N, K), -1 where there are fewer, and `weights` (N, K)."""
+class NeighborTable:
+    """Per item its neighbors: `rows` (N, K), -1 where there are fewer, and `weights` (N, K)."""
 
     rows: Tensor
     weights: Tensor
@@ -52,9 +52,9 @@ class Neighbours:
         return max(1, round(5 * self.half_life))
 
     def of(self, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Neighbours and weights, both (B, M * K), of histories (B, L) padded on the right to `lengths` (B,).
+        """Neighbors and weights, both (B, M * K), of histories (B, L) padded on the right to `lengths` (B,).
 
-        -1 in a history is an item nothing is known of. The same neighbour may come several times; absent ones have
+        -1 in a history is an item nothing is known of. The same neighbor may come several times; absent ones have
         weight 0 and row 0. Weights sum to 1 per user, or 0.
         """
         back = torch.arange(min(history.shape[1], self.reach))
@@ -75,7 +75,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Offset:
-    """log(1 + share / FLOOR) of each item's share of a user's summed score; 0 for what is no neighbour.
+    """log(1 + share / FLOOR) of each item's share of a user's summed score; 0 for what is no neighbor.
 
     `rows` (B, E) may hold an item several times, its `shares` (B, E) count together.
     """
@@ -119,7 +119,7 @@ Pairs = tuple[Ints, NDArray[np.float64]]
 """Keys, left * items + right, each once, and counts."""
 
 
-def count_pairs(log: Log, items: int, rng: np.random.Generator, *, distinct: bool, window: int) -> Pairs:
+def count_pairs(log: TrainingLog, items: int, rng: np.random.Generator, *, distinct: bool, window: int) -> Pairs:
     """Pairs of items at most `window` events apart, both ways, each worth 1 / distance."""
     summed: Pairs = (np.zeros(0, dtype=np.int64), np.zeros(0))
     for _ in range(SHUFFLES):
@@ -137,7 +137,7 @@ def count_pairs(log: Log, items: int, rng: np.random.Generator, *, distinct: boo
     return summed
 
 
-def neighbours(pairs: Pairs, items: int, config: NeighbourConfig) -> Neighbours:
+def neighbors(pairs: Pairs, items: int, config: NeighborConfig) -> NeighborTable:
     """The table of `count_pairs`' pairs."""
     key, value = pairs
     left, right = key // items, key % items
@@ -151,4 +151,4 @@ def neighbours(pairs: Pairs, items: int, config: NeighbourConfig) -> Neighbours:
     weights = np.zeros((items, config.most), dtype=np.float32)
     rows[left[kept], rank[kept]] = right[kept]
     weights[left[kept], rank[kept]] = score[kept]
-    return Neighbours(torch.from_numpy(rows), torch.from_numpy(weights), config.half_life)
+    return NeighborTable(torch.from_numpy(rows), torch.from_numpy(weights), config.half_life)

@@ -1,4 +1,4 @@
-"""The block-diffusion network as a `Denoiser`: prefix cache, observed behaviours inside the block, item scores.
+"""The block-diffusion network as a `Denoiser`: prefix cache, observed behaviors inside the block, item scores.
 
 Owns what the network reads and which items are scored: all of them, or each user's candidates. Must not choose items
 (`models.reasoner.sampler` does), nor know catalogue or checkpoint.
@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.reasoner.cooccurrence_table import Offset
-from models.reasoner.infill import Layout
-from models.reasoner.network import MASK_ROW, BlockDiffusionNetwork, Prefix
+from models.reasoner.infill import SlotLayout
+from models.reasoner.network import MASK_ROW, BlockDiffusionNetwork, EncodedPrefix
 from models.reasoner.sequences import Ints, padded
 from models.reasoner.shortlist import Shortlist
 
@@ -37,7 +37,7 @@ class Reading:
     slots: Tensor
 
     @classmethod
-    def of(cls, histories: Sequence[Ints], layouts: Sequence[Layout], max_history: int) -> Reading:
+    def of(cls, histories: Sequence[Ints], layouts: Sequence[SlotLayout], max_history: int) -> Reading:
         """From the item rows of each history, oldest first, and where its slots stand."""
         heads = [rows[: len(rows) - of.observed] for rows, of in zip(histories, layouts, strict=True)]
         prefix, lengths = padded([rows[-max_history:] for rows in heads])
@@ -90,7 +90,7 @@ class BlockDenoiser:
         self._offset = offset
         self._shortlists = shortlists
         self._scratch = scratch or Scratch()
-        self._prefix: Prefix | None = None
+        self._prefix: EncodedPrefix | None = None
         self._listed: Listed | None = None
         self._offset_of_all: Tensor | None = None
 

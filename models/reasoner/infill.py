@@ -1,4 +1,4 @@
-"""Where a user's masked slots stand: after the history, and between observed behaviours where the log has gaps.
+"""Where a user's masked slots stand: after the history, and between observed behaviors where the log has gaps.
 
 Owns the placing. Must not know the network, nor items: it sees times, and answers positions. What lies between two
 observed events is inferred from both sides, since a block is read bidirectionally.
@@ -15,7 +15,7 @@ from models.reasoner.sequences import Ints
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class SlotLayout:
     """The block of one user: its last `observed` events and its slots, interleaved.
 
     `slots` (S,) and `events` (observed,) are positions in the block, both ascending; together they are all of it.
@@ -30,7 +30,7 @@ class Layout:
         return len(self.events)
 
 
-def layout(times: Sequence[int] | Ints, slots: int, between: int, tail: int) -> Layout:
+def layout(times: Sequence[int] | Ints, slots: int, between: int, tail: int) -> SlotLayout:
     """Place `slots` slots, `between` of them among the last `tail` events, the others after them.
 
     `times` (L,) are the events' times in any unit, oldest first. A gap gets slots in proportion to its length, by
@@ -41,12 +41,12 @@ def layout(times: Sequence[int] | Ints, slots: int, between: int, tail: int) -> 
     newest = np.asarray(times, dtype=np.int64)[-tail:] if tail > 0 else np.zeros(0, dtype=np.int64)
     gaps = np.maximum(np.diff(newest), 0)
     if between == 0 or not gaps.any():
-        return Layout(np.arange(slots), np.zeros(0, dtype=np.int64))
+        return SlotLayout(np.arange(slots), np.zeros(0, dtype=np.int64))
     first = int(np.flatnonzero(gaps)[0])  # what stands before the first gap says no more than the prefix does
     gaps = gaps[first:]
     before = np.append(_shares(gaps, between), slots - between)  # slots after each event
     events = np.arange(len(before)) + np.concatenate([[0], np.cumsum(before)[:-1]])
-    return Layout(np.setdiff1d(np.arange(len(before) + slots), events), events)
+    return SlotLayout(np.setdiff1d(np.arange(len(before) + slots), events), events)
 
 
 def _shares(gaps: Ints, count: int) -> Ints:

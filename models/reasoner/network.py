@@ -39,7 +39,7 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Prefix:
+class EncodedPrefix:
     """Cached histories: `keys` and `values` per layer (B, heads, L, head), `mask` (B, L), `lengths` (B,),
     `last` (B, width) = the state that predicts the first slot."""
 
@@ -155,7 +155,7 @@ class BlockDiffusionNetwork(nn.Module):
         first = (positions % block == 0)[None, :, None]
         return dense, torch.where(first, dense, shifted)
 
-    def prefix(self, history: Tensor, lengths: Tensor) -> Prefix:
+    def prefix(self, history: Tensor, lengths: Tensor) -> EncodedPrefix:
         """Encode histories (B, L, width), padded on the right to `lengths` (B,), once for all denoising steps."""
         batch, length, _ = history.shape
         x = torch.cat([self.start.expand(batch, 1, -1), history], dim=1)  # (B, 1 + L, width)
@@ -175,12 +175,12 @@ class BlockDiffusionNetwork(nn.Module):
         last = self.stack[-1].finish(
             x[everyone, lengths, None], q[everyone, :, lengths, None], k, v, inside[:, None, None]
         )
-        return Prefix((*keys, k), (*values, v), inside, lengths, self.norm(last[:, 0]))
+        return EncodedPrefix((*keys, k), (*values, v), inside, lengths, self.norm(last[:, 0]))
 
-    def block(self, prefix: Prefix, slots: Tensor, valid: Tensor | None = None) -> Tensor:
+    def block(self, prefix: EncodedPrefix, slots: Tensor, valid: Tensor | None = None) -> Tensor:
         """States (B, S, width) that predict each of the slots with embeddings (B, S, width), given the prefix.
 
-        Slots may hold observed behaviours as well as masks. `valid` (B, S) is false where a slot is padding.
+        Slots may hold observed behaviors as well as masks. `valid` (B, S) is false where a slot is padding.
         """
         batch, count, _ = slots.shape
         positions = prefix.lengths[:, None] + 1 + torch.arange(count, device=slots.device)  # (B, S)
@@ -219,7 +219,7 @@ def rotations(positions: Tensor, config: NetworkConfig) -> Tensor:
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn each pair of neighbours in (B, T, 2, heads, head) by its position's angle, as complex numbers."""
+    """Turn each pair of neighbors in (B, T, 2, heads, head) by its position's angle, as complex numbers."""
     pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
     turned: Tensor = torch.view_as_real(pairs * rotation).flatten(-2)
     return turned.to(x.dtype)

@@ -1,4 +1,4 @@
-"""What every reasoner promises: histories in, plausible behaviours beyond the log out, in one item space.
+"""What every reasoner promises: histories in, plausible behaviors beyond the log out, in one item space.
 
 Owns the interface and its value types. Must not import torch: the fallback runs without it.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from models.encoder.aligner import Aligner
     from models.encoder.encoder import TextEncoder
     from models.reasoner.checkpoint import Checkpoint
-    from streams.settings import Settings
+    from models.reasoner.config import ReasonerSettings
 
 
 class UserHistory(Protocol):
@@ -35,9 +35,9 @@ class UserHistory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """Behaviours of one user, most confident first; `degraded` where a deadline cut the inference short.
+    """Behaviors of one user, most confident first; `degraded` where a deadline cut the inference short.
 
-    `text_vector` (dims,) is the sum of confidence times aligned vector over the behaviours that name no item: what they
+    `text_vector` (dims,) is the sum of confidence times aligned vector over the behaviors that name no item: what they
     add to the user's inferred vector. None where there are none.
     """
 
@@ -72,7 +72,7 @@ class BehaviorReasoner(Protocol):
         """One inference per history, in order.
 
         Up to `slots` distinct live items of `catalogue` each, none of them in the user's history; a reasoner of texts
-        may name behaviours that no item stands for among them. Items that the catalogue does not know are skipped; a
+        may name behaviors that no item stands for among them. Items that the catalogue does not know are skipped; a
         user without any known item gets an empty inference. The answer for a user depends on that user's history, the
         catalogue and `seed`, never on who else is in the batch.
         `deadline_s` bounds the seconds spent: what is fixed by then comes back, marked degraded.
@@ -108,7 +108,8 @@ class ReasonerSources:
     `acceptable` says whether words of a model may be published.
     """
 
-    settings: Settings
+    settings: ReasonerSettings
+    timeout_s: float
     checkpoint: Checkpoint | None = None
     encoder: Callable[[], TextEncoder]
     aligner: Callable[[], Aligner]
@@ -117,16 +118,16 @@ class ReasonerSources:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ReasonerKind:
     """`factory` is `module:name` and takes the sources; of a `trained` kind there is a checkpoint among them."""
 
     factory: str
     trained: bool
 
 
-REASONERS: dict[str, Kind] = {
-    "block-diffusion": Kind("models.reasoner.block_diffusion:from_sources", trained=True),
-    "text-diffusion": Kind("models.text_diffusion.reasoner:from_sources", trained=False),
+REASONERS: dict[str, ReasonerKind] = {
+    "block-diffusion": ReasonerKind("models.reasoner.block_diffusion:from_sources", trained=True),
+    "text-diffusion": ReasonerKind("models.text_diffusion.reasoner:from_sources", trained=False),
 }
 """Reasoners beside the fallback, by the name `FRESHET_REASONER` takes.
 

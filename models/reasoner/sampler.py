@@ -1,7 +1,7 @@
 """Denoise a block of masked slots in a few parallel steps.
 
 Owns the schedule, which slot is fixed with which item, and the promises about them: no item twice, no forbidden item,
-every slot filled while items last, one user's block independent of its neighbours, a deadline between steps. Must not
+every slot filled while items last, one user's block independent of its neighbors, a deadline between steps. Must not
 know the network: it sees a `Denoiser`.
 """
 
@@ -32,13 +32,13 @@ class Denoiser(Protocol):
         """Logits (B, m, N) over item rows for the slots `open_` (B, m); `slots` (B, S) holds rows or MASK_ROW.
 
         The caller owns the result and writes into it. An item that may never be inferred has logit -inf. The second
-        value is the log of the unnormalised mass (B, m) of allowed items that are not among the N, None without such.
+        value is the log of the unnormalized mass (B, m) of allowed items that are not among the N, None without such.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SlotPlan:
     """`slots` are fixed in at most `steps` steps, at a `temperature`; 0 makes the result independent of the seed.
 
     The fixed schedule gives each step as equal a share as possible, larger ones last: what early steps fix is what
@@ -75,7 +75,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class SampledBlock:
     """Denoised slots: `rows` (B, S) item rows or MASK_ROW where open, `confidences` (B, S) in [0, 1], `degraded`."""
 
     rows: Tensor
@@ -88,10 +88,10 @@ def denoise(
     denoiser: Denoiser,
     forbidden: tuple[Tensor, Tensor],
     seeds: Sequence[int],
-    plan: Plan,
+    plan: SlotPlan,
     *,
     expired: Callable[[], bool] = lambda: False,
-) -> Block:
+) -> SampledBlock:
     """Fill the slots of `len(seeds)` users; `forbidden` pairs users (M,) with item rows (M,) they must not get.
 
     Each step 1. scores the open slots, 2. strikes out forbidden and already chosen items, 3. fixes the most confident
@@ -104,7 +104,7 @@ def denoise(
     settled = torch.zeros(users, plan.slots, dtype=torch.bool)
     for step, end in enumerate(plan.ends()):
         if expired():
-            return Block(rows, confidences, degraded=True)
+            return SampledBlock(rows, confidences, degraded=True)
         left = (~settled).sum(1)  # (B,)
         least = torch.maximum(end - settled.sum(1), (left > 0).long())
         most_open = int(left.max())
@@ -123,7 +123,7 @@ def denoise(
         settled[users_at, slots] = True
         if bool(settled.all()):
             break
-    return Block(rows, confidences, degraded=False)
+    return SampledBlock(rows, confidences, degraded=False)
 
 
 def _strike(logits: Tensor, forbidden: tuple[Tensor, Tensor], rows: Tensor) -> None:
@@ -210,7 +210,7 @@ def _without_repeats(rows: Tensor) -> Tensor:
     return torch.where(later, MASK_ROW, rows)
 
 
-def _noise(seeds: Sequence[int], step: int, plan: Plan, shape: torch.Size) -> Tensor | None:
+def _noise(seeds: Sequence[int], step: int, plan: SlotPlan, shape: torch.Size) -> Tensor | None:
     """Gumbel noise (B, m, K) times the temperature, from each user's own seed; None at temperature 0.
 
     Drawn by the plan alone, so that neither batch nor catalogue changes what a user draws.

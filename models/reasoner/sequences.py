@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class EventColumns:
+class TrainingEvents:
     """An event log by columns, in any order: user ids, item ids, event times in milliseconds."""
 
     user_ids: Sequence[str]
@@ -26,7 +26,7 @@ class EventColumns:
     event_times: Ints
 
     @classmethod
-    def of_histories(cls, histories: Sequence[UserHistory]) -> EventColumns:
+    def of_histories(cls, histories: Sequence[UserHistory]) -> TrainingEvents:
         """The events of histories."""
         users = [history.user_id for history in histories for _ in history.item_ids]
         items = [item_id for history in histories for item_id in history.item_ids]
@@ -35,7 +35,7 @@ class EventColumns:
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
+class TrainingLog:
     """Coded events (E,), sorted by user and time; `items` are rows, `users` run from 0 to `user_count`."""
 
     users: Ints
@@ -43,9 +43,9 @@ class Log:
     times: Ints
     user_count: int
 
-    def take(self, which: NDArray[np.bool_]) -> Log:
+    def take(self, which: NDArray[np.bool_]) -> TrainingLog:
         """The events where `which` is true."""
-        return Log(self.users[which], self.items[which], self.times[which], self.user_count)
+        return TrainingLog(self.users[which], self.items[which], self.times[which], self.user_count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,14 @@ class Question:
     target: int
 
 
-def code(events: EventColumns, rows: Sequence[int] | Ints) -> Log:
+def code(events: TrainingEvents, rows: Sequence[int] | Ints) -> TrainingLog:
     """Code and sort; `rows` gives each event's item row, -1 for an event to leave out."""
     names: dict[str, int] = {}
     users = np.fromiter((names.setdefault(user, len(names)) for user in events.user_ids), dtype=np.int64)
     items = np.asarray(rows, dtype=np.int64)
     times = np.asarray(events.event_times, dtype=np.int64)
     order = np.lexsort((times, users))
-    log = Log(users[order], items[order], times[order], len(names))
+    log = TrainingLog(users[order], items[order], times[order], len(names))
     return log.take(log.items >= 0)
 
 
@@ -83,12 +83,12 @@ def most_frequent(rows: Ints, count: int) -> Ints:
     return order[: min(count, int((counts > 0).sum()))]
 
 
-def split_time(log: Log, share: float) -> int:
+def split_time(log: TrainingLog, share: float) -> int:
     """The time before which all but `share` of the events lie."""
     return int(np.quantile(log.times, 1.0 - share, method="lower")) if len(log.times) else 0
 
 
-def sequences(log: Log, rng: np.random.Generator, *, distinct: bool) -> Sequences:
+def sequences(log: TrainingLog, rng: np.random.Generator, *, distinct: bool) -> Sequences:
     """Each user's items by time, ties of user and time in a fresh random order.
 
     `distinct` keeps an item's first event only: then the next item is always one beyond the log.
@@ -144,7 +144,9 @@ def windows(sequences: Sequences, length: int, batch: int, rng: np.random.Genera
         yield np.where(places < lengths[:, None], sequences.items[at], 0), lengths
 
 
-def questions(log: Log, split: int, limit: int, rng: np.random.Generator) -> tuple[list[Question], list[Question]]:
+def questions(
+    log: TrainingLog, split: int, limit: int, rng: np.random.Generator
+) -> tuple[list[Question], list[Question]]:
     """Leave-last-out after the time `split`: (next item never seen by the user, next item of any kind).
 
     A user counts with at least one event before the split, which the model may have seen, and one after, which it has

@@ -2,7 +2,7 @@
 
 Owns a copy of the item embeddings in half precision, the scan that finds the best of them, and the probability mass of
 what it leaves out. Must not know the network, the sampler or what a row stands for. An exact scan, not an index: up to
-a million items k-means cells and semantic IDs save less than they cost (docs/catalogue-scale.md).
+a million items k-means cells and semantic IDs save less than they cost (docs/reports/catalogue-scale.md).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Shortlist:
     weights: Tensor
 
     def rest(self, states: Tensor) -> Tensor:
-        """Log of the unnormalised mass (B, m) of all items outside the shortlist, for states (B, m, width).
+        """Log of the unnormalized mass (B, m) of all items outside the shortlist, for states (B, m, width).
 
         Without it a probability within the shortlist is many times too large, and by a different factor in each slot.
         """

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from models.text_diffusion.loading import ModelFolderError, device_and_dtype
-from models.text_diffusion.prompt import TOKENS_PER_SLOT, Line, Log, Writer, Written, messages, parse
+from models.text_diffusion.prompt import TOKENS_PER_SLOT, Line, PromptLog, Writer, Written, messages, parse
 
 
 class GemmaWriter:
@@ -29,7 +29,7 @@ class GemmaWriter:
         self._model = model.eval().requires_grad_(False)
         self._clock = clock
 
-    def write(self, logs: Sequence[Log], *, slots: int, end: float | None) -> list[Written]:
+    def write(self, logs: Sequence[PromptLog], *, slots: int, end: float | None) -> list[Written]:
         """See `Writer.write`."""
         return [
             Written(degraded=True) if end is not None and self._clock() >= end else self._answer(log, slots)
@@ -37,7 +37,7 @@ class GemmaWriter:
         ]
 
     @torch.inference_mode()
-    def _answer(self, log: Log, slots: int) -> Written:
+    def _answer(self, log: PromptLog, slots: int) -> Written:
         asked = self._prompt(log, slots)
         devices = [self._model.device] if self._model.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -51,7 +51,7 @@ class GemmaWriter:
         text = str(self._tokenizer.decode(tokens, skip_special_tokens=True))
         return Written(tuple(Line(line) for line in parse(text, slots)))
 
-    def _prompt(self, log: Log, slots: int) -> list[int]:
+    def _prompt(self, log: PromptLog, slots: int) -> list[int]:
         turns = [{"role": message.role, "content": message.content} for message in messages(log, slots)]
         if not self._tokenizer.chat_template:
             text = "\n".join(turn["content"] for turn in turns) + "\n"

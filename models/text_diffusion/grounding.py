@@ -44,7 +44,7 @@ class Grounder:
     def ground(
         self, lines: Sequence[Line], history: Sequence[str], shown: Sequence[str], catalogue: Catalogue, slots: int
     ) -> Inference:
-        """At most `slots` behaviours of one user: no item of `history`, no title of `shown`, nothing twice."""
+        """At most `slots` behaviors of one user: no item of `history`, no title of `shown`, nothing twice."""
         if not lines:
             return Inference()
         texts = self._aligner.align(self._encoder.encode([line.text for line in lines]))  # (T, dims)

@@ -39,7 +39,7 @@ class Block:
 
 
 @dataclass(slots=True, eq=False)
-class Prefix:
+class CachedPrefix:
     """Keys and values of the blocks so far, and which of their positions (B, T) hold a token."""
 
     cache: DynamicCache
@@ -65,17 +65,17 @@ class MaskedNetwork:
         device: torch.device = self.model.lm_head.weight.device
         return device
 
-    def prefix(self, users: int) -> Prefix:
+    def prefix(self, users: int) -> CachedPrefix:
         """An empty prefix."""
         empty = torch.zeros(users, 0, dtype=torch.bool, device=self.device)
-        return Prefix(DynamicCache(config=self.model.config), empty)
+        return CachedPrefix(DynamicCache(config=self.model.config), empty)
 
-    def extend(self, prefix: Prefix, block: Block) -> None:
+    def extend(self, prefix: CachedPrefix, block: Block) -> None:
         """Append a finished block to the prefix."""
         self._states(prefix, block)
         prefix.valid = torch.cat([prefix.valid, block.valid], dim=1)
 
-    def read(self, prefix: Prefix, block: Block, open_: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, prefix: CachedPrefix, block: Block, open_: Tensor) -> tuple[Tensor, Tensor]:
         """Probability and token (M,) of the best reading at each True of `open_` (B, L), in row-major order.
 
         Leaves the prefix as it was.
@@ -90,7 +90,7 @@ class MaskedNetwork:
         best, tokens = logits.max(dim=1)
         return (best - logits.logsumexp(dim=1)).exp(), tokens
 
-    def _states(self, prefix: Prefix, block: Block) -> Tensor:
+    def _states(self, prefix: CachedPrefix, block: Block) -> Tensor:
         """Last hidden states (B, L, D); the cache grows by the block."""
         seen = torch.cat([prefix.valid, block.valid], dim=1)  # (B, T + L)
         shape = (len(seen), 1, block.tokens.shape[1], seen.shape[1])  # (B, 1, L, T + L)

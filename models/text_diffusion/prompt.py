@@ -15,7 +15,7 @@ from typing import Protocol
 from models.llm.client import Message
 
 MOST_SHOWN = 40
-"""Behaviours of a user that a model is shown, the newest ones."""
+"""Behaviors of a user that a model is shown, the newest ones."""
 MAX_TITLE, MAX_LINE = 80, 120
 """Characters of a title shown, and of a line read."""
 TOKENS_PER_SLOT = 24
@@ -35,7 +35,7 @@ No line repeats the log or another line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
+class PromptLog:
     """What a model is shown of one user: titles, oldest first, as `plain` text, with their event times in ms."""
 
     titles: tuple[str, ...]
@@ -44,7 +44,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One behaviour in words, with what the model gives it, in [0, 1]; 1 where the model does not say."""
+    """One behavior in words, with what the model gives it, in [0, 1]; 1 where the model does not say."""
 
     text: str
     confidence: float = 1.0
@@ -66,7 +66,7 @@ class Writer(Protocol):
         """The model's name and, where it is known, its revision."""
         ...
 
-    def write(self, logs: Sequence[Log], *, slots: int, end: float | None) -> list[Written]:
+    def write(self, logs: Sequence[PromptLog], *, slots: int, end: float | None) -> list[Written]:
         """Lines for each log, in order; `end` is when to come back by the clock given to the writer, or None.
 
         Blocks: call it from a thread without an event loop. A model that is away gives degraded answers, not errors.
@@ -85,7 +85,7 @@ def plain(text: str, limit: int) -> str:
     return " ".join(_MARKUP.sub(" ", seen).split())[:limit].rstrip()
 
 
-def messages(log: Log, slots: int) -> list[Message]:
+def messages(log: PromptLog, slots: int) -> list[Message]:
     """The chat that asks for `slots` numbered lines; the stable part first, so that prefix caching pays."""
     shown = "\n".join(f"{number}. {title}" for number, title in enumerate(log.titles, 1))
     return [
@@ -109,6 +109,6 @@ def parse(answer: str, slots: int) -> tuple[str, ...]:
 
 
 def tidy(text: str) -> str:
-    """One behaviour as a model wrote it, without quotation marks, emphasis and closing punctuation; "" for no word."""
+    """One behavior as a model wrote it, without quotation marks, emphasis and closing punctuation; "" for no word."""
     text = plain(text, MAX_LINE).strip(" \t\"'“”‘’*_.;,:-–")
     return text if any(one.isalnum() for one in text) else ""

@@ -1,6 +1,6 @@
 """The text diffusion reasoner: what a user may do beyond the log, in words first, then as items.
 
-Owns the path from histories to behaviours: titles, the writer, the grounding, the deadline between them. The writers do
+Owns the path from histories to behaviors: titles, the writer, the grounding, the deadline between them. The writers do
 the writing: `server` over HTTP, `infilling` and `gemma` in process.
 """
 
@@ -17,9 +17,9 @@ from freshet.records import UserTier
 from models.reasoner.catalogue import Catalogue
 from models.reasoner.reasoner import Inference, ReasonerSources, Titles, TitlesUnavailable, UserHistory
 from models.text_diffusion.grounding import Grounder
-from models.text_diffusion.prompt import MAX_TITLE, MOST_SHOWN, Log, Writer, Written, plain
+from models.text_diffusion.prompt import MAX_TITLE, MOST_SHOWN, PromptLog, Writer, Written, plain
 from models.text_diffusion.server import ServerWriter
-from streams.settings import SettingError
+from schemas.setting import SettingError
 
 WRITING_SHARE = 0.75
 """Of the seconds until the deadline, what the writer may use: grounding 128 users' lines takes seconds on a CPU."""
@@ -87,7 +87,7 @@ class TextDiffusionReasoner:
                 )
         return answers
 
-    def _logs(self, histories: Sequence[UserHistory], catalogue: Catalogue) -> dict[int, Log]:
+    def _logs(self, histories: Sequence[UserHistory], catalogue: Catalogue) -> dict[int, PromptLog]:
         """What is shown of each user with a known item: the newest distinct items, each at its last event."""
         shown: dict[int, dict[str, int]] = {}
         for place, history in enumerate(histories):
@@ -104,11 +104,13 @@ class TextDiffusionReasoner:
             for item_id, title in zip(distinct, self._titles(distinct) if distinct else (), strict=True)
         }
         return {
-            place: Log(tuple(words[item_id] for item_id in items), tuple(items.values()))
+            place: PromptLog(tuple(words[item_id] for item_id in items), tuple(items.values()))
             for place, items in shown.items()
         }
 
-    def _ground(self, history: UserHistory, log: Log, one: Written, catalogue: Catalogue, slots: int) -> Inference:
+    def _ground(
+        self, history: UserHistory, log: PromptLog, one: Written, catalogue: Catalogue, slots: int
+    ) -> Inference:
         lines = [line for line in one.lines if self._acceptable(line.text)]
         grounded = self._grounder.ground(lines, history.item_ids, log.titles, catalogue, slots)
         return dataclasses.replace(grounded, degraded=one.degraded)
@@ -121,23 +123,21 @@ def from_sources(sources: ReasonerSources) -> TextDiffusionReasoner:
     """
     settings = sources.settings
     writer: Writer
-    if settings.reasoner_url:
+    if settings.url:
         writer = ServerWriter(
-            settings.reasoner_url,
-            settings.reasoner_model,
-            concurrency=settings.reasoner_concurrency,
-            timeout_s=settings.llm_timeout_s,
+            settings.url,
+            settings.model,
+            concurrency=settings.concurrency,
+            timeout_s=sources.timeout_s,
         )
-    elif settings.reasoner_model:
+    elif settings.model:
         from models.text_diffusion.loading import ModelFolderError, load_writer
 
         try:
-            writer = load_writer(
-                Path(settings.reasoner_model).expanduser(), users_at_once=settings.reasoner_concurrency
-            )
+            writer = load_writer(Path(settings.model).expanduser(), users_at_once=settings.concurrency)
         except ModelFolderError as error:
-            raise SettingError("reasoner_model", settings.reasoner_model, f"a model folder ({error})") from error
+            raise SettingError("reasoner.model", settings.model, f"a model folder ({error})") from error
     else:
-        raise SettingError("reasoner_url", "", "a text diffusion server, or FRESHET_REASONER_MODEL, a model folder")
-    grounder = Grounder(sources.encoder(), sources.aligner(), settings.reasoner_threshold)
+        raise SettingError("reasoner.url", "", "a text diffusion server, or FRESHET_REASONER__MODEL, a model folder")
+    grounder = Grounder(sources.encoder(), sources.aligner(), settings.threshold)
     return TextDiffusionReasoner(writer, grounder, sources.titles, acceptable=sources.acceptable)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from models.llm.client import Completion, LLMBusy, LLMForbidden, LLMRejected, LLMTimeout, LLMUnavailable, OpenAIClient
-from models.text_diffusion.prompt import TOKENS_PER_SLOT, Line, Log, Written, messages, parse
+from models.text_diffusion.prompt import TOKENS_PER_SLOT, Line, PromptLog, Written, messages, parse
 
 PAUSE_S = 10.0
 """After a batch that a server answered nothing of, users are not kept waiting for it this long."""
@@ -53,14 +53,14 @@ class ServerWriter:
         """The model's name; "unknown" until a server without a configured one has been asked."""
         return self._model or "unknown"
 
-    def write(self, logs: Sequence[Log], *, slots: int, end: float | None) -> list[Written]:
+    def write(self, logs: Sequence[PromptLog], *, slots: int, end: float | None) -> list[Written]:
         """See `Writer.write`."""
         now = self._clock()
         if not logs or now < self._away_until or (end is not None and now >= end):
             return [NOTHING] * len(logs)
         return asyncio.run(self._write(logs, slots, None if end is None else end - now))
 
-    async def _write(self, logs: Sequence[Log], slots: int, limit_s: float | None) -> list[Written]:
+    async def _write(self, logs: Sequence[PromptLog], slots: int, limit_s: float | None) -> list[Written]:
         """One call per log, `concurrency` at once, until the deadline; what is open by then is given up."""
         written = [NOTHING] * len(logs)
         queue = iter(enumerate(logs))
@@ -101,7 +101,7 @@ class ServerWriter:
         return written
 
 
-async def _ask(client: OpenAIClient, log: Log, slots: int) -> Completion:
+async def _ask(client: OpenAIClient, log: PromptLog, slots: int) -> Completion:
     """The answer about one user; a busy server is asked again, and one that takes too long is not."""
     for attempt in range(1, TRIES):
         try:

@@ -28,25 +28,25 @@ NO_CATEGORY = "none of these"
 _SHOWN_DEFINITION, _VALUE = 110, 80
 _ESCAPED_QUOTE = '\\"'
 
-TEAMS: dict[str, tuple[str, ...]] = {
+AGENT_SETS: dict[str, tuple[str, ...]] = {
     "cpu": (ATTRIBUTE_ANALYST, NEED_ANALYST),
     "full": (ATTRIBUTE_ANALYST, NEED_ANALYST, CRITIC),
 }
 """Who is asked, by profile: two short calls an item where a small model computes on a CPU, all agents elsewhere."""
 
 
-class UnknownTeam(ValueError):
+class UnknownAgentSet(ValueError):
     """A profile that is no team and no list of agents."""
 
 
-def team(profile: str) -> tuple[str, ...]:
+def agent_set(profile: str) -> tuple[str, ...]:
     """The agents of `profile`: a team's name, or agents with commas between, in their order. Raises `UnknownTeam`."""
-    names = TEAMS.get(profile) or tuple(name.strip() for name in profile.split(",") if name.strip())
-    known = TEAMS["full"]
+    names = AGENT_SETS.get(profile) or tuple(name.strip() for name in profile.split(",") if name.strip())
+    known = AGENT_SETS["full"]
     if not names or any(name not in known for name in names) or len(set(names)) < len(names):
-        raise UnknownTeam(f"{profile!r} is none of {', '.join(TEAMS)}, nor some of {', '.join(known)}")
+        raise UnknownAgentSet(f"{profile!r} is none of {', '.join(AGENT_SETS)}, nor some of {', '.join(known)}")
     if names[0] == CRITIC:
-        raise UnknownTeam(f"{profile!r} begins with the critic, who judges what others have said")
+        raise UnknownAgentSet(f"{profile!r} begins with the critic, who judges what others have said")
     return names
 
 

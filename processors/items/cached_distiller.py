@@ -21,7 +21,7 @@ from processors.items.near_duplicates import share, sharing_key
 _UNCONFIRMED = 1_024
 
 
-class Found(Protocol):
+class CachedKnowledge(Protocol):
     """A cached row and how it was found: "content", "fingerprint" or "sharing"."""
 
     @property
@@ -34,7 +34,7 @@ class Found(Protocol):
 class Cache(Protocol):
     """Where knowledge is kept, such as `store.knowledge_cache.KnowledgeCache`; both calls block."""
 
-    def find(self, version: str, content: str, fingerprint: str, sharing: str = "") -> Found | None:
+    def find(self, version: str, content: str, fingerprint: str, sharing: str = "") -> CachedKnowledge | None:
         """What `version` knows of some content, else of its fingerprint, else under a sharing key."""
         ...
 
@@ -69,7 +69,7 @@ class _Asked:
         return self.sharing or self.content
 
 
-class ThriftyDistiller:
+class CachedDistiller:
     """A `Distiller` that asks only once for the same content, and once for near-duplicates where `sharing` is on.
 
     1. `known` answers from the cache alone: one round trip, never a model;

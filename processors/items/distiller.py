@@ -30,11 +30,11 @@ from processors.items.categories import CategoryFinder
 from processors.items.examples import ExampleBank, own_examples
 from processors.items.item_text import content_fingerprint, digest, used_fields
 
-__all__ = ["Distiller", "InvalidKnowledge", "QuarantinedKnowledge", "Recipe"]
+__all__ = ["DistillationConfig", "Distiller", "InvalidKnowledge", "QuarantinedKnowledge"]
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class DistillationConfig:
     """How knowledge is made: everything but the model and the item that decides an answer.
 
     `profile` names a team or its agents; with a `catalogue` the attribute analyst answers exactly its attributes.
@@ -49,17 +49,17 @@ class Recipe:
     encoder: TextEncoder | None = None
 
     def __post_init__(self) -> None:
-        agents.team(self.profile)
+        agents.agent_set(self.profile)
 
     @property
-    def team(self) -> tuple[str, ...]:
+    def agent_set(self) -> tuple[str, ...]:
         """The agents, in their order."""
-        return agents.team(self.profile)
+        return agents.agent_set(self.profile)
 
     @property
     def fingerprint(self) -> str:
         """Digest of prompts, schemas, decoding, catalogue and examples."""
-        prompts = [self._identity(name) for name in (*self.team, CATEGORY_PICKER)]
+        prompts = [self._identity(name) for name in (*self.agent_set, CATEGORY_PICKER)]
         catalogue = self.catalogue.fingerprint if self.catalogue else ""
         return digest(prompts, catalogue, self.bank.fingerprint, self.examples, TEMPERATURE, SEED, MORE_ROOM)
 
@@ -99,13 +99,13 @@ class Distiller:
         llm: LanguageModel,
         clock: Callable[[], int],
         *,
-        recipe: Recipe | None = None,
+        distillation: DistillationConfig | None = None,
         model_revision: str = "",
         version: str = "",
     ) -> None:
         self._llm = llm
         self._clock = clock
-        self._recipe = recipe or Recipe()
+        self._recipe = distillation or DistillationConfig()
         self._made_of = self._recipe.fingerprint
         self._model_revision = model_revision
         self._version = version
@@ -133,7 +133,7 @@ class Distiller:
         draft = _Draft(item)
         started = asyncio.get_running_loop().time()
         waiting: list[Coroutine[Any, Any, None]] = []
-        for name in self._recipe.team:
+        for name in self._recipe.agent_set:
             if name == CRITIC:
                 await _together(draft, waiting)
                 waiting = []

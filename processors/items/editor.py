@@ -14,7 +14,7 @@ from freshet.records import Claim, Item
 from processors.items.attribute_catalogue import Attribute, Category
 from processors.items.item_text import clean
 from processors.items.quotes import INCH, Source
-from processors.items.value_rules import NUMBER_WORDS, Chooser, normaliser
+from processors.items.value_rules import NUMBER_WORDS, Chooser, normalizer
 
 MAX_CLAIMS = 16
 NEED_KINDS = ("audience", "occasion", "purpose", "complement")
@@ -50,8 +50,8 @@ def catalogue_claims(
         if value is None or not _of_kind(value, attribute):
             absent.append(attribute.name)
             continue
-        normalise_value = normaliser(attribute.rule, choose)
-        normalized = normalise_value(value) if normalise_value else None
+        normalize_value = normalizer(attribute.rule, choose)
+        normalized = normalize_value(value) if normalize_value else None
         claims.append(Claim("attribute", attribute.name, value, quote=value, normalized=normalized))
     return claims, absent
 
@@ -81,7 +81,7 @@ def distinct(claims: Sequence[Claim]) -> list[Claim]:
     kept: dict[tuple[str, str], Claim] = {}
     for claim in claims:
         if not _says_nothing(claim.value):
-            kept.setdefault((claim.kind, normalise(claim.value)), claim)
+            kept.setdefault((claim.kind, normalize(claim.value)), claim)
     return list(kept.values())[:MAX_CLAIMS]
 
 
@@ -91,11 +91,11 @@ def source_of(item: Item) -> Source:
 
 
 def source_text(item: Item) -> str:
-    """The same words as one text, as `normalise` writes them."""
-    return normalise(source_of(item).text)
+    """The same words as one text, as `normalize` writes them."""
+    return normalize(source_of(item).text)
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Single spaces, lower case."""
     return " ".join(text.split()).casefold()
 
@@ -105,7 +105,7 @@ def _plain(text: str, limit: int) -> str:
 
 
 def _says_nothing(value: str) -> bool:
-    said = normalise(value)
+    said = normalize(value)
     return said in _EMPTY or said in _EMPTY_PHRASES
 
 

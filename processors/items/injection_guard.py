@@ -1,6 +1,6 @@
 """The guard: reads every answer of a model and says why it must not become knowledge.
 
-Owns the judgement of an answer's text, in code; the phrases are files in `phrases/`, for a person to read and edit.
+Owns the judgment of an answer's text, in code; the phrases are files in `phrases/`, for a person to read and edit.
 Must not call a model, nor mend an answer: what is suspect is kept for a person, with its reason. The `reasoning` field
 is not judged, since it is never published: a model may say there that a listing commands it, and answer well.
 """

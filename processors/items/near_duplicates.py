@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 
 from freshet.records import Claim, Item, ItemKnowledge
-from processors.items.editor import normalise
+from processors.items.editor import normalize
 from processors.items.item_text import MAX_TITLE, clean, digest
 from processors.items.quotes import Source
 
@@ -63,15 +63,15 @@ def sharing_key(item: Item) -> str:
     that is no size, colour or amount. Model numbers stay, and every number without a unit.
     """
     title = _core(clean(item.title, MAX_TITLE).casefold())
-    brand = normalise(item.brand)
+    brand = normalize(item.brand)
     if not title or (len(title.split()) < 3 and not brand and not _long_han(title)):
         return ""  # "Shirt" of nobody in particular is no product
     fixed = {
-        normalise(name): normalise(value)
+        normalize(name): normalize(value)
         for name, value in item.attributes.items()
         if not _VARIANT_ATTRIBUTES.search(name)
     }
-    return digest("variants", title, brand, [normalise(part) for part in item.category], fixed)
+    return digest("variants", title, brand, [normalize(part) for part in item.category], fixed)
 
 
 def share(knowledge: ItemKnowledge, item: Item) -> ItemKnowledge | None:
@@ -116,7 +116,7 @@ def _holds(claim: Claim, source: Source) -> bool:
 
 def _variant_words(text: str) -> list[str]:
     """Sizes, measures and colours that a text names, in lower case."""
-    lower = normalise(text)
+    lower = normalize(text)
     words = re.findall(r"[\w-]+", lower)
     named = [word for word in words if word in _COLOURS or (word in _SIZES and len(word) > 1)]
     return [match.group() for match in _MEASURE.finditer(lower)] + named + _CHINESE_COLOUR.findall(lower)

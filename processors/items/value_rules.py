@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-Normaliser = Callable[[str], str | None]
+Normalizer = Callable[[str], str | None]
 """From a value to its normal form; None where the value does not fit the rule."""
 Chooser = Callable[[str, tuple[str, ...]], str | None]
 """From a value and the allowed ones to the allowed one that is meant."""
@@ -73,7 +73,7 @@ _BARE = re.compile(r"single numeric|full numeric|numeric (?:equivalents?|format|
 
 
 @lru_cache(maxsize=4_096)
-def normaliser(rule: str, choose: Chooser | None = None) -> Normaliser | None:
+def normalizer(rule: str, choose: Chooser | None = None) -> Normalizer | None:
     """What `rule` asks for, or None where it is not understood; `choose` picks among allowed values (by meaning)."""
     text = " ".join(rule.split()).casefold()
     if options := allowed(rule):
@@ -120,7 +120,7 @@ def _digits(value: str, begin: int, end: int) -> str | None:
     return digits[begin:end] if len(digits) >= end else None
 
 
-def _measure(units: dict[str, float], scale: float, places: int, default: str | None) -> Normaliser:
+def _measure(units: dict[str, float], scale: float, places: int, default: str | None) -> Normalizer:
     def convert(value: str) -> str | None:
         found = [_amount(match, units, default) for match in _MEASURE.finditer(value.casefold())]
         amounts = [amount for amount in found if amount is not None]

@@ -69,14 +69,14 @@ def suspicious(rows: EventRows, now_ms: int, max_future_s: float) -> NDArray[np.
     return doubted
 
 
-class Erased(NamedTuple):
+class ErasedUser(NamedTuple):
     """A user's erasure: its place in order of arrival, and the milliseconds up to which it forgets."""
 
     place: int
     moment_ms: int
 
 
-def fold(rows: EventRows, erasures: Mapping[str, Erased]) -> HistoryBatch:
+def fold(rows: EventRows, erasures: Mapping[str, ErasedUser]) -> HistoryBatch:
     """Group rows by user; `erasures` gives each erased user's last erasure.
 
     An erased user's rows from before that place are left out.
@@ -103,7 +103,7 @@ def fold(rows: EventRows, erasures: Mapping[str, Erased]) -> HistoryBatch:
     )
 
 
-def _moments(user_ids: Sequence[str], erasures: Mapping[str, Erased]) -> list[int]:
+def _moments(user_ids: Sequence[str], erasures: Mapping[str, ErasedUser]) -> list[int]:
     if not erasures:
         return [0] * len(user_ids)
     return [max(1, erasures[user_id].moment_ms) if user_id in erasures else 0 for user_id in user_ids]

@@ -1,6 +1,6 @@
-"""Refresh users: from histories to `UserFeatures` with log vector, inferred vector and behaviours.
+"""Refresh users: from histories to `UserFeatures` with log vector, inferred vector and behaviors.
 
-Owns how vectors are weighted, normalised and packed, and which reasoner answers for whom. Must not choose who is due,
+Owns how vectors are weighted, normalized and packed, and which reasoner answers for whom. Must not choose who is due,
 nor load or store anything.
 """
 
@@ -54,7 +54,7 @@ class UserRefresher:
         self._seed = seed
 
     def refresh(self, histories: Sequence[UserHistory], catalogue: Catalogue) -> list[UserFeatures]:
-        """Features of each user, in order; a user with no known item gets zero vectors and no behaviours."""
+        """Features of each user, in order; a user with no known item gets zero vectors and no behaviors."""
         answers = self._infer(histories, catalogue)
         logs = packed(log_vectors([history.item_ids for history in histories], catalogue, self._half_life_events))
         inferred = packed(inferred_vectors([inference for _, inference in answers], catalogue))
@@ -111,14 +111,14 @@ class UserRefresher:
 
 
 def log_vectors(histories: Sequence[Sequence[str]], catalogue: Catalogue, half_life_events: float) -> Vectors:
-    """(U, dims), not normalised: the sum of each history's known items, halved every `half_life_events` places back."""
+    """(U, dims), not normalized: the sum of each history's known items, halved every `half_life_events` places back."""
     longest = max(map(len, histories), default=0)
     weights = np.exp2(np.arange(1 - longest, 1) / half_life_events).astype(np.float32)  # (N,), the newest weighs 1
     return weighted_sums(histories, [weights[longest - len(history) :] for history in histories], catalogue)
 
 
 def inferred_vectors(inferences: Sequence[Inference], catalogue: Catalogue) -> Vectors:
-    """(U, dims), not normalised: the sum of each user's behaviours, weighted by confidence; words bring their own."""
+    """(U, dims), not normalized: the sum of each user's behaviors, weighted by confidence; words bring their own."""
     sums = weighted_sums(
         [[behavior.item_id for behavior in inference.behaviors] for inference in inferences],
         [np.array([b.confidence for b in inference.behaviors], dtype=np.float32) for inference in inferences],
@@ -145,6 +145,6 @@ def weighted_sums(items: Sequence[Sequence[str]], weights: Sequence[Vectors], ca
 
 
 def packed(vectors: Vectors) -> list[bytes]:
-    """Each row L2-normalised, as little-endian float16; a zero row stays zero."""
+    """Each row L2-normalized, as little-endian float16; a zero row stays zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return [row.tobytes() for row in (vectors / np.where(norms > 0, norms, 1)).astype("<f2")]

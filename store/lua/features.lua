@@ -1,13 +1,13 @@
--- Newer wins: the one way in which features, knowledge and deletions enter Redis.
--- store/feature_writer.py calls this and puts the library header and the digest in; sdk/src/freshet/blob.py defines the bytes.
+-- Newer wins: the only way by which features, knowledge and deletions enter Redis.
+-- Called by store/feature_writer.py; sdk/src/freshet/blob.py defines the bytes.
 
 local HEADER, FORMAT, DELETED = 40, 1, 1
 local DTYPES = { 'float16', 'bfloat16', 'int8' }
 local FIRST_KEY, FIRST_BLOB = 5, 4
 local WRITTEN, SAME, OLDER = 1, 0, -1
 
--- What decides which of two blobs stays, most significant first: event time, tier, sequence. The 64-bit numbers come
--- as two halves, as a Lua number holds 53 bits exactly. Strings are no way out: Lua compares them by the server's locale.
+-- Which of two blobs stays is decided by, most significant first: event time, tier, sequence. The 64-bit numbers are
+-- compared in halves, as a Lua number holds 53 bits exactly; as strings Lua would compare them by the server's locale.
 local function compare(new, old)
   local a_low, a_high = struct.unpack('<I4i4', new, 9)
   local b_low, b_high = struct.unpack('<I4i4', old, 9)
@@ -53,7 +53,7 @@ local function check(key, blobs)
   return false, all_deleted, not known and shape
 end
 
--- What stands under the keys, false where nothing does; an error where one holds another type than a string.
+-- The blobs under the keys, false where there is none; an error where one holds another type than a string.
 local function before(keys)
   local found = redis.call('MGET', unpack(keys, FIRST_KEY))
   local missing = {}
@@ -66,8 +66,8 @@ local function before(keys)
   return found
 end
 
--- Keep the two indexes of items in step with what was written: scores and ids of the born and the died, ids of those
--- that were not alive before, ids of the died.
+-- Update the two indexes of items: scores and ids of the born (written) and of the died (deleted), then the ids of
+-- those that were not alive before, and of the died.
 local function index(keys, now, born, fresh, died, died_ids, ttl, mark_ttl)
   local items, deleted = keys[2], keys[3]
   if #born > 0 then redis.call('ZADD', items, unpack(born)) end
@@ -86,8 +86,8 @@ local function index(keys, now, born, fresh, died, died_ids, ttl, mark_ttl)
   end
 end
 
--- Write the newest blob of each key, all that live for ever at once, and index those that are items (`cut` above 0).
--- Numbers go to redis.call as text where they go often: it would format each one anew, with 17 digits.
+-- Write the newest blob of each key, those without expiry in one command, and index those that are items (`cut` above
+-- 0). Numbers that redis.call gets often are formatted once: it would format each one again, with 17 digits.
 local function store(keys, found, current, ttl, mark_ttl, cut)
   local call, ttl_text, mark_ttl_text = redis.call, string.format('%.0f', ttl), string.format('%.0f', mark_ttl)
   local time = redis.call('TIME')
@@ -123,9 +123,9 @@ local function store(keys, found, current, ttl, mark_ttl, cut)
 end
 
 -- KEYS: shape, items, deleted, retired, then one key a blob; the same key may come twice.
--- ARGV: ttl_ms of features (0: for ever), ttl_ms of deletions, how many leading bytes of an item key are not its id
+-- ARGV: ttl_ms of features (0: forever), ttl_ms of deletions, how many leading bytes of an item key are not its id
 -- (0: keep no index), then the blobs. Answers 1 (written), 0 (same) or -1 (older) for each.
--- What stands there is read at once and written at once, as each redis.call costs a microsecond; a key that comes twice
+-- All keys are read in one command and written in one, as each redis.call costs a microsecond; a key that comes twice
 -- is compared with what its first blob left.
 local function put(keys, args)
   local ttl, mark_ttl, cut = tonumber(args[1]), tonumber(args[2]), tonumber(args[3])

@@ -1,21 +1,17 @@
--- One budget of LLM tokens an hour for all workers. Hours are the server's, so workers need not agree on a clock.
--- Called by store/token_budget.py; store/functions.py adds the library's header and digest.
+-- prelude: _clock.lua
+-- One budget of LLM tokens per hour for all workers. Hours are the server's, so workers need not agree on a clock.
+-- Called by store/token_budget.py.
 
 local HOUR_MS = 3600000
 
-local function now_ms()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
-end
-
--- Tokens spent in the hour of `now`; what an earlier hour spent counts for nothing.
+-- Tokens spent in the hour of `now`; those of an earlier hour do not count.
 local function spent_in(key, now)
   local found = redis.call('HMGET', key, 'hour', 'spent')
   if tonumber(found[1] or -1) ~= math.floor(now / HOUR_MS) then return 0 end
   return tonumber(found[2] or 0)
 end
 
--- Tokens set aside for calls under way. A lease that has run out belongs to a worker that died: it is let go.
+-- Tokens set aside for calls in flight. An expired lease belongs to a worker that died: it is removed.
 local function held_now(key, now)
   local sum, all = 0, redis.call('HGETALL', key)
   for i = 1, #all, 2 do
@@ -35,7 +31,7 @@ end
 
 -- KEYS: budget, held. ARGV: id, tokens, limit, lease_ms. Answers {admitted, spent, held, limit, ms to the next hour}.
 -- An estimate larger than the whole budget counts as all of it: it is admitted when nothing else is spent or held,
--- as it would wait for ever otherwise. The same id asks twice only after a lost answer, and is admitted once.
+-- or it would wait forever. The same id comes twice only after a lost answer, and is admitted once.
 local function reserve(keys, args)
   local now, limit = now_ms(), tonumber(args[3])
   local tokens = math.min(tonumber(args[2]), limit)

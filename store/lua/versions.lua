@@ -1,15 +1,11 @@
+-- prelude: _clock.lua
 -- Versions: the two pointers that rankers follow, what each version is made of, and who writes it.
--- Called by store/versions.py; store/functions.py adds the library's header and digest.
+-- Called by store/versions.py.
 -- KEYS: active, previous, versions, and where a version has them manifest and workers, in this order.
--- A version's score in `versions` is the millisecond of its creation, negative once its deletion has begun: that is
--- never taken back. First of every answer is a word that says what became of the call.
+-- A version's score in `versions` is the millisecond of its creation, negative once its deletion has begun, which is
+-- irrevocable. Every answer begins with a word for the outcome of the call.
 
 local ACTIVE, PREVIOUS, VERSIONS, MANIFEST, WORKERS = 1, 2, 3, 4, 5
-
-local function now_ms()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
-end
 
 local function pointer(key)
   return redis.call('GET', key) or ''
@@ -51,11 +47,11 @@ end
 -- Answers {done, active, previous, version, score, version, score, ...}, oldest first.
 local function names(keys)
   local answer = { 'done', pointer(keys[ACTIVE]), pointer(keys[PREVIOUS]) }
-  for _, one in ipairs(redis.call('ZRANGE', keys[VERSIONS], 0, -1, 'WITHSCORES')) do answer[#answer + 1] = one end
+  for _, part in ipairs(redis.call('ZRANGE', keys[VERSIONS], 0, -1, 'WITHSCORES')) do answer[#answer + 1] = part end
   return answer
 end
 
--- ARGV: version, who pins, then component and value in turn. All are pinned, or none where one differs.
+-- ARGV: version, who pins, then component and value in turn. Pins all, or none if one differs.
 -- Answers {new | known | retiring} or {differs, component, pinned value, ...}.
 local function pin(keys, args)
   local version = args[1]
@@ -77,8 +73,8 @@ local function pin(keys, args)
   return { redis.call('ZADD', keys[VERSIONS], 'NX', now, version) == 1 and 'new' or 'known' }
 end
 
--- ARGV: version, worker, what it says of itself. Answers {done | retiring | gone | lost}: a version that was deleted is
--- not brought back by a worker that slept through it; where there is no version at all the server has lost its data.
+-- ARGV: version, worker, its description. Answers {done | retiring | gone | lost}: a worker that slept through the
+-- deletion of its version does not bring it back; if there is no version at all, the server has lost its data.
 local function beat(keys, args)
   local score = born(keys, args[1])
   if not score and redis.call('EXISTS', keys[VERSIONS], keys[ACTIVE]) == 0 then return { 'lost' } end
@@ -90,7 +86,7 @@ local function beat(keys, args)
   return { 'done' }
 end
 
--- The workers of a version that were heard of in the last `live_ms`; the others are forgotten.
+-- The workers of a version with a heartbeat in the last `live_ms`; removes the others.
 local function alive(keys, live_ms)
   local now, found, rows = now_ms(), {}, redis.call('HGETALL', keys[WORKERS])
   for i = 1, #rows, 2 do
@@ -103,7 +99,7 @@ local function alive(keys, live_ms)
   return found
 end
 
--- ARGV: version, live_ms, '1' to go on while workers live. Answers {done | active | previous} or {alive, worker, ...}.
+-- ARGV: version, live_ms, '1' to go on while workers are alive. Answers {done | active | previous} or {alive, worker, ...}.
 local function retire(keys, args)
   local version = args[1]
   if version == pointer(keys[ACTIVE]) then return { 'active' } end
@@ -117,7 +113,7 @@ local function retire(keys, args)
   return { 'done' }
 end
 
--- ARGV: version, live_ms. Answers {done, worker, ...} with those that live.
+-- ARGV: version, live_ms. Answers {done, worker, ...} with those that are alive.
 local function workers(keys, args)
   return { 'done', unpack(alive(keys, tonumber(args[2]))) }
 end

@@ -17,7 +17,7 @@ from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-MakeWindow = Callable[[Finish, Fail], Window]
+MakeInFlight = Callable[[Finish, Fail], Window]
 
 
 class Intake:
@@ -30,7 +30,7 @@ class Intake:
     5. commit `positions` once more, then `forget`.
     """
 
-    def __init__(self, lane: str, metrics: Metrics, make_window: MakeWindow) -> None:
+    def __init__(self, lane: str, metrics: Metrics, make_window: MakeInFlight) -> None:
         self.lane = lane
         self._metrics = metrics
         self._tracker = OffsetTracker()

@@ -31,6 +31,7 @@ from streams.settings import Settings
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+BATCH_RECORDS = 10_000
 LINGER_S = 0.05
 """A batch that does not fill up is handled after this long: what the lane adds to freshness on a quiet topic."""
 COMMIT_INTERVAL_S = 0.5
@@ -39,7 +40,7 @@ STOP_S = 30.0
 
 
 class _Abandoned(Exception):
-    """The lane stops while a neighbour is away: what is in hand will be read again."""
+    """The lane stops while a dependency is away: what is in hand will be read again."""
 
 
 def consumer_config(settings: Settings, group: str, **more: Any) -> dict[str, Any]:
@@ -52,9 +53,9 @@ def consumer_config(settings: Settings, group: str, **more: Any) -> dict[str, An
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
             "partition.assignment.strategy": "cooperative-sticky",
-            "session.timeout.ms": int(1_000 * settings.session_timeout_s),
+            "session.timeout.ms": int(1_000 * settings.kafka.session_timeout_s),
             # Members learn of a rebalance by it; it comes in two rounds.
-            "heartbeat.interval.ms": int(min(1_000, 250 * settings.session_timeout_s)),
+            "heartbeat.interval.ms": int(min(1_000, 250 * settings.kafka.session_timeout_s)),
             # The default, 1000, stops fetching for a whole second whenever the local queue has been full.
             "fetch.queue.backoff.ms": 10,
             "fetch.wait.max.ms": 100,
@@ -64,7 +65,7 @@ def consumer_config(settings: Settings, group: str, **more: Any) -> dict[str, An
     )
 
 
-class Firehose:
+class BatchConsumer:
     """One consumer group on a thread; see `streams.resources.Lane`."""
 
     def __init__(self, name: str, context: Context, topics: Sequence[str], handler: Handler) -> None:
@@ -115,7 +116,7 @@ class _Loop:
         self._dead_letters = context.dead_letters()
         self._handler = handler
         self._fail = fail
-        self._batch_size = context.settings.firehose_batch
+        self._batch_size = BATCH_RECORDS
         self._tracker = OffsetTracker()
         self._assigned: set[Place] = set()
         self._paused = False
@@ -193,9 +194,9 @@ class _Loop:
         self._metrics.batch_records.labels(lane=self._name).observe(len(batch))
         self._metrics.batch_seconds.labels(lane=self._name).observe(time.perf_counter() - started)
 
-    def _send_letters(self, batch: Batch, letters: Mapping[int, Rejected]) -> None:
+    def _send_letters(self, batch: Batch, dead_letters: Mapping[int, Rejected]) -> None:
         """Send and confirm the rejected rows, and note the good ones: each ends a run of dead letters."""
-        if not letters:
+        if not dead_letters:
             for place, count in Counter(batch.places).items():
                 self._dead_letters.good(*place, count)
             return
@@ -203,10 +204,10 @@ class _Loop:
 
         def attempt() -> None:
             for row, place in enumerate(batch.places):
-                if row not in letters:
+                if row not in dead_letters:
                     self._dead_letters.good(*place)
                 elif row not in sent:
-                    one, record = letters[row], SourceRecord.of_message(batch.messages[row])
+                    one, record = dead_letters[row], SourceRecord.of_message(batch.messages[row])
                     sent[row] = self._dead_letters.send(record, one.reason, one.stage, error=one.error)
             failed = {row: error for row, future in sent.items() if (error := future.exception()) is not None}
             for row in failed:
@@ -215,10 +216,10 @@ class _Loop:
                 raise error
 
         self._persevere(attempt)
-        self._metrics.records.labels(lane=self._name, outcome="dead_letter").inc(len(letters))
+        self._metrics.records.labels(lane=self._name, outcome="dead_letter").inc(len(dead_letters))
 
     def _persevere(self, operation: Callable[[], T]) -> T:
-        """Run `operation` until it succeeds; while a neighbour is away, pause and poll, to stay in the group."""
+        """Run `operation` until it succeeds; while a dependency is away, pause and poll, to stay in the group."""
         delay_s = 0.0
         while True:
             try:
@@ -228,13 +229,13 @@ class _Loop:
                     raise
                 self._metrics.retries.labels(lane=self._name, cause=type(error).__name__).inc()
                 if not delay_s:
-                    log.warning("waiting for a neighbour", extra={"lane": self._name, "cause": repr(error)})
+                    log.warning("waiting for a dependency", extra={"lane": self._name, "cause": repr(error)})
                     self._pause(True)
                 delay_s = min(MOST_BACKOFF_S, max(LEAST_BACKOFF_S, 2 * delay_s))
                 self._wait(delay_s * random.uniform(0.75, 1.25))
             else:
                 if delay_s:
-                    log.info("the neighbour is back", extra={"lane": self._name})
+                    log.info("the dependency is back", extra={"lane": self._name})
                     self._pause(False)
                 return result
 

@@ -21,7 +21,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
-from streams.consumers.assignment import Intake, MakeWindow
+from streams.consumers.assignment import Intake, MakeInFlight
 from streams.errors import KAFKA_REFUSALS, FatalError
 from streams.kafka.faust_security import faust_credentials
 from streams.kafka.offsets import Place
@@ -175,7 +175,7 @@ class LaneApp(faust.App):
         self.on_committed = on_committed
         super().__init__(
             consumer_group(settings, lane),
-            broker=[f"kafka://{server}" for server in settings.kafka.split(",")],
+            broker=[f"kafka://{server}" for server in settings.kafka.servers.split(",")],
             broker_credentials=faust_credentials(settings),
             autodiscover=False,
             store="memory://",
@@ -188,8 +188,8 @@ class LaneApp(faust.App):
             consumer_auto_offset_reset="earliest",
             broker_commit_interval=_COMMIT_INTERVAL_S,
             broker_max_poll_interval=_MAX_POLL_INTERVAL_S,
-            broker_session_timeout=settings.session_timeout_s,
-            broker_heartbeat_interval=settings.session_timeout_s / 10,
+            broker_session_timeout=settings.kafka.session_timeout_s,
+            broker_heartbeat_interval=settings.kafka.session_timeout_s / 10,
         )
 
     def _new_transport(self) -> _Transport:
@@ -199,7 +199,7 @@ class LaneApp(faust.App):
         """Nothing of ours lives in files."""
 
 
-class FaustLane:
+class FaustConsumer:
     """One lane on Faust; see `streams.resources.Lane`."""
 
     def __init__(
@@ -207,7 +207,7 @@ class FaustLane:
         name: str,
         context: Context,
         topic: str,
-        make_window: MakeWindow,
+        make_window: MakeInFlight,
         *,
         prepare: Callable[[], object] | None = None,
     ) -> None:

@@ -39,7 +39,7 @@ class Window(Protocol):
         ...
 
 
-class BatchWindow:
+class Batcher:
     """One batch at a time: started when `size` records wait, or `wait_s` after the first of them, or by a drain."""
 
     def __init__(
@@ -115,10 +115,10 @@ class BatchWindow:
         self._begin()  # what came meanwhile has waited long enough
 
 
-class SlidingWindow:
+class InFlightLimiter:
     """Up to `size` records at once, each its own task; two of one key run one after the other, in order.
 
-    A slow record holds back only its own key. Work that has to wait for a neighbour calls `park`: up to `parking`
+    A slow record holds back only its own key. Work that has to wait for a dependency calls `park`: up to `parking`
     records, and those behind them under one key, wait beside the window, so that others can pass.
     """
 

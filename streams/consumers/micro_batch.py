@@ -18,7 +18,7 @@ class MicroBatcher(Generic[T, R]):
     """Runs `work` in a thread on up to `size` waiting items, one batch at a time; one event loop.
 
     `work` answers one result an item, in order. Where it fails for several, they are tried one by one, so that no
-    item fails for a neighbour. An item whose caller is cancelled before its batch begins is left out.
+    item fails for a neighbor. An item whose caller is cancelled before its batch begins is left out.
     """
 
     def __init__(self, work: Callable[[Sequence[T]], Sequence[R]], *, size: int) -> None:

@@ -62,7 +62,7 @@ class ItemLog:
 
 def read_event_topic(settings: Settings, topic: str, codec: Codec, now_ms: int, report: Report) -> EventLog:
     """Every event of `topic` that stands. Raises `LogError` where there is none, `KafkaException` without a broker."""
-    collected = _Events(codec, now_ms, settings.max_future_s)
+    collected = _Events(codec, now_ms, settings.history.max_future_s)
     read_topic(settings, topic, collected.add, report)
     log = collected.log()
     if not log.events.num_rows:
@@ -82,7 +82,7 @@ def read_item_topic(settings: Settings, topic: str, codec: Codec, now_ms: int, r
                     items.pop(check_deletion(message.key()), None)
                     continue
                 item = codec.decode(Item, value)
-                check_item(item, now_ms, settings.max_future_s, key=message.key())
+                check_item(item, now_ms, settings.history.max_future_s, key=message.key())
             except (DecodeError, ContractViolation) as error:
                 skipped[reason(error).value] += 1
                 continue
@@ -202,9 +202,9 @@ class _Events:
         theirs = pc.is_in(table["user_id"], pa.array(list(self._erasures), pa.string()))
         rows = np.flatnonzero(theirs.to_numpy(zero_copy_only=False))
         users = table["user_id"].take(pa.array(rows)).to_pylist()
-        for row, user_id, (partition, offset, moment) in zip(rows, users, stood[:, rows].T.tolist(), strict=True):
+        for row, user_id, (partition, offset, timestamp) in zip(rows, users, stood[:, rows].T.tolist(), strict=True):
             gone[row] = any(
-                offset < at if partition == where else moment <= when for where, at, when in self._erasures[user_id]
+                offset < at if partition == where else timestamp <= when for where, at, when in self._erasures[user_id]
             )
         return gone
 

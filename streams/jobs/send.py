@@ -27,7 +27,7 @@ _ERRORS_KEPT = 5
 
 
 @dataclass(slots=True)
-class Tally:
+class SendCounts:
     """What became of the records handed over."""
 
     confirmed: int = 0
@@ -62,14 +62,14 @@ def send(
     *,
     rate: float = 0.0,
     progress: Callable[[int], None] = lambda _: None,
-) -> Tally:
+) -> SendCounts:
     """Send `records`, at most `rate` a second (0: no limit), and wait for every confirmation.
 
     `progress` hears how many records have been handed over since it was last called. On an interruption what was
     handed over is still delivered before the exception goes on.
     """
     producer = Producer(producer_config(settings, **{"queue.buffering.max.messages": 200_000, "linger.ms": 20}))
-    tally = Tally()
+    tally = SendCounts()
 
     def settle(error: KafkaError | None, _message: Any) -> None:
         if error is None:

@@ -21,8 +21,8 @@ from models.encoder.aligner_training import AlignerConfig, train_aligner
 from models.encoder.encoder import prepared_encoder
 from models.encoder.pairs import NothingToLearn
 from models.reasoner import checkpoint
-from models.reasoner.sequences import EventColumns
-from models.reasoner.training.train import Progress, TrainingConfig, TrainingError, train_reasoner
+from models.reasoner.sequences import TrainingEvents
+from models.reasoner.training.train import TrainingConfig, TrainingError, TrainingProgress, train_reasoner
 from processors.items.embed_catalogue import embed_catalogue
 from processors.items.embed_texts import encoded_texts
 from streams.settings import Settings
@@ -42,7 +42,7 @@ def train_on(
     warm_start: Path | None = None,
     resume: bool = False,
     encoded: Callable[[int, int], None] = lambda _done, _total: None,
-    trained: Callable[[Progress], None] = lambda _: None,
+    trained: Callable[[TrainingProgress], None] = lambda _: None,
 ) -> checkpoint.Checkpoint:
     """Train a reasoner on `events` (`files.EVENT_SCHEMA`) over `items` and put its checkpoint at `folder`.
 
@@ -54,8 +54,8 @@ def train_on(
     start, aligner = _start(warm_start, aligner)
     columns = _columns(events)
     chosen = _chosen(columns, items, config)
-    encoder = prepared_encoder(settings)
-    catalogue, used = embed_catalogue(chosen, encoder, settings.dims, aligner=aligner, report=encoded)
+    encoder = prepared_encoder(settings.encoder, settings.home)
+    catalogue, used = embed_catalogue(chosen, encoder, settings.vectors.dims, aligner=aligner, report=encoded)
     train_reasoner(
         columns,
         catalogue,
@@ -95,7 +95,7 @@ def train_aligner_on(
     *,
     event_types: Collection[str] = (),
     encoded: Callable[[int, int], None] = lambda _done, _total: None,
-    trained: Callable[[contrastive.Progress], None] = lambda _: None,
+    trained: Callable[[contrastive.AlignerProgress], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Train an aligner on `events` (of `event_types`, of all where there are none) and write it to `file`.
 
@@ -109,7 +109,7 @@ def train_aligner_on(
     chosen = list({item.item_id: item for item in items if item.item_id in seen}.values())
     if not chosen:
         raise NothingToLearn(f"none of {events.num_rows} events is about one of the {len(items)} items")
-    texts = encoded_texts(chosen, knowledge, prepared_encoder(settings), report=encoded)
+    texts = encoded_texts(chosen, knowledge, prepared_encoder(settings.encoder, settings.home), report=encoded)
     aligner, metrics = train_aligner(columns, [item.item_id for item in chosen], texts, config, progress=trained)
     file.parent.mkdir(parents=True, exist_ok=True)
     aligner.save(file)
@@ -128,17 +128,17 @@ def trained_aligner(settings: Settings, file: Path | None = None) -> Aligner | N
         aligner = load_aligner(file)
     except (OSError, ValueError) as error:
         raise TrainingError(f"{file}: {error}") from error
-    if aligner.dims != settings.dims:
-        raise TrainingError(f"{file} makes {aligner.dims} dimensions, FRESHET_DIMS is {settings.dims}")
+    if aligner.dims != settings.vectors.dims:
+        raise TrainingError(f"{file} makes {aligner.dims} dimensions, FRESHET_VECTORS__DIMS is {settings.vectors.dims}")
     return aligner
 
 
-def _columns(events: pa.Table) -> EventColumns:
+def _columns(events: pa.Table) -> TrainingEvents:
     times = events["event_time"].to_numpy().astype(np.int64)
-    return EventColumns(events["user_id"].to_pylist(), events["item_id"].to_pylist(), times)
+    return TrainingEvents(events["user_id"].to_pylist(), events["item_id"].to_pylist(), times)
 
 
-def _chosen(columns: EventColumns, items: Iterable[Item], config: TrainingConfig) -> list[Item]:
+def _chosen(columns: TrainingEvents, items: Iterable[Item], config: TrainingConfig) -> list[Item]:
     """The catalogue without what will not be used: encoding a text costs milliseconds."""
     by_id = {item.item_id: item for item in items}
     if config.include_rare:

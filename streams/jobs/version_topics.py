@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -30,8 +29,8 @@ def own_topics(settings: Settings, version: str) -> list[str]:
 
 def own_groups(settings: Settings, version: str) -> list[str]:
     """The consumer groups that no other version has."""
-    shared = consumer_groups(replace(settings, version=_another(version)))
-    return [group for group in consumer_groups(replace(settings, version=version)) if group not in shared]
+    shared = consumer_groups(settings.replace(version=_another(version)))
+    return [group for group in consumer_groups(settings.replace(version=version)) if group not in shared]
 
 
 def existing_topics(settings: Settings, version: str) -> list[str]:

@@ -34,11 +34,11 @@ class _Partition:
     slices: deque[list[int]] = field(default_factory=lambda: deque([[0, 0]], maxlen=_SLICES))  # records, letters
     reasons: Counter[str] = field(default_factory=Counter)
 
-    def add(self, records: int, letters: int, slice_size: int) -> None:
+    def add(self, records: int, dead_letters: int, slice_size: int) -> None:
         if self.slices[-1][0] >= slice_size:
             self.slices.append([0, 0])
         self.slices[-1][0] += records
-        self.slices[-1][1] += letters
+        self.slices[-1][1] += dead_letters
 
     def latest(self) -> tuple[int, int]:
         """Records and letters in the window."""
@@ -70,12 +70,12 @@ class LimitCounter:
         partition.add(1, 1, self._slice)
         if partition.run > self._limits.run:
             self._stop(
-                place, partition, offset, f"{self._limits.run:,} dead letters in a row", "FRESHET_DEAD_LETTER_RUN"
+                place, partition, offset, f"{self._limits.run:,} dead letters in a row", "FRESHET_DEAD_LETTERS__RUN"
             )
-        records, letters = partition.latest()
-        if records >= self._limits.window and letters > self._limits.ratio * records:
-            told = f"{letters:,} of the latest {records:,} records are dead letters"
-            self._stop(place, partition, offset, told, "FRESHET_DEAD_LETTER_RATIO")
+        records, dead_letters = partition.latest()
+        if records >= self._limits.window and dead_letters > self._limits.ratio * records:
+            told = f"{dead_letters:,} of the latest {records:,} records are dead letters"
+            self._stop(place, partition, offset, told, "FRESHET_DEAD_LETTERS__RATIO")
 
     def _stop(self, place: Place, partition: _Partition, offset: int, told: str, setting: str) -> None:
         [(reason, _)] = partition.reasons.most_common(1)

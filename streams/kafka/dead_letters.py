@@ -69,7 +69,7 @@ class DeadLetterProducer:
         """
         with self._lock:
             self._counter.bad(record.place, record.offset, str(reason))
-        letter = DeadLetter(
+        dead_letter = DeadLetter(
             topic=record.topic,
             partition=record.partition,
             offset=record.offset,
@@ -87,7 +87,7 @@ class DeadLetterProducer:
             output=_capped(output or str(getattr(error, "answer", "") or "")),
         )
         topic = Topics.dead_letters(record.topic)
-        future = self._producer.send(topic, record.key, self._codec.encode(letter, topic=topic))
+        future = self._producer.send(topic, record.key, self._codec.encode(dead_letter, topic=topic))
         self._metrics.dead_letters.labels(topic=record.topic, reason=str(reason)).inc()
         if log.isEnabledFor(logging.DEBUG):
             place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}

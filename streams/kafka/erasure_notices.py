@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from freshet.records import Erasure
 from schemas.codec import DecodeError
 from store.erasure_watermarks import digest
-from store.histories import DueVersions
+from store.histories import QueuedVersions
 from streams.kafka.producer import Delivery, kafka_config
 from streams.kafka.ranges import RangeReader
 from streams.kafka.topics import Topics, existing
@@ -24,29 +24,29 @@ class ErasureNotices:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def send(self, moments: Mapping[str, int], versions: DueVersions) -> list[str]:
+    def send(self, timestamps: Mapping[str, int], versions: QueuedVersions) -> list[str]:
         """Confirmed when it returns; answers the topics. Raises what `streams.errors` judges; may be repeated.
 
         A deletion carries the time of the erasure, so that a replay of it cannot delete what came later.
         """
-        if not moments:
+        if not timestamps:
             return []
         context, topics = self._context, self.topics(versions)
         sent: list[Future[Delivery]] = []
-        for user_id, moment in moments.items():
+        for user_id, timestamp in timestamps.items():
             for topic in topics:
-                sent.append(context.producer.send(topic, user_id.encode(), None, timestamp=max(1, moment)))
-            one = Erasure(digest(user_id), moment)
+                sent.append(context.producer.send(topic, user_id.encode(), None, timestamp=max(1, timestamp)))
+            one = Erasure(digest(user_id), timestamp)
             value = context.codec.encode(one, context.topics.erasures)
             sent.append(context.producer.send(context.topics.erasures, one.user_digest.encode(), value))
         for future in sent:
             future.result()
         return [*topics, context.topics.erasures]
 
-    def topics(self, versions: DueVersions) -> list[str]:
+    def topics(self, versions: QueuedVersions) -> list[str]:
         """Where users of any version are: our own version's topic, and those of the others that have one."""
         settings, own = self._context.settings, self._context.topics.user_features
-        named = {Topics(settings, version).user_features for version in (*versions.marked, *versions.others)} - {own}
+        named = {Topics(settings, version).user_features for version in (*versions.queued, *versions.others)} - {own}
         return [own, *sorted(existing(kafka_config(settings), named) if named else ())]
 
 

@@ -15,7 +15,8 @@ from faust import SASLCredentials, SSLCredentials
 from faust.auth import OAuthCredentials
 from faust.types.auth import CredentialsT
 
-from streams.settings import OAUTH, SettingError, Settings
+from streams.kafka.config import OAUTH
+from streams.settings import SettingError, Settings
 
 # A token is asked for anew when this much of its life is left.
 _LEFT = 0.2
@@ -25,27 +26,27 @@ _TOKEN_TIMEOUT_S = 10.0
 def faust_credentials(settings: Settings) -> CredentialsT | None:
     """What Faust is told; None for a broker that asks nothing."""
     s = settings
-    if s.kafka_security == "plaintext":
+    if s.kafka.security == "plaintext":
         return None
-    context = _context(s) if s.kafka_security.endswith("ssl") else None
-    if s.kafka_security == "ssl":
+    context = _context(s) if s.kafka.security.endswith("ssl") else None
+    if s.kafka.security == "ssl":
         return SSLCredentials(context)
-    if s.kafka_mechanism == OAUTH:
+    if s.kafka.mechanism == OAUTH:
         return OAuthCredentials(oauth_cb=TokenProvider(s), ssl_context=context)
     return SASLCredentials(
-        username=s.kafka_username, password=s.kafka_password, ssl_context=context, mechanism=s.kafka_mechanism
+        username=s.kafka.username, password=s.kafka.password, ssl_context=context, mechanism=s.kafka.mechanism
     )
 
 
 def _context(settings: Settings) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=settings.kafka_ca_file or None)
-        if settings.kafka_cert_file:
-            password = settings.kafka_key_password or None
-            context.load_cert_chain(settings.kafka_cert_file, settings.kafka_key_file, password)
+        context = ssl.create_default_context(cafile=settings.kafka.ca_file or None)
+        if settings.kafka.cert_file:
+            password = settings.kafka.key_password or None
+            context.load_cert_chain(settings.kafka.cert_file, settings.kafka.key_file, password)
     except (OSError, ssl.SSLError) as error:
         raise SettingError(
-            "kafka_ca_file", settings.kafka_ca_file, f"certificates that can be read ({error})"
+            "kafka_ca_file", settings.kafka.ca_file, f"certificates that can be read ({error})"
         ) from None
     return context
 
@@ -57,10 +58,10 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._url = settings.kafka_token_url
-        self._auth = httpx.BasicAuth(settings.kafka_client_id, settings.kafka_client_secret)
-        self._scope = settings.kafka_token_scope
-        self._verify: ssl.SSLContext | bool = _context(settings) if settings.kafka_ca_file else True
+        self._url = settings.kafka.token_url
+        self._auth = httpx.BasicAuth(settings.kafka.client_id, settings.kafka.client_secret)
+        self._scope = settings.kafka.token_scope
+        self._verify: ssl.SSLContext | bool = _context(settings) if settings.kafka.ca_file else True
         self._token, self._renew_at = "", 0.0
         self._lock = asyncio.Lock()
 

@@ -62,7 +62,7 @@ async def delivered(futures: Sequence[Future[Delivery]]) -> list[Delivery]:
 def kafka_config(settings: Settings, **more: Any) -> dict[str, Any]:
     """The librdkafka settings of every client: where the brokers are, and `more`."""
     return {
-        "bootstrap.servers": settings.kafka,
+        "bootstrap.servers": settings.kafka.servers,
         **librdkafka(settings),
         "client.id": "freshet",
         "socket.keepalive.enable": True,

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 from streams.backoff import Backoff
 from streams.errors import Family, Reason, family, reason
@@ -41,7 +42,7 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetterOutput:
     """One dead letter for `source`."""
 
     source: SourceRecord
@@ -56,12 +57,12 @@ class Letter:
         return "dead_letter"
 
     @classmethod
-    def of(cls, source: SourceRecord, stage: str, error: BaseException) -> Letter:
+    def of(cls, source: SourceRecord, stage: str, error: BaseException) -> DeadLetterOutput:
         """From a poison error; raises `TypeError` for one without a reason."""
         return cls(source, reason(error), stage, error)
 
 
-Outgoing = Output | Letter
+Outgoing = Output | DeadLetterOutput
 
 
 class Publisher:
@@ -101,9 +102,9 @@ class Publisher:
             if not isinstance(result, BaseException):
                 sent.append(one)
             elif isinstance(one, Output) and family(result) is Family.POISON:
-                letter = Letter.of(one.source, f"{self._lane}/publish", result)
-                await self._backoff.persevere(lambda letter=letter: asyncio.wrap_future(self._hand_over(letter)))  # type: ignore[misc]
-                sent.append(letter)
+                dead_letter = DeadLetterOutput.of(one.source, f"{self._lane}/publish", result)
+                await self._backoff.persevere(partial(self._delivered, dead_letter))
+                sent.append(dead_letter)
             elif head and family(result) is Family.TRANSIENT:
                 break
             else:
@@ -111,8 +112,11 @@ class Publisher:
             head += 1
         return head
 
+    async def _delivered(self, dead_letter: DeadLetterOutput) -> Delivery:
+        return await asyncio.wrap_future(self._hand_over(dead_letter))
+
     def _hand_over(self, one: Outgoing) -> Future[Delivery]:
-        if isinstance(one, Letter):
+        if isinstance(one, DeadLetterOutput):
             return self._dead_letters.send(one.source, one.reason, one.stage, error=one.error)
         self._dead_letters.good(one.source.topic, one.source.partition)
         header = child(one.source, self._lane)

@@ -7,32 +7,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from streams.settings import OAUTH, Settings
+from streams.kafka.config import OAUTH
+from streams.settings import Settings
 
 
 def librdkafka(settings: Settings) -> dict[str, Any]:
     """What confluent clients are told; empty for a broker that asks nothing."""
     s = settings
-    if s.kafka_security == "plaintext":
+    if s.kafka.security == "plaintext":
         return {}
-    told: dict[str, Any] = {"security.protocol": s.kafka_security}
-    if s.kafka_security.endswith("ssl"):
+    told: dict[str, Any] = {"security.protocol": s.kafka.security}
+    if s.kafka.security.endswith("ssl"):
         told |= {
-            "ssl.ca.location": s.kafka_ca_file,
-            "ssl.certificate.location": s.kafka_cert_file,
-            "ssl.key.location": s.kafka_key_file,
-            "ssl.key.password": s.kafka_key_password,
+            "ssl.ca.location": s.kafka.ca_file,
+            "ssl.certificate.location": s.kafka.cert_file,
+            "ssl.key.location": s.kafka.key_file,
+            "ssl.key.password": s.kafka.key_password,
         }
-    if s.kafka_security.startswith("sasl"):
-        told["sasl.mechanism"] = s.kafka_mechanism
-        if s.kafka_mechanism == OAUTH:
+    if s.kafka.security.startswith("sasl"):
+        told["sasl.mechanism"] = s.kafka.mechanism
+        if s.kafka.mechanism == OAUTH:
             told |= {
                 "sasl.oauthbearer.method": "oidc",
-                "sasl.oauthbearer.token.endpoint.url": s.kafka_token_url,
-                "sasl.oauthbearer.client.id": s.kafka_client_id,
-                "sasl.oauthbearer.client.secret": s.kafka_client_secret,
-                "sasl.oauthbearer.scope": s.kafka_token_scope,
+                "sasl.oauthbearer.token.endpoint.url": s.kafka.token_url,
+                "sasl.oauthbearer.client.id": s.kafka.client_id,
+                "sasl.oauthbearer.client.secret": s.kafka.client_secret,
+                "sasl.oauthbearer.scope": s.kafka.token_scope,
             }
         else:
-            told |= {"sasl.username": s.kafka_username, "sasl.password": s.kafka_password}
+            told |= {"sasl.username": s.kafka.username, "sasl.password": s.kafka.password}
     return {name: value for name, value in told.items() if value != ""}

@@ -51,8 +51,8 @@ def contracts(topics: Topics) -> dict[str, type[Record]]:
         topics.item_features: ItemFeatures,
         topics.user_features: UserFeatures,
     }
-    letters: dict[str, type[Record]] = {topics.dead_letters(topic): DeadLetter for topic in flow}
-    return {**flow, **letters, topics.erasures: Erasure}
+    dead_letters: dict[str, type[Record]] = {topics.dead_letters(topic): DeadLetter for topic in flow}
+    return {**flow, **dead_letters, topics.erasures: Erasure}
 
 
 def contract_of(topics: Topics, topic: str) -> type[Record] | None:

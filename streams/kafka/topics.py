@@ -55,8 +55,8 @@ class Topics:
 
     def __init__(self, settings: Settings, version: str = "") -> None:
         prefix, version = settings.topic_prefix, version or settings.version
-        self._partitions = settings.partitions
-        self._replication = settings.replication
+        self._partitions = settings.kafka.partitions
+        self._replication = settings.kafka.replication
         self.items = f"{prefix}items"
         self.user_events = f"{prefix}user-events"
         self.item_knowledge = f"{prefix}item-knowledge"
@@ -86,9 +86,9 @@ class Topics:
             Topic(self.item_features, n, "Item vectors of one version; key item id", _COMPACTED),
             Topic(self.user_features, n, "User vectors of one version; key user id", _COMPACTED),
         ]
-        letters = [Topic(self.dead_letters(t.name), n, f"Dead letters of {t.name}", _DEAD_LETTERS) for t in flow]
+        dead_letters = [Topic(self.dead_letters(t.name), n, f"Dead letters of {t.name}", _DEAD_LETTERS) for t in flow]
         erasures = Topic(self.erasures, n, "Who was erased, up to when; key digest of the user id", _COMPACTED)
-        return [*flow, *letters, erasures]
+        return [*flow, *dead_letters, erasures]
 
     def create(self, kafka: Mapping[str, str | int], *, timeout_s: float = 30.0) -> list[str]:
         """Make the topics that do not exist yet and return their names; existing ones stay as they are.

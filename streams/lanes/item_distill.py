@@ -1,6 +1,6 @@
 """The lane item-distill: what a language model knows about each item, and the vector that comes of it.
 
-Owns decode → check → distil → encode → publish knowledge → publish features, many items at once and each key in order.
+Owns decode → check → distill → encode → publish knowledge → publish features, many items at once and each key in order.
 Must not know prompts, nor how calls are spared or limited. While the LLM is away or its budget spent, items that need
 it wait in their place and those that do not pass.
 """
@@ -15,12 +15,12 @@ from freshet.records import Item, ItemFeatures, ItemKnowledge
 from models.llm.client import LLMUnavailable
 from processors.items.centroids import CategoryCentroids, flagged
 from streams.backoff import Backoff
-from streams.consumers.assignment import MakeWindow
-from streams.consumers.faust_consumer import FaustLane
-from streams.consumers.in_flight import Fail, Finish, SlidingWindow
+from streams.consumers.assignment import MakeInFlight
+from streams.consumers.faust_consumer import FaustConsumer
+from streams.consumers.in_flight import Fail, Finish, InFlightLimiter
 from streams.consumers.micro_batch import MicroBatcher
 from streams.errors import Family, family
-from streams.kafka.publish import Letter, Outgoing, Output, Publisher
+from streams.kafka.publish import DeadLetterOutput, Outgoing, Output, Publisher
 from streams.kafka.record import SourceRecord
 from streams.lanes.item_text import Deleted, read_item, tombstone
 from streams.resources import Context
@@ -66,7 +66,7 @@ class ItemDistill:
         self._publisher = Publisher(context.producer, context.dead_letters(), self._kafka, NAME)
 
     async def process(self, record: SourceRecord) -> None:
-        """Read, distil, publish; raises fatal errors only."""
+        """Read, distill, publish; raises fatal errors only."""
         try:
             read = await self._kafka.persevere(lambda: asyncio.to_thread(read_item, self._context, record))
         except Exception as error:
@@ -76,13 +76,13 @@ class ItemDistill:
             await self._delete(record, read.item_id)
             return
         try:
-            knowledge = await self._distil(record, read)
+            knowledge = await self._distill(record, read)
         except Exception as error:
             await self._dead_letter(record, "distill", error)
             return
         await self._publish(record, read, knowledge)
 
-    async def _distil(self, record: SourceRecord, item: Item) -> ItemKnowledge:
+    async def _distill(self, record: SourceRecord, item: Item) -> ItemKnowledge:
         """What is known passes whatever the LLM does; a backing-off LLM holds back only who needs it."""
         place = {"source_partition": record.partition, "source_offset": record.offset}
         knowledge = await self._redis.persevere(lambda: self._distiller.known(item, **place))
@@ -109,7 +109,7 @@ class ItemDistill:
         knowledge = flagged(self._centroids, item, knowledge, features)
         value = self._context.codec.encode(knowledge, topics.item_knowledge)
         [first] = await self._publisher.publish([Output(record, topics.item_knowledge, key, value)])
-        if isinstance(first, Letter):
+        if isinstance(first, DeadLetterOutput):
             self._count(first)
             return
         try:
@@ -133,8 +133,8 @@ class ItemDistill:
     async def _dead_letter(self, record: SourceRecord, step: str, error: Exception) -> None:
         if family(error) is not Family.POISON:
             raise error
-        [letter] = await self._publisher.publish([Letter.of(record, f"{NAME}/{step}", error)])
-        self._count(letter)
+        [dead_letter] = await self._publisher.publish([DeadLetterOutput.of(record, f"{NAME}/{step}", error)])
+        self._count(dead_letter)
 
     def _count(self, one: Outgoing) -> None:
         metrics = self._context.metrics
@@ -143,19 +143,19 @@ class ItemDistill:
             metrics.freshness.labels(lane=NAME).observe(max(0, self._context.clock() - one.event_time) / 1000)
 
 
-def distill_window(context: Context) -> MakeWindow:
+def distill_window(context: Context) -> MakeInFlight:
     """Where records become knowledge, and vectors of it."""
 
-    def window(finish: Finish, fail: Fail) -> SlidingWindow:
-        work = ItemDistill(context, context.thrifty)
-        size = IN_FLIGHT_PER_CALL * context.settings.llm_concurrency
-        made = SlidingWindow(work.process, finish, fail, size=size, parking=PARKING)
+    def window(finish: Finish, fail: Fail) -> InFlightLimiter:
+        work = ItemDistill(context, context.cached_distiller)
+        size = IN_FLIGHT_PER_CALL * context.settings.llm.concurrency
+        made = InFlightLimiter(work.process, finish, fail, size=size, parking=PARKING)
         work.park = made.park
         return made
 
     return window
 
 
-def ItemDistillLane(context: Context) -> FaustLane:
+def ItemDistillLane(context: Context) -> FaustConsumer:
     """The lane over Faust; loads the encoder before it reads."""
-    return FaustLane(NAME, context, context.topics.items, distill_window(context), prepare=lambda: context.embedder)
+    return FaustConsumer(NAME, context, context.topics.items, distill_window(context), prepare=lambda: context.embedder)

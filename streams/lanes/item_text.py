@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from freshet.records import Item
 from processors.validate import check_deletion, check_item
 from streams.backoff import Backoff
-from streams.consumers.assignment import MakeWindow
-from streams.consumers.faust_consumer import FaustLane
-from streams.consumers.in_flight import BatchWindow
+from streams.consumers.assignment import MakeInFlight
+from streams.consumers.faust_consumer import FaustConsumer
+from streams.consumers.in_flight import Batcher
 from streams.errors import Family, family
-from streams.kafka.publish import Letter, Outgoing, Output, Publisher
+from streams.kafka.publish import DeadLetterOutput, Outgoing, Output, Publisher
 from streams.kafka.record import SourceRecord
 from streams.resources import Context
 
@@ -40,7 +40,7 @@ def read_item(context: Context, record: SourceRecord) -> Item | Deleted:
     if record.value is None:
         return Deleted(check_deletion(record.key))
     item = context.codec.decode(Item, record.value)
-    check_item(item, context.clock(), context.settings.max_future_s, key=record.key)
+    check_item(item, context.clock(), context.settings.history.max_future_s, key=record.key)
     return item
 
 
@@ -81,7 +81,7 @@ class ItemText:
             except Exception as error:
                 if family(error) is not Family.POISON:
                     raise
-                made[at] = Letter.of(record, f"{NAME}/read", error)
+                made[at] = DeadLetterOutput.of(record, f"{NAME}/read", error)
                 continue
             if isinstance(read, Deleted):
                 made[at] = tombstone(record, topic, read.item_id)
@@ -94,11 +94,11 @@ class ItemText:
         return [made[at] for at in range(len(records))]
 
 
-def text_window(context: Context) -> MakeWindow:
+def text_window(context: Context) -> MakeInFlight:
     """Where records become vectors."""
-    return lambda finish, fail: BatchWindow(ItemText(context).process, finish, fail, size=BATCH_RECORDS, wait_s=WAIT_S)
+    return lambda finish, fail: Batcher(ItemText(context).process, finish, fail, size=BATCH_RECORDS, wait_s=WAIT_S)
 
 
-def ItemTextLane(context: Context) -> FaustLane:
+def ItemTextLane(context: Context) -> FaustConsumer:
     """The lane over Faust; loads the encoder before it reads."""
-    return FaustLane(NAME, context, context.topics.items, text_window(context), prepare=lambda: context.embedder)
+    return FaustConsumer(NAME, context, context.topics.items, text_window(context), prepare=lambda: context.embedder)

@@ -50,15 +50,15 @@ class LiveReasoner:
 
     def __init__(self, context: Context) -> None:
         names = (FALLBACK, *REASONERS)
-        if context.settings.reasoner not in names:
-            raise SettingError("reasoner", context.settings.reasoner, f"one of {', '.join(names)}")
+        if context.settings.reasoner.kind not in names:
+            raise SettingError("reasoner", context.settings.reasoner.kind, f"one of {', '.join(names)}")
         self._context = context
         self._versions = Versions(context.redis, context.settings.key_prefix)
         self._fallback = CooccurrenceReasoner()
         self._stamp: tuple[int, int] | None = None
         self._candidate: Candidate | None = None
         self._in_use: Candidate | None = None
-        self._ready = context.settings.reasoner == FALLBACK
+        self._ready = context.settings.reasoner.kind == FALLBACK
         self._refresher = self._make(None)
 
     def refresher(self) -> UserRefresher:
@@ -74,7 +74,7 @@ class LiveReasoner:
         return self._refresher
 
     def _look(self) -> None:
-        name = self._context.settings.reasoner
+        name = self._context.settings.reasoner.kind
         if not REASONERS[name].trained:
             if self._candidate is None:
                 self._candidate = Candidate(make_reasoner(name, self._sources(None)))
@@ -89,7 +89,7 @@ class LiveReasoner:
 
     def _adopt(self, candidate: Candidate) -> None:
         """Use it if the version is, or now becomes, one of this checkpoint; ask again while Redis is away."""
-        settings, trained = self._context.settings, REASONERS[self._context.settings.reasoner].trained
+        settings, trained = self._context.settings, REASONERS[self._context.settings.reasoner.kind].trained
         components = candidate.components
         try:
             self._versions.pin(settings.version, components, by=worker_name())
@@ -111,8 +111,10 @@ class LiveReasoner:
     def _load(self, folder: Path) -> Candidate:
         trained = checkpoint.load(folder)
         dims = trained.vectors.shape[1]
-        if dims != self._context.settings.dims:
-            raise CheckpointError(f"{folder} is for {dims} dimensions, FRESHET_DIMS is {self._context.settings.dims}")
+        if dims != self._context.settings.vectors.dims:
+            raise CheckpointError(
+                f"{folder} is for {dims} dimensions, FRESHET_VECTORS__DIMS is {self._context.settings.vectors.dims}"
+            )
         revision = load_aligner(folder / ALIGNER).revision if (folder / ALIGNER).exists() else ""
         if revision and revision != self._context.aligner.revision:
             # Items of this version stand in another space; the checkpoint's catalogue would mean nothing there.
@@ -120,12 +122,13 @@ class LiveReasoner:
                 f"{folder} was trained in another vector space than version {self._context.settings.version} is "
                 "written in; `freshet versions create NEW` and start the worker anew with FRESHET_VERSION=NEW"
             )
-        return Candidate(make_reasoner(self._context.settings.reasoner, self._sources(trained)), revision)
+        return Candidate(make_reasoner(self._context.settings.reasoner.kind, self._sources(trained)), revision)
 
     def _sources(self, trained: Checkpoint | None) -> ReasonerSources:
         context, settings = self._context, self._context.settings
         return ReasonerSources(
-            settings=settings,
+            settings=settings.reasoner,
+            timeout_s=settings.llm.timeout_s,
             checkpoint=trained,
             encoder=lambda: context.encoder,
             aligner=lambda: context.aligner,
@@ -140,9 +143,9 @@ class LiveReasoner:
             self._fallback,
             settings.version,
             self._context.clock,
-            settings.slots,
-            settings.steps,
-            deadline_s=settings.lease_s / 2,
+            settings.reasoner.slots,
+            settings.reasoner.steps,
+            deadline_s=settings.refresh.lease_s / 2,
         )
 
 

@@ -16,7 +16,7 @@ from schemas.codec import Codec, DecodeError
 from store.feature_writer import Deletion, FeatureWriter, WriteResult
 from store.knowledge_cache import KnowledgeCache
 from store.versions import Versions
-from streams.consumers.batch_consumer import Firehose
+from streams.consumers.batch_consumer import BatchConsumer
 from streams.errors import Reason, reason
 from streams.kafka.batch import Batch, Rejected
 from streams.resources import Context
@@ -34,7 +34,7 @@ class WrongVersion(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind(Generic[R]):
+class FeatureKind(Generic[R]):
     """What one topic holds and where it goes."""
 
     name: str
@@ -44,7 +44,7 @@ class Kind(Generic[R]):
     delete: Delete
 
 
-class SinkLane(Firehose):
+class SinkLane(BatchConsumer):
     """The topics of one feature version to Redis; a null value deletes."""
 
     def __init__(self, context: Context) -> None:
@@ -60,20 +60,20 @@ class SinkHandler:
         writer = self._writer = FeatureWriter(
             context.redis,
             settings.key_prefix,
-            dtype=settings.vector_dtype,
-            ttl_s=settings.feature_ttl_s,
-            item_ttl_s=settings.item_ttl_s,
-            knowledge_ttl_s=settings.knowledge_ttl_s,
+            dtype=settings.vectors.dtype,
+            ttl_s=settings.redis.feature_ttl_s,
+            item_ttl_s=settings.redis.item_ttl_s,
+            knowledge_ttl_s=settings.redis.knowledge_ttl_s,
         )
         self._versions = Versions(context.redis, settings.key_prefix)
-        self._cache = KnowledgeCache(context.redis, settings.key_prefix, ttl_s=settings.knowledge_cache_ttl_s)
+        self._cache = KnowledgeCache(context.redis, settings.key_prefix)
         self._context = context
         self._codec: Codec = context.codec
         self._version = settings.version
-        self.kinds: Mapping[str, Kind[Any]] = {
-            topics.item_features: Kind("item", ItemFeatures, _item_id, writer.put_items, writer.delete_items),
-            topics.user_features: Kind("user", UserFeatures, _user_id, writer.put_users, writer.delete_users),
-            topics.item_knowledge: Kind(
+        self.kinds: Mapping[str, FeatureKind[Any]] = {
+            topics.item_features: FeatureKind("item", ItemFeatures, _item_id, writer.put_items, writer.delete_items),
+            topics.user_features: FeatureKind("user", UserFeatures, _user_id, writer.put_users, writer.delete_users),
+            topics.item_knowledge: FeatureKind(
                 "knowledge",
                 ItemKnowledge,
                 _item_id,
@@ -111,7 +111,7 @@ class SinkHandler:
             self._write_kind(self.kinds[topic], batch, rows, rejected)
         return rejected
 
-    def _write_kind(self, kind: Kind[Any], batch: Batch, rows: Sequence[int], rejected: list[Rejected]) -> None:
+    def _write_kind(self, kind: FeatureKind[Any], batch: Batch, rows: Sequence[int], rejected: list[Rejected]) -> None:
         records: dict[int, Any] = {}
         deletions: list[Deletion] = []
         for row in rows:  # whatever comes first: of two records of one key in one batch the newer wins all the same
@@ -130,13 +130,13 @@ class SinkHandler:
         ):
             self._count(kind, results, outcome)
 
-    def _delete(self, kind: Kind[Any], deletions: Sequence[Deletion]) -> list[WriteResult]:
+    def _delete(self, kind: FeatureKind[Any], deletions: Sequence[Deletion]) -> list[WriteResult]:
         """Delete from every version that is known now; the answers are those of our own."""
         if not deletions:
             return []
         return kind.delete([self._version, *self._versions.names()], deletions)
 
-    def _checked(self, kind: Kind[Any], key: bytes | None, record: Any) -> Any:
+    def _checked(self, kind: FeatureKind[Any], key: bytes | None, record: Any) -> Any:
         """`record`, if it is its key's and of this version."""
         if key != kind.id(record).encode():
             raise ContractViolation("key_mismatch", f"the record's key is {key!r}, its id {kind.id(record)!r}")
@@ -144,7 +144,7 @@ class SinkHandler:
             raise WrongVersion(f"a record of version {record.version!r} in a topic of version {self._version!r}")
         return record
 
-    def _put(self, kind: Kind[Any], records: dict[int, Any], rejected: list[Rejected]) -> list[WriteResult]:
+    def _put(self, kind: FeatureKind[Any], records: dict[int, Any], rejected: list[Rejected]) -> list[WriteResult]:
         """Write all of `records` but those that have no stored form, whose rows join the rejected."""
         while records:
             rows = list(records)
@@ -168,7 +168,7 @@ class SinkHandler:
                 if (tier := getattr(record, "tier", None)) is not None:
                     metrics.feature_freshness.labels(kind, str(tier), record.version).observe(freshness_s)
 
-    def _count(self, kind: Kind[Any], results: Sequence[WriteResult], outcome: str) -> None:
+    def _count(self, kind: FeatureKind[Any], results: Sequence[WriteResult], outcome: str) -> None:
         metrics = self._context.metrics
         for answer in WriteResult:
             if count := results.count(answer):

@@ -16,14 +16,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from freshet.records import UserEvent
-from processors.users.fold_events import Erased, EventRows, fold, suspicious
+from processors.users.fold_events import ErasedUser, EventRows, fold, suspicious
 from processors.validate import ContractViolation, check_deletion, check_event
 from schemas.columns import EventColumns
 from store.erasure_watermarks import Erasures
-from store.histories import DueVersions, HistoryBatch, HistoryStore, VersionsChanged
+from store.histories import HistoryBatch, HistoryStore, QueuedVersions, VersionsChanged
 from store.refresh_queue import RefreshPolicy
 from store.refreshed_versions import RefreshedVersions
-from streams.consumers.batch_consumer import Firehose
+from streams.consumers.batch_consumer import BatchConsumer
 from streams.errors import reason
 from streams.kafka.batch import Batch, Rejected
 from streams.kafka.erasure_notices import ErasureNotices
@@ -32,7 +32,7 @@ from streams.resources import Context
 NAME = "user-events"
 
 
-class UserEventsLane(Firehose):
+class UserEventsLane(BatchConsumer):
     """Topic `user-events` to Redis; a null value erases the user."""
 
     def __init__(self, context: Context) -> None:
@@ -42,7 +42,7 @@ class UserEventsLane(Firehose):
 class Histories(Protocol):
     """Where histories go: `store.histories.HistoryStore`, or what a rebuild compares it with."""
 
-    def append(self, batch: HistoryBatch, versions: DueVersions = ...) -> int: ...
+    def append(self, batch: HistoryBatch, versions: QueuedVersions = ...) -> int: ...
 
 
 class UserEventsHandler:
@@ -56,16 +56,16 @@ class UserEventsHandler:
         settings = context.settings
         self._clock = context.clock
         self._records = context.metrics.records
-        self._max_future_s = settings.max_future_s
+        self._max_future_s = settings.history.max_future_s
         self._columns = EventColumns(context.codec)
         self._context = context
         self._replaying = replaying
         self._store: Histories = store or HistoryStore(
             context.redis,
             settings.key_prefix,
-            length=settings.history_length,
-            ttl_s=settings.feature_ttl_s,
-            policy=RefreshPolicy.of(settings),
+            length=settings.history.length,
+            ttl_s=settings.redis.feature_ttl_s,
+            policy=RefreshPolicy.of(settings.refresh),
         )
         self._versions = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
         self._notices = ErasureNotices(context)
@@ -93,32 +93,32 @@ class UserEventsHandler:
         return rejected
 
     def _append(self, folded: HistoryBatch) -> None:
-        versions = self._versions.look() if any(folded.erased) else self._versions.current()
+        versions = self._versions.fetch() if any(folded.erased) else self._versions.current()
         while True:
             if self._replaying:
-                versions = DueVersions(others=(*versions.marked, *versions.others))
+                versions = QueuedVersions(others=(*versions.queued, *versions.others))
             try:
                 self._store.append(folded, versions)
             except VersionsChanged:
-                versions = self._versions.look()
+                versions = self._versions.fetch()
             else:
                 return
 
-    def _tell_of(self, moments: Mapping[str, int]) -> None:
+    def _tell_of(self, timestamps: Mapping[str, int]) -> None:
         """Kafka, confirmed, or it raises to be done again; and whoever sweeps dead letters."""
-        self._notices.send(moments, self._versions.current())
-        self._owing.owe(moments)
+        self._notices.send(timestamps, self._versions.current())
+        self._owing.add_pending(timestamps)
 
-    def _erasures(self, batch: Batch, rows: list[int]) -> tuple[dict[str, Erased], list[Rejected]]:
+    def _erasures(self, batch: Batch, rows: list[int]) -> tuple[dict[str, ErasedUser], list[Rejected]]:
         """Each erased user's last erasure in the batch, and the null values that name nobody."""
-        erasures: dict[str, Erased] = {}
+        erasures: dict[str, ErasedUser] = {}
         rejected = []
         for row in rows:
             try:
                 message = batch.messages[row]
                 # Of no record Freshet knows more than Kafka does: when it was made.
-                moment = min(max(1, message.timestamp()[1]), self._clock())
-                erasures[check_deletion(message.key())] = Erased(row, moment)
+                timestamp = min(max(1, message.timestamp()[1]), self._clock())
+                erasures[check_deletion(message.key())] = ErasedUser(row, timestamp)
             except ContractViolation as error:
                 rejected.append(Rejected(row, reason(error), f"{NAME}/decode", error))
         return erasures, rejected

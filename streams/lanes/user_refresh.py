@@ -21,7 +21,7 @@ from freshet.records import UserFeatures, UserTier
 from processors.users.refresh import UserRefresher
 from store.erasure_watermarks import Erasures
 from store.histories import History, HistoryStore
-from store.refresh_queue import Claim, DueUsers, RefreshPolicy
+from store.refresh_queue import Lease, RefreshPolicy, RefreshQueue
 from store.refreshed_versions import ANNOUNCE_S, RefreshedVersions
 from streams.backoff import Backoff
 from streams.kafka.producer import delivered
@@ -30,6 +30,8 @@ from streams.lanes.live_reasoner import LiveReasoner
 from streams.resources import Context, failure_of
 
 NAME = "user-refresh"
+POLL_S = 0.5
+"""Between two looks at the queue."""
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -44,23 +46,25 @@ class UserRefreshLane:
     def __init__(self, context: Context) -> None:
         settings = context.settings
         self._context = context
-        self._due = DueUsers(context.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings))
+        self._due = RefreshQueue(
+            context.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings.refresh)
+        )
         self._versions = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
         self._erasures = Erasures(context.redis, settings.key_prefix)
         self._announce_at = 0.0
-        self._together = settings.refresh_batch  # fewer while a batch takes longer than its lease
+        self._together = settings.refresh.batch  # fewer while a batch takes longer than its lease
         self._histories = HistoryStore(
-            context.redis, settings.key_prefix, length=settings.history_length, ttl_s=settings.feature_ttl_s
+            context.redis, settings.key_prefix, length=settings.history.length, ttl_s=settings.redis.feature_ttl_s
         )
         reader = FeatureReader(
             context.redis,
             settings.key_prefix,
             version=settings.version,
-            dims=settings.dims,
+            dims=settings.vectors.dims,
             timeout_s=10.0,
             raise_errors=True,
         )
-        self._catalogue = LiveCatalogue(reader, settings.dims)
+        self._catalogue = LiveCatalogue(reader, settings.vectors.dims)
         self._reasoner = LiveReasoner(context)
         self._backoff = Backoff(NAME, context.metrics)
         self._stopping = asyncio.Event()
@@ -90,7 +94,7 @@ class UserRefreshLane:
             asked = self._together
             if await self.refresh_once() < asked:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), self._context.settings.refresh_poll_s)
+                    await asyncio.wait_for(self._stopping.wait(), POLL_S)
 
     async def refresh_once(self) -> int:
         """Claim one batch of due users and refresh it; answers how many were claimed."""
@@ -102,21 +106,21 @@ class UserRefreshLane:
             return 0  # no item has a vector yet: nothing could be said about anybody
         metrics.catalogue_items.set(self._catalogue.live)
         claimed_at = time.monotonic()
-        claims = await self._redis(lambda: self._due.claim(self._together, settings.lease_s))
+        claims = await self._redis(lambda: self._due.lease(self._together, settings.refresh.lease_s))
         state = await self._redis(self._due.state)
-        metrics.due_users.set(state.due)
+        metrics.refresh_queue.set(state.due)
         metrics.waiting_users.set(state.waiting)
         metrics.due_age.set(state.oldest_s)
         if claims:
             try:
-                await self._refresh(claims, deadline=claimed_at + settings.lease_s)
+                await self._refresh(claims, deadline=claimed_at + settings.refresh.lease_s)
             except asyncio.CancelledError:
                 with suppress(RedisError):  # their lease ends anyhow
                     self._due.release(claims)
                 raise
         return len(claims)
 
-    async def _refresh(self, claims: Sequence[Claim], deadline: float) -> None:
+    async def _refresh(self, claims: Sequence[Lease], deadline: float) -> None:
         """1. load; 2. infer; 3. publish, confirmed, but nobody who was erased meanwhile; 4. complete.
 
         Past the lease the users are somebody else's.
@@ -136,7 +140,7 @@ class UserRefreshLane:
             self._together = max(1, min(self._together, len(claims)) // 2)
             log.warning("gave up a batch of users: its lease ran out", extra={"lane": NAME, "users": len(claims)})
             return
-        self._together = min(self._context.settings.refresh_batch, 2 * self._together)
+        self._together = min(self._context.settings.refresh.batch, 2 * self._together)
         if held < len(claims):
             log.warning("users went to another worker", extra={"lane": NAME, "users": len(claims) - held})
         now = self._context.clock()
@@ -153,21 +157,25 @@ class UserRefreshLane:
 
     async def _standing(self, features: Sequence[UserFeatures]) -> list[UserFeatures]:
         """Without those of users who were erased while they were inferred."""
-        moments = await self._redis(lambda: self._erasures.moments([one.user_id for one in features]))
-        return [one for one, moment in zip(features, moments, strict=True) if one.event_time > moment]
+        timestamps = await self._redis(lambda: self._erasures.timestamps([one.user_id for one in features]))
+        return [one for one, timestamp in zip(features, timestamps, strict=True) if one.event_time > timestamp]
 
     async def _take_back(self, features: Sequence[UserFeatures]) -> None:
         """Delete what was published after its user's erasure had told the topic: the last record of a key is kept.
 
         An erasure sets its mark before it tells the topic: either it is seen here, or its deletion comes later.
         """
-        moments = await self._redis(lambda: self._erasures.moments([one.user_id for one in features]))
-        late = {one.user_id: moment for one, moment in zip(features, moments, strict=True) if one.event_time <= moment}
+        timestamps = await self._redis(lambda: self._erasures.timestamps([one.user_id for one in features]))
+        late = {
+            one.user_id: timestamp
+            for one, timestamp in zip(features, timestamps, strict=True)
+            if one.event_time <= timestamp
+        }
         topic, producer = self._context.topics.user_features, self._context.producer
         if late:
             await self._backoff.persevere(
                 lambda: delivered(
-                    [producer.send(topic, user.encode(), None, timestamp=moment) for user, moment in late.items()]
+                    [producer.send(topic, user.encode(), None, timestamp=timestamp) for user, timestamp in late.items()]
                 )
             )
 

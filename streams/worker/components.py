@@ -38,15 +38,15 @@ def components(names: Sequence[str], context: Context) -> dict[str, str]:
     lanes, settings = set(names), context.settings
     found: dict[str, str] = {}
     if lanes & (ITEM_LANES | {"user-refresh", "sink"}):
-        found["dims"] = str(settings.dims)
+        found["dims"] = str(settings.vectors.dims)
     if "sink" in lanes:
-        found |= {"schema": schema_identity(), "dtype": settings.vector_dtype}
+        found |= {"schema": schema_identity(), "dtype": settings.vectors.dtype}
     if lanes & ITEM_LANES:
         found |= {"encoder": context.encoder.revision, "aligner": context.aligner.revision}
     if "item-distill" in lanes:
-        found["prompts"] = context.recipe.fingerprint
+        found["prompts"] = context.distillation.fingerprint
     if "user-refresh" in lanes:
-        found["reasoner"] = settings.reasoner
+        found["reasoner"] = settings.reasoner.kind
         # A random aligner is known by the encoder's width alone, and refreshing users asks for no encoder.
         if context.trained_aligner is not None:
             found["aligner"] = context.aligner.revision

@@ -26,7 +26,7 @@ _ASK_LLM_S = 5.0
 log = logging.getLogger(__name__)
 
 
-class Registration:
+class Membership:
     """Started before the first lane, stopped after the last; see `streams.resources.Lane`.
 
     It fails with `VersionConflict` where a component is not the version's, and with `VersionRetiring` when the version

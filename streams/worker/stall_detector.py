@@ -64,7 +64,7 @@ class StallDetector:
         self._seen: dict[str, tuple[int, float]] = {}
 
     def stalled(self, lane: str, now: float, positions: int, lag: int, waiting: bool) -> bool:
-        """`positions` is the sum of the lane's committed offsets, `waiting` whether it backs off from a neighbour."""
+        """`positions` is the sum of the lane's committed offsets, `waiting` whether it backs off from a dependency."""
         known = self._seen.get(lane)
         if known is None or known[0] != positions or not lag or waiting:
             self._seen[lane] = positions, now
@@ -72,7 +72,7 @@ class StallDetector:
         return now - known[1] > self._stall_s
 
 
-class Watch:
+class StallWatcher:
     """The thread. `groups` maps each lane to its consumer group and topics."""
 
     def __init__(
@@ -146,11 +146,11 @@ def stacks(frames: Callable[[], dict[int, Any]] = sys._current_frames) -> str:
     return text.getvalue()
 
 
-def watched(settings: Any, lanes: Iterable[str], metrics: Metrics, health: Health) -> Watch:
+def watched(settings: Any, lanes: Iterable[str], metrics: Metrics, health: Health) -> StallWatcher:
     """The watch of these lanes, those of them that read Kafka."""
     from streams.lanes import consumer_group, consumer_groups
 
     all_groups = consumer_groups(settings)
     groups = {lane: consumer_group(settings, lane) for lane in lanes}
     chosen = {lane: (group, all_groups[group]) for lane, group in groups.items() if group in all_groups}
-    return Watch(kafka_config(settings), chosen, metrics, health)
+    return StallWatcher(kafka_config(settings), chosen, metrics, health)

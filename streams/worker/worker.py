@@ -23,7 +23,7 @@ from streams.kafka.producer import kafka_config
 from streams.kafka.topics import existing
 from streams.lanes import build_lane
 from streams.resources import Context, Lane
-from streams.worker.membership import Registration
+from streams.worker.membership import Membership
 from streams.worker.stall_detector import beat, watched
 
 log = logging.getLogger(__name__)
@@ -71,12 +71,12 @@ async def run(names: Sequence[str], context: Context, *, stop: asyncio.Event | N
 def _observe(names: Sequence[str], context: Context) -> list[Callable[[], None]]:
     """Answer probes and watch the lanes, where a port is set; what ends it."""
     settings, health = context.settings, context.health
-    if not settings.metrics_port:
+    if not settings.metrics.port:
         return []
-    redis = connect(settings.redis, socket_timeout=1, socket_connect_timeout=1)
-    health.probe("neighbours", lambda: _waiting(context))
+    redis = connect(settings.redis.url, socket_timeout=1, socket_connect_timeout=1)
+    health.probe("dependencies", lambda: _waiting(context))
     health.probe("Redis", lambda: _silent(redis))
-    server = HealthServer(health, context.metrics, port=settings.metrics_port, host=settings.metrics_host)
+    server = HealthServer(health, context.metrics, port=settings.metrics.port, host=settings.metrics.host)
     watch = watched(settings, names, context.metrics, health)
     watch.start()
     return [watch.stop, server.close, redis.close]
@@ -107,7 +107,7 @@ async def _start(names: Sequence[str], context: Context, lanes: list[Lane]) -> B
     backoff = Backoff("worker", context.metrics)
     try:
         await backoff.persevere(lambda: asyncio.to_thread(_check_topics, context))
-        lanes.append(Registration(names, context))
+        lanes.append(Membership(names, context))
         await lanes[0].start()
         if "user-events" in names:
             lanes.append(ErasureSweep(context))

@@ -34,5 +34,5 @@ def test_a_wrong_setting_is_exit_code_2() -> None:
     """Catches a traceback where a setting has a wrong value."""
     result = CliRunner().invoke(main, ["topics", "list"], env={"FRESHET_PARTITIONS": "many"})
     assert result.exit_code == 2
-    assert "FRESHET_PARTITIONS" in result.output
+    assert "FRESHET_KAFKA__PARTITIONS" in result.output
     assert "'many'" in result.output

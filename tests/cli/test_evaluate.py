@@ -29,7 +29,7 @@ def files(tmp_path: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.evaluate, "prepared_encoder", lambda _: FakeEncoder())
+    monkeypatch.setattr(cli.evaluate, "prepared_encoder", lambda *_: FakeEncoder())
 
 
 @pytest.mark.parametrize("who", ["team", "naive", "no-examples"])

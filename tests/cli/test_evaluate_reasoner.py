@@ -21,7 +21,7 @@ QUICK = ["--train-steps", "12", "--set", "width=16", "--set", "batch=8", "--set"
 
 @pytest.fixture(autouse=True)
 def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models.encoder.encoder, "prepared_encoder", lambda _: FakeEncoder(32))
+    monkeypatch.setattr(models.encoder.encoder, "prepared_encoder", lambda *_: FakeEncoder(32))
     monkeypatch.setattr("evaluation.reasoner.tuning.SASREC_GRID", {"learning_rate": (3e-3, 6e-3)})
     monkeypatch.setattr("evaluation.reasoner.run.LEAST_SET_USERS", 5)
     monkeypatch.setattr("evaluation.reasoner.shop.ALIGNER", AlignerConfig(head=HeadConfig(steps=5, batch=16)))
@@ -41,7 +41,7 @@ def holds(figure: dict[str, Any]) -> bool:
 def test_the_last_line_is_the_answer(files: list[str], tmp_path: Path) -> None:
     """Catches a key that a script waits for in vain, a figure outside its interval, and plots that are not there."""
     arguments = [*files, *QUICK, "--steps", "1,4", "--out", str(tmp_path / "out"), "--json"]
-    done = CliRunner().invoke(main, arguments, env={"FRESHET_DIMS": "16"})
+    done = CliRunner().invoke(main, arguments, env={"FRESHET_VECTORS__DIMS": "16"})
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout.splitlines()[-1])
     baselines = {"popularity", "knn", "cooccurrence", "text_knn", "sasrec"}
@@ -69,7 +69,7 @@ def test_the_last_line_is_the_answer(files: list[str], tmp_path: Path) -> None:
 def test_a_person_sees_tables_and_what_to_do_next(files: list[str]) -> None:
     """Catches a table without its intervals, and stages that run though they were not asked for."""
     arguments = [*files, *QUICK, "--seeds", "0", "--steps", "1", "--stages", "held", "--no-tuning"]
-    done = CliRunner().invoke(main, arguments, env={"FRESHET_DIMS": "16"})
+    done = CliRunner().invoke(main, arguments, env={"FRESHET_VECTORS__DIMS": "16"})
     assert done.exit_code == 0, done.output
     assert "leave last out" in done.stdout
     assert "cold_ours_over_textknn" in done.stdout

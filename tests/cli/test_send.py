@@ -59,7 +59,7 @@ def test_events_arrive_in_order_with_ids_as_text(environment: dict[str, str], tm
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["confirmed"] == 5_000
     codec = Codec()
-    got = [(r, codec.decode(UserEvent, r.value or b"")) for r in read_all(settings.kafka, topics.user_events)]
+    got = [(r, codec.decode(UserEvent, r.value or b"")) for r in read_all(settings.kafka.servers, topics.user_events)]
     assert sorted(int(event.user_id) for _, event in got) == list(range(5_000))
     assert all(r.key == event.user_id.encode() for r, event in got)
     one = next(event for _, event in got if event.user_id == "3")
@@ -80,7 +80,7 @@ def test_items_arrive_whole(environment: dict[str, str], tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     assert "2 items confirmed" in result.output
     codec = Codec()
-    got = {r.key: codec.decode(Item, r.value or b"") for r in read_all(settings.kafka, topics.items)}
+    got = {r.key: codec.decode(Item, r.value or b"") for r in read_all(settings.kafka.servers, topics.items)}
     assert got[b"7"].category == ("Food", "Drinks")
     assert got[b"7"].attributes == {"size": "1"}
     assert got[b"8"].price == 2.5
@@ -96,7 +96,7 @@ def test_a_bad_row_is_named_and_nothing_is_sent(environment: dict[str, str], tmp
     result = CliRunner().invoke(main, ["send", "events", str(file)], env=environment)
     assert result.exit_code == 1
     assert "row 1" in result.output
-    assert read_all(settings.kafka, topics.user_events) == []
+    assert read_all(settings.kafka.servers, topics.user_events) == []
 
 
 def test_a_missing_topic_is_named_at_once(environment: dict[str, str], tmp_path: Path) -> None:

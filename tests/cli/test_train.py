@@ -19,13 +19,13 @@ from tests.support.fakes_encoder import FakeEncoder
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(streams.jobs.train, "prepared_encoder", lambda _: FakeEncoder(64))
+    monkeypatch.setattr(streams.jobs.train, "prepared_encoder", lambda *_: FakeEncoder(64))
     items, events, _ = write(tmp_path)
     return ["--events", str(events), "--items", str(items)]
 
 
 def train(folder: Path, files: list[str], *options: str) -> Result:
-    env = {"FRESHET_HOME": str(folder / "home"), "FRESHET_DIMS": "16"}
+    env = {"FRESHET_HOME": str(folder / "home"), "FRESHET_VECTORS__DIMS": "16"}
     return CliRunner().invoke(main, ["train", "reasoner", *files, "--steps", "12", *options], env=env)
 
 
@@ -71,13 +71,13 @@ def test_another_space_than_the_checkpoints_is_refused(tmp_path: Path, files: li
     assert "another vector space" in result.output
 
 
-def test_without_neighbours_the_checkpoint_has_none(tmp_path: Path, files: list[str]) -> None:
+def test_without_neighbors_the_checkpoint_has_none(tmp_path: Path, files: list[str]) -> None:
     """Catches an option that is only accepted."""
     with_them = answer(train(tmp_path, files, "--json", "--out", str(tmp_path / "one")))
-    without = answer(train(tmp_path, files, "--json", "--out", str(tmp_path / "two"), "--no-neighbours"))
-    assert checkpoint.load(Path(with_them["checkpoint"])).neighbours is not None
-    assert checkpoint.load(Path(without["checkpoint"])).neighbours is None
-    assert without["neighbours"] is None
+    without = answer(train(tmp_path, files, "--json", "--out", str(tmp_path / "two"), "--no-neighbors"))
+    assert checkpoint.load(Path(with_them["checkpoint"])).neighbors is not None
+    assert checkpoint.load(Path(without["checkpoint"])).neighbors is None
+    assert without["neighbors"] is None
 
 
 def test_what_a_person_reads(tmp_path: Path, files: list[str]) -> None:

@@ -229,9 +229,9 @@ async def test_a_versions_topics_and_groups_go_with_it(
         set(made)
         == set(own_topics(settings, "v2"))
         == {
-            name + letters
+            name + dead_letters
             for name in (Topics(settings).item_features, Topics(settings).user_features)
-            for letters in ("", ".dlq")
+            for dead_letters in ("", ".dlq")
         }
     )
     for group in own_groups(settings, "v2"):

@@ -1,4 +1,4 @@
-"""The compose file, started: what an operator does with it, in the order of docs/operations.md.
+"""The compose file, started: what an operator does with it, in the order of docs/use/operators/deploy.md.
 
 The images are those that its tags name, or the stand-ins of `tests/compose/images.sh`. The tests build on each other.
 """

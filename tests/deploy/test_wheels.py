@@ -44,8 +44,7 @@ def every_command(command: click.Command = main, words: tuple[str, ...] = ()) ->
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with both wheels unpacked, and nothing of what they depend on."""
     folder = tmp_path_factory.mktemp("wheels")
-    # --no-build-isolation: the environment's setuptools builds, and no index is asked.
-    built = wheels.build(folder / "dist", copied(), ["--no-build-isolation"])
+    built = wheels.build(folder / "dist", copied())
     assert len(built) == 2
     target = folder / "target"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]

@@ -1,35 +1,27 @@
-"""The page for other languages; run as a script, this writes `docs/redis-layout.md`."""
+"""The rights that the page of the Redis layout grants are enough, and no more."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from docs.generators.layout_page import RANKER, WORKER, page
+from docs.generators.layout_page import RANKER, WORKER
 from freshet import FeatureReader
 from freshet.connect import connect, is_cluster
 from freshet.records import ItemKnowledge
 from store.feature_writer import Deletion, FeatureWriter
 from store.histories import HistoryBatch, HistoryEvent, HistoryStore
 from store.knowledge_cache import KnowledgeCache
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 from store.token_budget import TokenBudget
 from store.version_gc import collect
 from store.versions import Versions
 from tests.support.fakes import NOW_MS
 from tests.support.samples import item, user
-
-PAGE = Path(__file__).parents[2] / "docs" / "redis-layout.md"
-
-
-def test_page_is_current() -> None:
-    """Catches a key, a byte or a dtype that changed without its documentation."""
-    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m tests.docs.test_layout_page"
 
 
 @pytest.fixture(params=[pytest.param(kind, marks=pytest.mark.valkey) for kind in ("server", "cluster")])
@@ -67,8 +59,8 @@ def test_the_rights_of_a_worker_are_enough(url: str) -> None:
         versions.activate("v1")
         HistoryStore(client).append(HistoryBatch.of([HistoryEvent("u1", "i1", "click", NOW_MS)]))
         assert HistoryStore(client).load(["u1"])[0].item_ids == ("i1",)
-        due = DueUsers(client, "v1")
-        due.complete(due.claim(10, 60.0))
+        due = RefreshQueue(client, "v1")
+        due.complete(due.lease(10, 60.0))
         KnowledgeCache(client).put([ItemKnowledge("i1", NOW_MS, NOW_MS, "f00", content_fingerprint="c00")])
         assert TokenBudget(client, limit=10).reserve(5).admitted
         assert collect(client, "f", "v2", force=True, settle_s=0.0) > 0
@@ -85,7 +77,3 @@ def test_the_rights_of_a_ranker_are_enough(url: str) -> None:
     with logged_in(url, RANKER) as own, FeatureReader(own, timeout_s=10.0, raise_errors=True) as reader:
         assert reader.read("u1", [f"i{n}" for n in range(100)]).present.all()
         assert len(reader.changed_items().written) == 100
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")

@@ -59,11 +59,11 @@ def test_an_interval_knows_its_witnesses() -> None:
 
 def test_the_command_prints_every_space_of_both_tiers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a missing figure, an aligner worse than the encoder on a log it can learn, output that is no JSON."""
-    monkeypatch.setattr(evaluation.cold_items, "prepared_encoder", lambda _: FakeEncoder(64))
+    monkeypatch.setattr(evaluation.cold_items, "prepared_encoder", lambda *_: FakeEncoder(64))
     items, events, knowledge = (str(file) for file in write(tmp_path))
     given = ["--items", items, "--events", events, "--knowledge", knowledge, "--split", SPLIT, "--known", "50"]
     result = CliRunner().invoke(
-        evaluation.cold_items.main, [*given, "--steps", "100", "--json"], env={"FRESHET_DIMS": "16"}
+        evaluation.cold_items.main, [*given, "--steps", "100", "--json"], env={"FRESHET_VECTORS__DIMS": "16"}
     )
     assert result.exit_code == 0, result.output
     answer = json.loads(result.output)

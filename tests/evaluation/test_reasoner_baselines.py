@@ -7,7 +7,7 @@ import numpy as np
 from evaluation.reasoner import baselines
 from evaluation.reasoner.baselines import Windowed
 from models.reasoner.cooccurrence import CooccurrenceConfig, CooccurrenceReasoner
-from models.reasoner.sequences import Log
+from models.reasoner.sequences import TrainingLog
 from tests.evaluation.test_reasoner_measures import case
 from tests.evaluation.test_reasoner_splits import log
 from tests.models.reasoner.reasoner_tools import Told
@@ -20,11 +20,11 @@ def test_popularity_counts_events() -> None:
 
 
 def test_cosine_of_whole_histories() -> None:
-    """Catches repeats counted twice, a neighbour of itself, and an unnormalised count."""
+    """Catches repeats counted twice, a neighbor of itself, and an unnormalized count."""
     table = baselines.cosine_table(log([(0, 0), (1, 1), (1, 2)], [(0, 0), (2, 1)], [(1, 0)]), 4)
     np.testing.assert_allclose(table[0], [0, 1 / 2, 1 / np.sqrt(2), 0], rtol=1e-6)
     np.testing.assert_allclose(table, table.T)
-    scores = baselines.neighbour_scorer(table, 1.0)([case(0, [0, 2])])  # 2 weighs 1, 0 weighs 1/2
+    scores = baselines.neighbor_scorer(table, 1.0)([case(0, [0, 2])])  # 2 weighs 1, 0 weighs 1/2
     np.testing.assert_allclose(scores[0], table[2] + 0.5 * table[0], rtol=1e-6)
 
 
@@ -34,7 +34,7 @@ def test_the_windowed_co_occurrence_is_the_one_of_the_product() -> None:
     histories = [rng.integers(0, 25, int(rng.integers(2, 30))) for _ in range(40)]
     day = 86_400_000
     times = [np.arange(len(items)) * day + user for user, items in enumerate(histories)]
-    world = Log(
+    world = TrainingLog(
         np.repeat(np.arange(40), [len(items) for items in histories]),
         np.concatenate(histories),
         np.concatenate(times),
@@ -44,7 +44,7 @@ def test_the_windowed_co_occurrence_is_the_one_of_the_product() -> None:
     table = baselines.windowed_table(world, 25, config, np.random.default_rng(0))
     product = CooccurrenceReasoner(
         [Told(f"u{user}", [str(n) for n in items], times[user].tolist()) for user, items in enumerate(histories)],
-        CooccurrenceConfig(window=4, half_life_events=7.0, damping=0.3, max_neighbours=1_000),
+        CooccurrenceConfig(window=4, half_life_events=7.0, damping=0.3, max_neighbors=1_000),
     )
     asked = [case(0, [3, 8, 3, 11, 0]), case(1, [24])]
     for row, one in zip(baselines.windowed_scorer(table, config)(asked), asked, strict=True):

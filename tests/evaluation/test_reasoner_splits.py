@@ -6,17 +6,17 @@ import numpy as np
 
 from evaluation.reasoner import splits
 from evaluation.reasoner.splits import Case
-from models.reasoner.sequences import Log
+from models.reasoner.sequences import TrainingLog
 
 
-def log(*users: list[tuple[int, int]]) -> Log:
+def log(*users: list[tuple[int, int]]) -> TrainingLog:
     """Each user's (item, time) pairs."""
     flat = [(user, item, time) for user, events in enumerate(users) for item, time in events]
     columns = np.array(sorted(flat, key=lambda event: (event[0], event[2])), dtype=np.int64).T
-    return Log(columns[0], columns[1], columns[2], len(users))
+    return TrainingLog(columns[0], columns[1], columns[2], len(users))
 
 
-def random_log(users: int = 60, items: int = 40, seed: int = 0) -> Log:
+def random_log(users: int = 60, items: int = 40, seed: int = 0) -> TrainingLog:
     rng = np.random.default_rng(seed)
     return log(
         *(
@@ -26,7 +26,7 @@ def random_log(users: int = 60, items: int = 40, seed: int = 0) -> Log:
     )
 
 
-def pairs(of: Log) -> set[tuple[int, int]]:
+def pairs(of: TrainingLog) -> set[tuple[int, int]]:
     return set(zip(of.users.tolist(), of.items.tolist(), strict=True))
 
 
@@ -74,14 +74,14 @@ def test_a_time_split_learns_nothing_after_it() -> None:
     """Catches an event after the moment in the training log or in a history, and truth the user already had."""
     world = random_log()
     made = splits.time_split(world, np.random.default_rng(3), share=0.3)
-    moment = made.train.times.max() + 1
-    assert len(made.train.items) == (world.times < moment).sum()
+    timestamp = made.train.times.max() + 1
+    assert len(made.train.items) == (world.times < timestamp).sum()
     assert made.test
     for case in made.test:
         assert len(case.history)
-        assert (case.times < moment).all()
+        assert (case.times < timestamp).all()
         assert not np.isin(case.truth, case.history).any()
-        later = world.items[(world.users == case.user) & (world.times >= moment)]
+        later = world.items[(world.users == case.user) & (world.times >= timestamp)]
         assert np.isin(case.truth, later).all()
 
 

@@ -20,13 +20,13 @@ from tests.support.fakes_encoder import FakeEncoder
 
 
 def ways(folder: Path, monkeypatch: pytest.MonkeyPatch, *, opaque: bool) -> dict[str, Any]:
-    monkeypatch.setattr(evaluation.value, "prepared_encoder", lambda _: FakeEncoder(64))
+    monkeypatch.setattr(evaluation.value, "prepared_encoder", lambda *_: FakeEncoder(64))
     items, events, knowledge = (str(file) for file in write(folder, opaque=opaque))
     options = ["--split", "1970-03-02", "--known", "80", "--least-baskets", "3", "--damping", "5", "--steps", "60"]
     result = CliRunner().invoke(
         evaluation.value.main,
         ["--items", items, "--events", events, "--knowledge", knowledge, *options, "--json"],
-        env={"FRESHET_DIMS": "16"},
+        env={"FRESHET_VECTORS__DIMS": "16"},
     )
     assert result.exit_code == 0, result.output
     found: dict[str, Any] = json.loads(result.output)["ways"]

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 
 import redis
 
-from freshet.header import Header, decode_header
+from freshet.header import BlobHeader, decode_header
 from freshet.layout import Keys
 from freshet.records import DeadLetter, ItemTier
 from schemas.codec import Codec
 from store.histories import HistoryStore
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 from streams.kafka.topics import Topics
 from streams.settings import Settings
 from tests.faults.load import Load, Record
@@ -33,7 +33,7 @@ class Findings:
     checked: int = 0
     lost: list[str] = field(default_factory=list)
     older: list[str] = field(default_factory=list)
-    letters: int = 0
+    dead_letters: int = 0
     repeats: int = 0
 
     def __str__(self) -> str:
@@ -89,14 +89,14 @@ def _items(found: Findings, client: redis.Redis, keys: Keys, version: str, load:
 
 def _users(found: Findings, client: redis.Redis, settings: Settings, keys: Keys, load: Load, refreshed: bool) -> None:
     most = max(map(len, load.truth.events.values()), default=0)
-    assert most <= settings.history_length, "events that no history keeps are events that no audit can miss"
-    store = HistoryStore(client, settings.key_prefix, length=settings.history_length)
+    assert most <= settings.history.length, "events that no history keeps are events that no audit can miss"
+    store = HistoryStore(client, settings.key_prefix, length=settings.history.length)
     users = [*load.truth.events, *load.truth.erased]
     for some in _chunks(users):
         for history in store.load(some):
             found.checked += 1
             sent = load.truth.events.get(history.user_id, {})
-            times = sorted(sent)[-settings.history_length :]
+            times = sorted(sent)[-settings.history.length :]
             wanted = [(time, sent[time].item_id, sent[time].event_type) for time in times]
             there = list(zip(history.event_times, history.item_ids, history.event_types, strict=True))
             if there != wanted:
@@ -106,7 +106,7 @@ def _users(found: Findings, client: redis.Redis, settings: Settings, keys: Keys,
                 )
     if not refreshed:
         return
-    if left := DueUsers(client, settings.version, settings.key_prefix).size():
+    if left := RefreshQueue(client, settings.version, settings.key_prefix).size():
         found.lost.append(f"{left} users are due and nobody refreshes them")
     for user_id, header in _headers(client, users, lambda one: keys.user(settings.version, one)):
         found.checked += 1
@@ -124,23 +124,25 @@ def _letters(found: Findings, settings: Settings, bad: Mapping[Position, Record]
     topics, codec = Topics(settings), Codec()
     counts: Counter[tuple[Position, str]] = Counter()
     for topic in (topics.items, topics.user_events):
-        for record in read_all(settings.kafka, topics.dead_letters(topic)):
-            letter = codec.decode(DeadLetter, record.value or b"")
-            place = (letter.topic, letter.partition, letter.offset)
-            counts[place, letter.stage.partition("/")[0]] += 1
+        for record in read_all(settings.kafka.servers, topics.dead_letters(topic)):
+            dead_letter = codec.decode(DeadLetter, record.value or b"")
+            place = (dead_letter.topic, dead_letter.partition, dead_letter.offset)
+            counts[place, dead_letter.stage.partition("/")[0]] += 1
             if place not in bad and place in mended:
                 continue
             if place not in bad:
-                found.lost.append(f"a good record is a dead letter: {place} {letter.reason}")
-            elif (letter.key, letter.value) != (bad[place].key, bad[place].value):
+                found.lost.append(f"a good record is a dead letter: {place} {dead_letter.reason}")
+            elif (dead_letter.key, dead_letter.value) != (bad[place].key, bad[place].value):
                 found.lost.append(f"the dead letter of {place} is not its record")
-    found.letters = len({place for place, _ in counts})
+    found.dead_letters = len({place for place, _ in counts})
     found.repeats = sum(counts.values()) - len(counts)
     found.checked += len(bad)
     found.lost += [f"the dead letter of {place}" for place in bad.keys() - {place for place, _ in counts}]
 
 
-def _headers(client: redis.Redis, ids: Iterable[str], key: Callable[[str], str]) -> Iterator[tuple[str, Header | None]]:
+def _headers(
+    client: redis.Redis, ids: Iterable[str], key: Callable[[str], str]
+) -> Iterator[tuple[str, BlobHeader | None]]:
     for some in _chunks(list(ids)):
         yield from zip(some, map(decode_header, client.mget([key(one) for one in some])), strict=True)
 

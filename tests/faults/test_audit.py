@@ -10,7 +10,7 @@ from freshet.layout import Keys
 from freshet.records import ItemFeatures, ItemTier
 from local.stack.kafka import KafkaServer
 from store.feature_writer import FeatureWriter
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
 from tests.faults.audit import audit
 from tests.faults.load import Load, Record, Sender
 from tests.faults.world import World
@@ -41,7 +41,7 @@ def test_the_audit_finds_what_is_lost(broker: KafkaServer, make_world: Callable[
     [erased] = sorted(load.truth.erased)[:1]
     client.delete(KEYS.erased())  # else it is refused
     back = HistoryEvent(erased, items[0], "view", load.began_ms, "back")
-    HistoryStore(client).append(HistoryBatch.of([back]), DueVersions(["v1"]))
+    HistoryStore(client).append(HistoryBatch.of([back]), QueuedVersions(["v1"]))
     place, record = next(iter(bad.items()))
     bad[place] = Record(record.topic, record.key, b"another value", good=False)
     invented = (record.topic, 0, 10**9)

@@ -144,7 +144,7 @@ def test_ten_thousand_bad_inputs_stop_nobody_and_none_is_lost(
     """Catches an input that ends a lane, vanishes, or comes back with other bytes than it had."""
     world = make_world(broker, partitions=2)
     topics, mill, chance = world.topics, Mill(11), random.Random(12)
-    worker = world.worker(DEAD_LETTER_RATIO="1")
+    worker = world.worker(DEAD_LETTERS_RATIO="1")
     sent: list[tuple[str, Made, bool]] = []
     makers: list[tuple[str, Callable[[], Made], type]] = [
         (topics.items, mill.item, Item),
@@ -167,20 +167,22 @@ def test_ten_thousand_bad_inputs_stop_nobody_and_none_is_lost(
     world.settle(refreshed=False)
     assert worker.runs
 
-    letters: dict[tuple[str, int, int], DeadLetter] = {}
+    dead_letters: dict[tuple[str, int, int], DeadLetter] = {}
     reasons: Counter[str] = Counter()
     for topic in {topic for topic, _, _ in sent}:
-        for record in read_all(world.settings.kafka, topics.dead_letters(topic)):
+        for record in read_all(world.settings.kafka.servers, topics.dead_letters(topic)):
             one = CODEC.decode(DeadLetter, record.value or b"")
-            if (one.topic, one.partition, one.offset) not in letters:
+            if (one.topic, one.partition, one.offset) not in dead_letters:
                 reasons[one.reason] += 1
-            letters[one.topic, one.partition, one.offset] = one
-    found = Findings(checked=len(sent), letters=len(letters))
+            dead_letters[one.topic, one.partition, one.offset] = one
+    found = Findings(checked=len(sent), dead_letters=len(dead_letters))
     for (_, made, bad), at in zip(sent, positions, strict=True):
-        letter = letters.get((at.topic, at.partition, at.offset))
-        if bad != (letter is not None):
-            found.lost.append(f"{at}: {'no letter' if bad else 'a good record refused'}: {made[1] and made[1][:40]!r}")
-        elif letter is not None and (letter.key, letter.value) != made:
+        dead_letter = dead_letters.get((at.topic, at.partition, at.offset))
+        if bad != (dead_letter is not None):
+            found.lost.append(
+                f"{at}: {'no dead_letter' if bad else 'a good record refused'}: {made[1] and made[1][:40]!r}"
+            )
+        elif dead_letter is not None and (dead_letter.key, dead_letter.value) != made:
             found.lost.append(f"{at}: other bytes")
     good_ids = [made[0].decode() for topic, made, bad in sent if not bad and made[0] and made[0].startswith(b"good")]
     for item_id in good_ids:
@@ -205,7 +207,7 @@ def test_a_flood_trips_the_limit(broker: KafkaServer, make_world: Callable[..., 
     for future in sent:
         future.result(60)
     lanes = ("item-text", "sink")
-    limited = world.worker(lanes, DEAD_LETTER_RUN="500")
+    limited = world.worker(lanes, DEAD_LETTERS_RUN="500")
     assert limited.child is not None
     deadline = time.monotonic() + 90
     while limited.child.running and time.monotonic() < deadline:
@@ -214,14 +216,14 @@ def test_a_flood_trips_the_limit(broker: KafkaServer, make_world: Callable[..., 
     log = limited.log.read_text()
     assert "500 dead letters in a row" in log
     assert "freshet dlq list items.dlq" in log
-    letters = len(read_all(world.settings.kafka, world.topics.dead_letters(world.topics.items)))
-    assert 500 <= letters <= 1_000
-    raised = world.worker(lanes, DEAD_LETTER_RUN="1000000", DEAD_LETTER_RATIO="1")
+    dead_letters = len(read_all(world.settings.kafka.servers, world.topics.dead_letters(world.topics.items)))
+    assert 500 <= dead_letters <= 1_000
+    raised = world.worker(lanes, DEAD_LETTERS_RUN="1000000", DEAD_LETTERS_RATIO="1")
     world.settle(refreshed=False)
     assert raised.runs
     assert world.client.zcard("f:v1:items") == len(good)
     found = {
         CODEC.decode(DeadLetter, record.value or b"").offset
-        for record in read_all(world.settings.kafka, world.topics.dead_letters(world.topics.items))
+        for record in read_all(world.settings.kafka.servers, world.topics.dead_letters(world.topics.items))
     }
     assert found == set(range(200, 3_200)), "after the limit was raised every one has its letter"

@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -34,7 +33,7 @@ class Reading:
     """Reads all the time on a thread of its own, as a ranker does, and notes what a ranker must never see."""
 
     def __init__(self, world: World, load: Load) -> None:
-        self._url, self._load = world.settings.redis, load
+        self._url, self._load = world.settings.redis.url, load
         self.reads, self.wrong = dict.fromkeys(DIMS, 0), list[str]()
         self._newest: dict[tuple[str, str], float] = {}
         self._stop = threading.Event()
@@ -64,16 +63,16 @@ class Reading:
             self.wrong.append(f"vectors of {width} and {len(user.log_vector)} values in an answer of {version}")
         for one, here, age in zip(ids, found.present, found.age_seconds, strict=True):
             if here:
-                moment = now - float(age)  # states of an item are a second apart, and a read takes milliseconds
-                if moment < self._newest.get((version, one), 0.0) - 0.5:
+                timestamp = now - float(age)  # states of an item are a second apart, and a read takes milliseconds
+                if timestamp < self._newest.get((version, one), 0.0) - 0.5:
                     self.wrong.append(f"{one} in {version} became older")
-                self._newest[version, one] = moment
+                self._newest[version, one] = timestamp
 
 
 def seen_as(world: World, version: str) -> World:
     """The same deployment, as the workers of another version see it."""
     other = copy.copy(world)
-    other.settings = replace(world.settings, version=version, dims=DIMS[version])
+    other.settings = world.settings.replace(version=version, dims=DIMS[version])
     other.topics, other.workers = Topics(other.settings), []
     return other
 
@@ -81,7 +80,7 @@ def seen_as(world: World, version: str) -> World:
 def freshet(world: World, *arguments: str) -> None:
     """The command line, as an operator uses it."""
     names = ("kafka", "redis", "topic_prefix", "history_length")
-    told = {name: getattr(world.settings, name) for name in names}
+    told = {name: world.settings.value(name) for name in names}
     command_line.freshet(*arguments, **told, home=world.folder)
 
 

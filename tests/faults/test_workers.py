@@ -32,7 +32,7 @@ def test_a_worker_killed_twenty_times_loses_nothing(broker: KafkaServer, make_wo
             trial.recovery.append(world.caught_up_s(ends))
     trial.finish()
     found = trial.audit("worker kill -9", KILLS)
-    assert found.letters == len(trial.bad)
+    assert found.dead_letters == len(trial.bad)
 
 
 def test_workers_that_join_and_leave_lose_nothing(broker: KafkaServer, make_world: Callable[..., World]) -> None:

@@ -18,7 +18,7 @@ import redis
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from local.stack.process import HOST, ChildProcess, log_tail
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 from streams.kafka.lag import watermarks
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics
@@ -52,10 +52,10 @@ class Worker:
         self.name, self.log = name, folder / f"{name}.log"
         self._argv = [*inside, sys.executable, "-m", "tests.support.lane_process", ",".join(lanes)]
         told = {
-            "KAFKA": settings.kafka, "REDIS": settings.redis, "TOPIC_PREFIX": settings.topic_prefix,
-            "HOME": str(folder), "DIMS": str(settings.dims), "HISTORY_LENGTH": str(settings.history_length),
-            "SESSION_TIMEOUT_S": str(settings.session_timeout_s), "REFRESH_INTERVAL_S": "2", "REFRESH_POLL_S": "0.2",
-            "LEASE_S": "5", "DEAD_LETTER_RUN": "1000000", "LLM_CONCURRENCY": "64",
+            "KAFKA": settings.kafka.servers, "REDIS": settings.redis.url, "TOPIC_PREFIX": settings.topic_prefix,
+            "HOME": str(folder), "DIMS": str(settings.vectors.dims), "HISTORY_LENGTH": str(settings.history.length),
+            "SESSION_TIMEOUT_S": str(settings.kafka.session_timeout_s), "REFRESH_INTERVAL_S": "2",
+            "LEASE_S": "5", "DEAD_LETTERS_RUN": "1000000", "LLM_CONCURRENCY": "64",
         }  # fmt: skip
         wanted = {f"FRESHET_{key}": value for key, value in {**told, **variables}.items()}
         self._environment = {**os.environ, "OMP_NUM_THREADS": "1", **wanted, **(environment or {})}
@@ -101,7 +101,7 @@ class World:
         url = self.valkey.start().replace(HOST, redis_host)
         wanted = {"session_timeout_s": SESSION_S, "dims": 16, "history_length": 200, **overrides}
         self.settings = Settings.load({}, kafka=kafka.address, redis=url, **wanted)
-        self.client = redis.Redis.from_url(self.settings.redis, socket_timeout=10)
+        self.client = redis.Redis.from_url(self.settings.redis.url, socket_timeout=10)
         self.topics = Topics(self.settings)
         self.topics.create(kafka_config(self.settings))
         self.workers: list[Worker] = []
@@ -130,7 +130,7 @@ class World:
             return {
                 (topic, p): watermarks(consumer, TopicPartition(topic, p), 10)[1]
                 for topic in wanted
-                for p in range(self.settings.partitions)
+                for p in range(self.settings.kafka.partitions)
             }
 
     def behind(self, ends: Mapping[Place, int]) -> int:
@@ -154,7 +154,7 @@ class World:
 
     def settle(self, timeout_s: float = 240.0, *, refreshed: bool = True) -> None:
         """Wait until nothing is left to do: all of every topic acknowledged, and (`refreshed`) nobody due."""
-        due = DueUsers(self.client, self.settings.version, self.settings.key_prefix)
+        due = RefreshQueue(self.client, self.settings.version, self.settings.key_prefix)
 
         def quiet() -> bool:
             return self.behind(self.ends()) == 0 and not (refreshed and due.size() + due.leased())

@@ -10,7 +10,7 @@ import pytest
 from evaluation.attacks import Attack, load
 from processors.items.attribute_catalogue import Attribute, AttributeCatalogue, Category
 from processors.items.confusables import fold
-from processors.items.distiller import Distiller, InvalidKnowledge, Recipe
+from processors.items.distiller import DistillationConfig, Distiller, InvalidKnowledge
 from processors.items.injection_guard import inspect
 from processors.items.item_text import item_text
 from tests.attacks.obedient import WHERE, ObedientLlm, ScriptedLlm
@@ -19,9 +19,9 @@ from tests.support.fakes import FakeClock
 ATTACKS = load()
 _WANTED = Category("Goods", [Attribute("Material", "What it is made of"), Attribute("Use"), Attribute("Colour")])
 RECIPES = {
-    "open": Recipe(),
-    "critic": Recipe("full"),
-    "catalogue": Recipe("full", AttributeCatalogue([_WANTED])),
+    "open": DistillationConfig(),
+    "critic": DistillationConfig("full"),
+    "catalogue": DistillationConfig("full", AttributeCatalogue([_WANTED])),
 }
 
 
@@ -36,23 +36,25 @@ def test_the_corpus_is_broad() -> None:
     assert all(attack.knowledge_lacks and (attack.says or attack.answers) for attack in ATTACKS)
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+@pytest.mark.parametrize("distillation", RECIPES.values(), ids=RECIPES.keys())
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.id)
-async def test_an_attack_is_contained(attack: Attack, recipe: Recipe) -> None:
+async def test_an_attack_is_contained(attack: Attack, distillation: DistillationConfig) -> None:
     """Catches a listing whose words steer what is published, though the model does all it is told."""
     held = 0
     for say in attack.says:
         for where in WHERE:
-            held += await _contained(attack, ObedientLlm(say, where), recipe, f"{say[:80]!r} {where}")
+            held += await _contained(attack, ObedientLlm(say, where), distillation, f"{say[:80]!r} {where}")
     for raw in attack.answers:
-        held += await _contained(attack, ScriptedLlm(raw), recipe, raw[:80])
+        held += await _contained(attack, ScriptedLlm(raw), distillation, raw[:80])
     assert held, "no answer was held back: the attack's answers are too tame to prove anything"
 
 
-async def _contained(attack: Attack, llm: ObedientLlm | ScriptedLlm, recipe: Recipe, what: str) -> bool:
+async def _contained(
+    attack: Attack, llm: ObedientLlm | ScriptedLlm, distillation: DistillationConfig, what: str
+) -> bool:
     item = dataclasses.replace(attack.item, category=attack.item.category or ("Goods",))
     try:
-        knowledge = await Distiller(llm, FakeClock(), recipe=recipe).distill(item)
+        knowledge = await Distiller(llm, FakeClock(), distillation=distillation).distill(item)
     except InvalidKnowledge:
         return True
     finally:

@@ -1,4 +1,4 @@
-"""Files of knowledge: what is read is what was written, in both forms."""
+"""Files of knowledge: reading returns what was written, in both formats."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_parquet_columns_are_the_records_fields() -> None:
 
 
 @pytest.mark.parametrize("name", ["k.jsonl", "k.parquet"])
-def test_what_is_read_is_what_was_written(tmp_path: Path, name: str) -> None:
+def test_reading_returns_what_was_written(tmp_path: Path, name: str) -> None:
     """Catches a list for a tuple, a map as pairs, or a lost None."""
     file = KnowledgeFile(tmp_path / name)
     file.add(knowledge("i1"))
@@ -52,23 +52,23 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, name: str) -> None:
     assert list(read_knowledge(tmp_path / name)) == [knowledge("i1"), ItemKnowledge("i2", 1, 2, "g")]
 
 
-def test_the_last_line_of_an_item_counts_and_mended_failures_go(tmp_path: Path) -> None:
+def test_the_last_line_of_an_item_counts_and_resolved_failures_go(tmp_path: Path) -> None:
     """Catches stale knowledge beside new, and a list of failures that only grows."""
     file = KnowledgeFile(tmp_path / "k.jsonl")
     for fingerprint in ("old", "new"):
         file.add(knowledge("i1", fingerprint))
     for item_id, fingerprint in (("i1", "new"), ("i2", "f"), ("i2", "f"), ("i3", "f")):
-        file.add_failure(Item(item_id, 1, "t"), fingerprint, InvalidKnowledge("cut off", '{"a'))
+        file.add_failure(Item(item_id, 1, "t"), fingerprint, InvalidKnowledge("cut off", '{"a'), reason="invalid")
     file.add(knowledge("i3", "other content"))
     assert file.fingerprints() == {"i1": "new", "i3": "other content"}
     file.finish()
     assert [line["fingerprint"] for line in file.lines.read()] == ["new", "other content"]
     [failure] = file.failures.read()
-    assert (failure["item_id"], failure["reason"], failure["answer"]) == ("i2", "invalid_knowledge", '{"a')
+    assert (failure["item_id"], failure["reason"], failure["answer"]) == ("i2", "invalid", '{"a')
     file.close()
 
 
-def test_a_parquet_file_alone_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_continues_from_a_parquet_file_alone(tmp_path: Path) -> None:
     """Catches hours of calls made again because only the parquet file was kept."""
     write_parquet(tmp_path / "k.parquet", [knowledge("i1")])
     file = KnowledgeFile(tmp_path / "k.parquet")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freshet import blob
-from freshet.blob import HEADER, BlobError, Header, Shape
+from freshet.blob import HEADER, BlobError, BlobHeader, Shape
 from freshet.header import FIELDS, OFFSETS
 from freshet.records import Claim, InferredBehavior, ItemKnowledge, Provenance
 from freshet.vectors import DTYPES
@@ -32,7 +32,7 @@ def test_item_bytes_are_those_of_the_documentation() -> None:
 
 
 def test_user_bytes_are_those_of_the_documentation() -> None:
-    """Catches behaviours that another language would look for elsewhere."""
+    """Catches behaviors that another language would look for elsewhere."""
     data = blob.encode_user(user(value=2.0, degraded=True))
     assert data[:8] == bytes([1, 1, 2, 2, DIMS, 0, 2, 0])
     assert struct.unpack_from("<qqq", data, 8) == (NOW_MS, NOW_MS + 5, NOW_MS + 5)
@@ -116,7 +116,7 @@ def test_a_dtype_of_a_later_release_is_absent() -> None:
 
 def test_the_header_is_what_its_table_says() -> None:
     """Catches a field that the documentation, the tuple and the bytes place differently."""
-    assert tuple(name for name, _, _ in FIELDS) == Header._fields
+    assert tuple(name for name, _, _ in FIELDS) == BlobHeader._fields
     assert HEADER.size == 40
     assert OFFSETS == (0, 1, 2, 3, 4, 6, 8, 16, 24, 32, 36)
 
@@ -154,7 +154,7 @@ def test_every_finite_float16_decodes_exactly() -> None:
     assert (decoded.view(np.uint32) == values.astype(np.float32).view(np.uint32)).all()
 
 
-def test_behaviours_in_words_stay_out_of_the_blob() -> None:
+def test_behaviors_in_words_stay_out_of_the_blob() -> None:
     """Catches an empty item id in front of a ranker, or confidences that shift to the next item."""
     given_user = user(behaviors=(InferredBehavior("", 0.9, "flight"), InferredBehavior("i1", 0.5)))
     found = blob.decode_user(blob.encode_user(given_user), Shape(DIMS))
@@ -167,7 +167,7 @@ def test_behaviours_in_words_stay_out_of_the_blob() -> None:
     st.sampled_from(sorted(DTYPES)),
 )
 def test_users_come_back(behaviors: list[tuple[str, float]], dtype: str) -> None:
-    """Catches behaviours cut at the wrong byte: ids of any language, empty ones, none at all."""
+    """Catches behaviors cut at the wrong byte: ids of any language, empty ones, none at all."""
     given_user = user(value=0.5, behaviors=tuple(InferredBehavior(*one) for one in behaviors))
     found = blob.decode_user(blob.encode_user(given_user, dtype), Shape(DIMS, dtype))
     assert found is not None

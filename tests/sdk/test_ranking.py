@@ -1,4 +1,4 @@
-"""A ranker's columns against plain loops; run as a script, this writes their table into `docs/ranking.md`."""
+"""A ranker's columns against plain loops; run as a script, this writes their table into `docs/use/rankers/rank.md`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from freshet.ranking import COLUMNS, GROUPS, MAX_AGE_S, RankingOptions, candidat
 from freshet.records import InferredBehavior
 from freshet.results import FeatureRead, UserRead
 
-PAGE = Path(__file__).parents[2] / "docs" / "ranking.md"
+PAGE = Path(__file__).parents[2] / "docs" / "use" / "rankers" / "rank.md"
 OLDEST = math.log1p(MAX_AGE_S)
 NEAR = 1e-5  # float32 against float64: cosines so near to each other or to a bound may fall on either side
 
@@ -90,7 +90,7 @@ def requests(draw: st.DrawFn) -> tuple[FeatureRead, NDArray[np.float32], NDArray
     return found, rows(draw(st.integers(0, 6))), rows(len(confidences)), options
 
 
-def check_neighbours(
+def check_neighbors(
     column: Any, prefix: str, row: int, cosines: list[tuple[float, float]], options: RankingOptions
 ) -> None:
     """`cosines`, each with its weight, against the tiers, the nearest and the weight of the nearest."""
@@ -131,10 +131,10 @@ def test_every_column_is_what_a_plain_loop_says(
             assert column(f"{name}_dot")[row] == pytest.approx(exact, abs=NEAR * scale)
             assert column(f"{name}_cosine")[row] == pytest.approx(cosine(item, vector) or 0.0, abs=NEAR)
         past = [(one, 1.0) for each in history if (one := cosine(item, each)) is not None]
-        check_neighbours(column, "history", row, past, options)
+        check_neighbors(column, "history", row, past, options)
         pairs = zip(behaviors, user.behaviors, strict=True)
         near = [(one, by.confidence) for each, by in pairs if (one := cosine(item, each)) is not None]
-        check_neighbours(column, "behavior", row, near, options)
+        check_neighbors(column, "behavior", row, near, options)
         assert column("item_present")[row] == here
         age = min(float(found.age_seconds[row]), MAX_AGE_S)
         assert column("item_age_log1p")[row] == pytest.approx(math.log1p(age))
@@ -227,7 +227,7 @@ def test_options_that_mean_nothing_are_refused(change: dict[str, Any], message: 
 
 
 def test_vectors_that_do_not_fit_are_refused() -> None:
-    """Catches history of another width, and confidences paired with the wrong behaviours."""
+    """Catches history of another width, and confidences paired with the wrong behaviors."""
     found = read([[1, 2]], confidences=[0.5])
     with pytest.raises(ValueError, match=r"history has shape \(1, 3\), wanted \(1, 2\)"):
         candidate_features(found, np.ones((1, 3), np.float32))

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import redis
 
-from freshet import AsyncFeatureReader, FeatureReader, InferredBehavior, Keys
+from freshet import AsyncFeatureReader, FeatureReader, InferredBehavior
+from freshet.layout import Keys
 from freshet.ranking import RankingOptions, candidate_features
 from freshet.ranking_reader import AsyncRankingReader, RankingRead, RankingReader
 from store.feature_writer import FeatureWriter
@@ -67,9 +68,9 @@ def commands(client: Any) -> int:
     return int(calls)
 
 
-def test_history_and_behaviours_are_cut_out_of_one_answer(client: Any, writer: FeatureWriter, ask: Ask) -> None:
+def test_history_and_behaviors_are_cut_out_of_one_answer(client: Any, writer: FeatureWriter, ask: Ask) -> None:
     """Catches rows off by one, candidates of the wrong length, and columns made of something else."""
-    for _ in range(2):  # the second time the behaviours come with the rest
+    for _ in range(2):  # the second time the behaviors come with the rest
         found = ask("u", ["a", "none", "b"], ["c", "none"])
         assert found.candidates.item_matrix[:, 0].tolist() == [1, 0, -1]
         assert found.candidates.present.tolist() == [True, False, True]
@@ -84,7 +85,7 @@ def test_history_and_behaviours_are_cut_out_of_one_answer(client: Any, writer: F
 
 
 def test_one_round_trip_once_the_user_is_known(client: Any, writer: FeatureWriter, ask: Ask) -> None:
-    """Catches a second trip for behaviours that are here already or are candidates, and none after a refresh."""
+    """Catches a second trip for behaviors that are here already or are candidates, and none after a refresh."""
     ask("nobody", ["a"])  # asks which version is active
     commands(client)
     trips = []
@@ -159,7 +160,7 @@ def test_an_empty_request_and_an_unknown_user(client: Any, ask: Ask) -> None:
 
 
 def test_no_two_versions_in_one_request(valkey: str, client: Any, opened: Open) -> None:
-    """Catches behaviours of one version beside candidates of another, where an activation falls between two trips."""
+    """Catches behaviors of one version beside candidates of another, where an activation falls between two trips."""
     writer = FeatureWriter(client)
     for version, value in (("v1", 7.0), ("v2", -7.0)):
         writer.put_items([item(name, value, version=version) for name in "abc"])
@@ -191,7 +192,7 @@ def test_no_two_versions_in_one_request(valkey: str, client: Any, opened: Open) 
 
 
 def test_an_outage_is_flagged_and_keeps_every_shape(client: Any, writer: FeatureWriter, opened: Open) -> None:
-    """Catches an exception in the ranker, NaN, and behaviours that are forgotten because nobody answered."""
+    """Catches an exception in the ranker, NaN, and behaviors that are forgotten because nobody answered."""
     ranking = RankingReader(opened(timeout_s=0.2))
     ranking.read("u", ["a"], ["c"])
     client.execute_command("CLIENT", "PAUSE", 500, "ALL")

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import redis
 
-from freshet import FeatureReader, InferredBehavior, Keys
+from freshet import FeatureReader, InferredBehavior
+from freshet._changed_items import CLOCK_SKEW_MS
 from freshet._protocol import ITEMS_PER_TRIP
-from freshet.changed_items import CLOCK_SKEW_MS
+from freshet.layout import Keys
 from freshet.records import ItemKnowledge
 from store.feature_writer import Deletion, FeatureWriter
 from store.versions import Versions
@@ -259,8 +260,8 @@ def test_a_url_reader_times_out_and_survives_a_lost_connection(valkey: str, clie
 
 
 def test_the_documented_rights_are_enough_and_no_more(valkey: str, client: Any, writer: FeatureWriter) -> None:
-    """Catches a ranker that needs more rights than `docs/redis-layout.md` says, or could write with those."""
-    page = (Path(__file__).parents[2] / "docs" / "redis-layout.md").read_text(encoding="utf-8")
+    """Catches a ranker that needs more rights than `docs/reference/redis-layout.md` says, or could write with those."""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "redis-layout.md").read_text(encoding="utf-8")
     [rule] = [line.split() for line in page.splitlines() if "ACL SETUSER" in line]
     client.execute_command(*[word.replace("PASSWORD", "secret") for word in rule])
     writer.put_items([item("a", 1.0)])

@@ -1,4 +1,4 @@
-"""The ACL lines of `docs/security.md`: each role can do its work, and nothing that would hurt."""
+"""The ACL lines of `docs/use/operators/security.md`: each role can do its work, and nothing that would hurt."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from freshet.connect import connect
 from freshet.records import ItemFeatures, ItemKnowledge, UserFeatures
 from store.erasure_watermarks import Erasures
 from store.feature_writer import Deletion, FeatureWriter
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
 from store.knowledge_cache import KnowledgeCache
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 from store.refreshed_versions import RefreshedVersions
 from store.version_gc import collect
 from store.versions import Versions
@@ -26,7 +26,7 @@ from tests.support import servers
 from tests.support.topologies import Cluster, Node
 
 NOW = 1_700_000_000_000
-PAGE = Path(__file__).parents[2] / "docs" / "security.md"
+PAGE = Path(__file__).parents[2] / "docs" / "use" / "operators" / "security.md"
 
 
 def lines() -> list[str]:
@@ -76,11 +76,11 @@ def write(server: Node | Cluster, role: str) -> None:
         assert cache.find("v1", "c", "f" * 64) is not None
         RefreshedVersions(client, "f", "v1").announce("v1")
         store = HistoryStore(client)
-        store.append(HistoryBatch.of([HistoryEvent("u", "i", "view", NOW, "e")]), DueVersions(["v1"]))
-        due = DueUsers(client, "v1")
-        assert due.complete(due.claim(5, 60)) == 1
-        store.erase({"u": NOW + 1}, DueVersions(["v1"]))
-        assert Erasures(client).moments(["u"]) == [NOW + 1]
+        store.append(HistoryBatch.of([HistoryEvent("u", "i", "view", NOW, "e")]), QueuedVersions(["v1"]))
+        queue = RefreshQueue(client, "v1")
+        assert queue.complete(queue.lease(5, 60)) == 1
+        store.erase({"u": NOW + 1}, QueuedVersions(["v1"]))
+        assert Erasures(client).timestamps(["u"]) == [NOW + 1]
         assert list(store.scan_users()) == []
         with FeatureReader(client, raise_errors=True) as reader:
             assert reader.changed_items().written == ["i"]

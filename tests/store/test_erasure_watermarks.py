@@ -1,4 +1,4 @@
-"""The watermark of erasures: nothing older than it ever stands, in whatever order and batch things come."""
+"""Tombstone times of erased users: no older event is ever kept, in whatever order and batch events come."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import redis
 
 from freshet.layout import Keys
 from store.erasure_watermarks import Erasures, digest
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
 
-V1 = DueVersions(["v1"])
+V1 = QueuedVersions(["v1"])
 NOW = 1_700_000_000_000
 
 
@@ -22,8 +22,8 @@ def client(valkey: str) -> Iterator[redis.Redis]:
         yield client
 
 
-def event(user: str, moment: int, n: int = 0) -> HistoryEvent:
-    return HistoryEvent(user, f"i{n}", "view", moment, f"e{n}")
+def event(user: str, timestamp: int, n: int = 0) -> HistoryEvent:
+    return HistoryEvent(user, f"i{n}", "view", timestamp, f"e{n}")
 
 
 def times(store: HistoryStore, user: str) -> list[int]:
@@ -40,7 +40,7 @@ def test_what_is_older_never_comes_in_again(client: redis.Redis) -> None:
     )
     assert times(store, "a") == [NOW + 6]
     assert times(store, "b") == [1, NOW]
-    assert Erasures(client).moments(["a", "b"]) == [NOW + 5, 0]
+    assert Erasures(client).timestamps(["a", "b"]) == [NOW + 5, 0]
 
 
 def test_an_erasure_heard_again_leaves_what_came_since(client: redis.Redis) -> None:
@@ -51,7 +51,7 @@ def test_an_erasure_heard_again_leaves_what_came_since(client: redis.Redis) -> N
     store.erase({"a": NOW}, V1)
     store.erase({"a": NOW - 7}, V1)
     assert times(store, "a") == [NOW + 1]
-    assert Erasures(client).moments(["a"]) == [NOW]
+    assert Erasures(client).timestamps(["a"]) == [NOW]
     assert client.zscore(Keys("f").due("v1"), "a") is not None
 
 
@@ -67,33 +67,33 @@ def test_a_moment_to_come_counts_as_now(client: redis.Redis) -> None:
     """Catches a producer with a wrong clock that locks a user out for years."""
     store = HistoryStore(client)
     store.erase({"a": 4_000_000_000_000})
-    [moment] = Erasures(client).moments(["a"])
-    assert NOW < moment < 3_000_000_000_000
-    store.append(HistoryBatch.of([event("a", moment + 1)]))
-    assert times(store, "a") == [moment + 1]
+    [timestamp] = Erasures(client).timestamps(["a"])
+    assert NOW < timestamp < 3_000_000_000_000
+    store.append(HistoryBatch.of([event("a", timestamp + 1)]))
+    assert times(store, "a") == [timestamp + 1]
 
 
-def test_watermarks_come_back_and_never_go_back(client: redis.Redis) -> None:
-    """Catches a rebuild that puts an older watermark over a newer one, and a list of the erased by name."""
+def test_tombstone_times_are_restored_and_never_go_back(client: redis.Redis) -> None:
+    """Catches a rebuild that puts an older time over a newer one, and a list of the erased by id."""
     erasures = Erasures(client)
     HistoryStore(client).erase({"a": NOW})
     erasures.restore({digest("a"): NOW - 1, digest("b"): NOW})
-    assert erasures.moments(["a", "b", "c"]) == [NOW, NOW, 0]
-    assert erasures.moments([]) == []
+    assert erasures.timestamps(["a", "b", "c"]) == [NOW, NOW, 0]
+    assert erasures.timestamps([]) == []
     assert b"a" not in client.zrange(Keys("f").erased(), 0, -1)
 
 
-def test_debts_stand_until_they_are_settled(client: redis.Redis) -> None:
+def test_erasures_are_pending_until_they_are_done(client: redis.Redis) -> None:
     """Catches dead letters of an erased user that nobody remembers to remove."""
     erasures = Erasures(client)
-    erasures.owe({"a": NOW, "b": NOW})
-    erasures.owe({"a": NOW + 1})
-    erasures.owe({})
-    assert erasures.owed() == {"a": NOW + 1, "b": NOW}
-    erasures.settle({"a": NOW, "b": NOW, "nobody": NOW})
-    assert erasures.owed() == {"a": NOW + 1}, "who was erased again meanwhile is owed still"
-    erasures.settle({"a": NOW + 1})
-    assert erasures.owed() == {}
+    erasures.add_pending({"a": NOW, "b": NOW})
+    erasures.add_pending({"a": NOW + 1})
+    erasures.add_pending({})
+    assert erasures.pending() == {"a": NOW + 1, "b": NOW}
+    erasures.done({"a": NOW, "b": NOW, "nobody": NOW})
+    assert erasures.pending() == {"a": NOW + 1}, "who was erased again meanwhile is still pending"
+    erasures.done({"a": NOW + 1})
+    assert erasures.pending() == {}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -105,9 +105,9 @@ def test_any_order_of_events_erasures_and_replays_leaves_the_same(client: redis.
     users = ["a", "b", "c"]
     log: list[HistoryEvent | tuple[str, int]] = []
     for n in range(200):
-        moment = NOW + 10 * n
+        timestamp = NOW + 10 * n
         user = rng.choice(users)
-        log.append((user, moment) if rng.random() < 0.05 else event(user, moment, n))
+        log.append((user, timestamp) if rng.random() < 0.05 else event(user, timestamp, n))
     bounds = dict.fromkeys(users, 0)
     for one in log:
         if isinstance(one, tuple):
@@ -127,4 +127,4 @@ def test_any_order_of_events_erasures_and_replays_leaves_the_same(client: redis.
                 store.append(HistoryBatch.of([one]))
     for user in users:
         wanted = [e.event_time for e in log if isinstance(e, HistoryEvent) and e.user_id == user]
-        assert times(store, user) == [moment for moment in wanted if moment > bounds[user]]
+        assert times(store, user) == [timestamp for timestamp in wanted if timestamp > bounds[user]]

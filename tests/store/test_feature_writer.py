@@ -12,8 +12,9 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freshet import FeatureReader, Keys, blob
+from freshet import FeatureReader, blob
 from freshet.connect import connect, keys_for
+from freshet.layout import Keys
 from freshet.records import ItemFeatures, ItemKnowledge
 from store.feature_writer import BYTES_PER_CALL, KEYS_PER_CALL, Deletion, FeatureWriter, ShapeMismatch, WriteResult
 from store.functions import library
@@ -61,7 +62,7 @@ def place(keys: Keys, of: Callable[[str, int], str], one: str = "i1") -> str:
 CLUSTERED = Keys(clustered=True)
 SAME_BUCKET = next(one for one in map(str, range(10_000)) if CLUSTERED.bucket(one) == CLUSTERED.bucket("a"))
 SAME_BUCKET_AS_I1 = next(one for one in map(str, range(10_000)) if CLUSTERED.bucket(one) == CLUSTERED.bucket("i1"))
-# Few values, so that equal and neighbouring ones meet; the large ones differ only beyond a double's 53 bits.
+# Few values, so that equal and neighboring ones meet; the large ones differ only beyond a double's 53 bits.
 TIMES = st.sampled_from([-1, 0, 5, NOW_MS, 2**62, 2**62 + 1, -(2**62), -(2**62) - 1, 2**63 - 1, -(2**63)])
 OFFSETS = st.sampled_from([-1, 0, 1, 2**32 - 1, 2**32, 2**53, 2**53 + 1, 2**63 - 1])
 WRITES = st.tuples(st.sampled_from(["a", SAME_BUCKET]), TIMES, st.sampled_from([1, 2, 255]), OFFSETS)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import redis
 
-from freshet import Keys
 from freshet.connect import connect
+from freshet.layout import Keys
 from freshet.records import ItemKnowledge
 from store.feature_writer import FeatureWriter, ShapeMismatch, WriteResult
 from store.knowledge_cache import KnowledgeCache

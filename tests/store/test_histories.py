@@ -8,10 +8,10 @@ import redis
 
 from freshet.layout import Keys
 from store import histories
-from store.histories import DueVersions, History, HistoryBatch, HistoryEvent, HistoryStore, pack, unpack_member
-from store.refresh_queue import DueUsers
+from store.histories import History, HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions, pack, unpack_member
+from store.refresh_queue import RefreshQueue
 
-V1 = DueVersions(["v1"])
+V1 = QueuedVersions(["v1"])
 
 
 @pytest.fixture
@@ -76,23 +76,23 @@ def test_the_event_id_is_the_identity_where_there_is_one(client):
 
 
 def test_a_redelivered_batch_does_not_make_its_users_due_again(client):
-    store, due = HistoryStore(client), DueUsers(client, "v1")
+    store, queue = HistoryStore(client), RefreshQueue(client, "v1")
     batch = HistoryBatch.of([event("a"), event("b")])
     store.append(batch, V1)
-    claims = due.claim(10, 60)
-    assert {claim.user_id for claim in claims} == {"a", "b"}
+    leases = queue.lease(10, 60)
+    assert {lease.user_id for lease in leases} == {"a", "b"}
     assert store.append(batch, V1) == 0
-    assert due.size() == 0
+    assert queue.size() == 0
 
 
 def test_erasing_in_a_batch_drops_the_past_and_keeps_what_follows(client):
-    store, due = HistoryStore(client), DueUsers(client, "v1")
+    store, queue = HistoryStore(client), RefreshQueue(client, "v1")
     store.append(HistoryBatch.of([event("a", "old"), event("b", "old")]), V1)
-    assert len(due.claim(1, 60)) == 1
+    assert len(queue.lease(1, 60)) == 1
     store.append(HistoryBatch.of([event("a", "new", offset=5)], erased={"a": 1, "b": 1}), V1)
     assert items(store, "a") == ("new",)
     assert items(store, "b") == ()
-    assert [claim.user_id for claim in due.claim(10, 60)] == ["a"]
+    assert [lease.user_id for lease in queue.lease(10, 60)] == ["a"]
     store.erase({"a": 2}, V1)
     keys = Keys("f")
     assert not client.exists(

@@ -56,7 +56,7 @@ def test_a_new_recipe_keeps_the_answers_of_its_version(client: redis.Redis) -> N
     assert (found.knowledge.fingerprint, found.how) == ("old", "content")
 
 
-def test_a_new_version_distils_under_a_new_recipe_and_reuses_under_the_same(client: redis.Redis) -> None:
+def test_a_new_version_distills_under_a_new_recipe_and_reuses_under_the_same(client: redis.Redis) -> None:
     """Catches a new version that serves the old prompts' answers, or pays again for the same ones."""
     cache = KnowledgeCache(client)
     cache.put([knowledge("f1", "c1", "v1")], {"i1": "s1"})
@@ -67,7 +67,7 @@ def test_a_new_version_distils_under_a_new_recipe_and_reuses_under_the_same(clie
 
 
 def test_near_duplicates_find_the_shared_row_and_their_own_first(client: redis.Redis) -> None:
-    """Catches a variant that gets its neighbour's knowledge though it has its own."""
+    """Catches a variant that gets its neighbor's knowledge though it has its own."""
     cache = KnowledgeCache(client)
     cache.put([knowledge("f1", "c1")], {"i1": "s1"})
     found = cache.find("v1", "c2", "f2", "s1")

@@ -58,15 +58,15 @@ def keys_of(client: Any, pattern: str) -> set[bytes]:
 
 
 def test_everything_of_the_version_goes_and_nothing_else(client: Any) -> None:
-    """Catches a pattern that takes a neighbour's keys, or leaves an index behind."""
+    """Catches a pattern that takes a neighbor's keys, or leaves an index behind."""
     fill(client, "v1", "v2", "v20")
     client.set(keys_for(client).history("u1"), b"kept")
     Versions(client).activate("v1")
     kept = keys_of(client, "*") - keys_of(client, "f:v2:*")
-    told: list[int] = []
+    steps: list[int] = []
     gone = len(keys_of(client, "f:v2:*"))
     # Manifest and workers go with the name.
-    assert collect(client, "f", "v2", force=True, settle_s=0, progress=told.append) == gone - 1 == sum(told)
+    assert collect(client, "f", "v2", force=True, settle_s=0, progress=steps.append) == gone - 1 == sum(steps)
     assert keys_of(client, "f:v2:*") == set()
     assert keys_of(client, "*") == kept
     assert Versions(client).overview().all == ["v1", "v20"]

@@ -12,7 +12,7 @@ from streams.metrics import Metrics
 
 
 async def test_a_transient_error_is_tried_until_it_passes() -> None:
-    """Catches a record given up because a neighbour was away."""
+    """Catches a record given up because a dependency was away."""
     tries = 0
 
     async def flaky() -> str:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas.files import FileError
-from streams.distillation import read_catalogue, recipe_of
+from streams.distillation import distillation_config, read_catalogue
 from streams.settings import SettingError, Settings
 
 ROWS = [
@@ -51,20 +51,18 @@ def test_the_settings_make_the_recipe(tmp_path: Path) -> None:
     items = tmp_path / "items.jsonl"
     gold = json.dumps({"Brand": ["Acme"], "Size": []})
     items.write_text(json.dumps({"item_id": "i", "title": "Acme tea", "category": "Tea", "attributes": gold}))
-    recipe = recipe_of(
-        Settings.load(
-            {}, profile="full", catalogue=str(written(tmp_path, "csv")), examples=str(items), examples_shown=1
-        ),
+    distillation = distillation_config(
+        Settings.load({}, knowledge_agents="full", catalogue=str(written(tmp_path, "csv")), examples=str(items)),
         None,
     )
-    assert recipe.team == ("attribute_analyst", "need_analyst", "critic")
-    assert recipe.catalogue is not None
-    assert recipe.examples == 1
-    assert "i" in {one.example_id for one in recipe.bank.examples}
+    assert distillation.agent_set == ("attribute_analyst", "need_analyst", "critic")
+    assert distillation.catalogue is not None
+    assert distillation.examples == 3
+    assert "i" in {one.example_id for one in distillation.bank.examples}
 
 
-@pytest.mark.parametrize("wrong", [{"profile": "gpu"}, {"catalogue": "no.csv"}, {"examples": "no.jsonl"}])
-def test_a_wrong_setting_names_itself(wrong: dict[str, str]) -> None:
+@pytest.mark.parametrize(("name", "wrong"), [("agents", "gpu"), ("catalogue", "no.csv"), ("examples", "no.jsonl")])
+def test_a_wrong_setting_names_itself(name: str, wrong: str) -> None:
     """Catches a worker that starts without the catalogue it was told to follow."""
-    with pytest.raises(SettingError, match=f"FRESHET_{next(iter(wrong)).upper()}"):
-        recipe_of(Settings.load({}, **wrong), None)
+    with pytest.raises(SettingError, match=f"FRESHET_KNOWLEDGE__{name.upper()}"):
+        distillation_config(Settings.load({}, **{name: wrong}), None)

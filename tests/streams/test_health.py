@@ -23,7 +23,7 @@ from streams.kafka.topics import Topics
 from streams.metrics import Metrics
 from streams.resources import Context
 from streams.settings import Settings
-from streams.worker.stall_detector import LagClock, StallDetector, Watch, beat, stacks
+from streams.worker.stall_detector import LagClock, StallDetector, StallWatcher, beat, stacks
 from streams.worker.worker import run
 from tests.support.fakes_encoder import FakeEncoder
 from tests.support.lane_tools import make_topics, send_all, until
@@ -54,7 +54,7 @@ def served() -> Iterator[tuple[Health, Ticks, int]]:
     server.close()
 
 
-def test_liveness_follows_the_beats_and_readiness_the_neighbours(served: tuple[Health, Ticks, int]) -> None:
+def test_liveness_follows_the_beats_and_readiness_the_dependencies(served: tuple[Health, Ticks, int]) -> None:
     """Catches a hung worker that is never restarted, and one that is restarted because Redis is away."""
     health, ticks, port = served
     health.beat("lane sink")
@@ -134,7 +134,7 @@ class FakeLag:
 def test_what_stands_still_is_told_once_with_all_stacks(caplog: pytest.LogCaptureFixture) -> None:
     """Catches a stall that nobody can explain afterwards, and a log that fills with the same stacks."""
     metrics, health = Metrics(), Health(stall_s=10)
-    watch = Watch({"bootstrap.servers": "127.0.0.1:1"}, {"item-text": ("g", ["items"])}, metrics, health)
+    watch = StallWatcher({"bootstrap.servers": "127.0.0.1:1"}, {"item-text": ("g", ["items"])}, metrics, health)
     watch._lag.close()
     watch._lag = FakeLag()  # type: ignore[assignment]
     with caplog.at_level(logging.ERROR):

@@ -30,7 +30,7 @@ class Deployment:
 
     def __post_init__(self) -> None:
         self.topics = Topics(self.settings)
-        self.topics.create({"bootstrap.servers": self.settings.kafka})
+        self.topics.create({"bootstrap.servers": self.settings.kafka.servers})
         self._lag = GroupLag(kafka_config(self.settings), consumer_groups(self.settings))
 
     def worker(self, *options: str) -> ChildProcess:

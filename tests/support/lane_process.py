@@ -7,6 +7,7 @@ answers from the schema.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import tests.support.shifted_clock  # noqa: F401 - before anybody binds time.time
 from models.llm.client import Completion, Message
 from streams import logs
+from streams.jobs.erasure import sweep
 from streams.resources import Context
 from streams.settings import Settings
 from streams.worker.worker import run
@@ -55,10 +57,11 @@ def smallest(schema: Mapping[str, Any]) -> Any:
 
 def main() -> None:
     settings = Settings.load()
+    sweep.SWEEP_S = float(os.environ.get("TEST_SWEEP_S", sweep.SWEEP_S))
     logs.configure(settings.log_level)
     context = Context(settings)
     context.encoder = FakeEncoder()
-    if not settings.llm:
+    if not settings.llm.url:
         context.llm = SchemaLlm(delay_s=0.05)
     sys.exit(asyncio.run(run(sys.argv[1].split(","), context)))
 

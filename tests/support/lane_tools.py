@@ -21,7 +21,7 @@ from streams.settings import Settings
 def make_topics(settings: Settings) -> Topics:
     """Create the topics of `settings` on its broker."""
     topics = Topics(settings)
-    topics.create({"bootstrap.servers": settings.kafka})
+    topics.create({"bootstrap.servers": settings.kafka.servers})
     return topics
 
 

@@ -1,6 +1,6 @@
-"""Every schedule of a lane: its real code on a loop that is driven step by step, over neighbours that fail on demand.
+"""Every schedule of a lane: its real code on a loop that is driven step by step, over dependencies that fail on demand.
 
-Owns the loop with a clock of its own, neighbours that count their calls, and the check that nothing is acknowledged
+Owns the loop with a clock of its own, dependencies that count their calls, and the check that nothing is acknowledged
 whose result is not durable. Must not know a lane.
 """
 
@@ -78,7 +78,7 @@ def stepping(monkeypatch: Any) -> Iterator[StepLoop]:
 
 
 class Calls:
-    """Counts calls of neighbours, and lets one of them fail: the `fail_at`-th, with `error`."""
+    """Counts calls of dependencies, and lets one of them fail: the `fail_at`-th, with `error`."""
 
     def __init__(self, fail_at: int = -1, error: BaseException | None = None) -> None:
         self.made = 0

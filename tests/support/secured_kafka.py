@@ -93,7 +93,7 @@ def scram(users: Mapping[str, str]) -> tuple[str, dict[str, str], tuple[str, ...
 def start(settings: Settings, tmp_path: Path, **environment: str) -> ChildProcess:
     """A worker with all lanes and fake models; `environment` has its credentials."""
     told = {
-        f"FRESHET_{name.upper()}": str(getattr(settings, name))
+        f"FRESHET_{name.upper()}": str(settings.value(name))
         for name in ("kafka", "redis", "kafka_security", "kafka_mechanism", "kafka_ca_file", "dims")
     }
     child = ChildProcess(

@@ -9,8 +9,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from freshet import AsyncFeatureReader, FeatureReader, Keys
+from freshet import AsyncFeatureReader, FeatureReader
 from freshet.connect import connect, keys_for
+from freshet.layout import Keys
 from store.feature_writer import FeatureWriter
 from store.versions import Versions
 

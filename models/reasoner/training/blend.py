@@ -1,6 +1,6 @@
 """What the network's scores weigh beside co-occurrence, once it is trained.
 
-Owns the table of neighbours of a training run, and the choice of its settings and of the network's weight. Both
+Owns the table of neighbors of a training run, and the choice of its settings and of the network's weight. Both
 logits are added (a logarithmic opinion pool). Trained on top of co-occurrence, with each user's own pairs left out, the
 network was no better. Must not train.
 """
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from models.reasoner import ranking_metrics as ranking
-from models.reasoner.cooccurrence_table import NeighbourConfig, Neighbours, count_pairs, neighbours
+from models.reasoner.cooccurrence_table import NeighborConfig, NeighborTable, count_pairs, neighbors
 from models.reasoner.network import BlockDiffusionNetwork
-from models.reasoner.sequences import Log
+from models.reasoner.sequences import TrainingLog
 from models.reasoner.training.config import TrainingConfig
-from models.reasoner.training.validation import Validation, neighbour_scorer, network_scorer
+from models.reasoner.training.validation import Validation, neighbor_scorer, network_scorer
 
 HALF_LIVES = (3.0, 6.0, 12.0, 30.0)
 DAMPINGS = (0.25, 0.5)
@@ -31,27 +31,27 @@ UNASKED_WEIGHT = 0.2
 
 @torch.inference_mode()
 def weigh(
-    network: BlockDiffusionNetwork, vectors: Tensor, log: Log, asked: Validation, config: TrainingConfig
-) -> tuple[Neighbours, dict[str, Any]]:
-    """The neighbours in `log`, with the settings that rank best by themselves; sets the network's `score_weight`.
+    network: BlockDiffusionNetwork, vectors: Tensor, log: TrainingLog, asked: Validation, config: TrainingConfig
+) -> tuple[NeighborTable, dict[str, Any]]:
+    """The neighbors in `log`, with the settings that rank best by themselves; sets the network's `score_weight`.
 
     The second value says what was chosen.
     """
     items = len(vectors)
-    best = NeighbourConfig()
+    best = NeighborConfig()
     rng = np.random.default_rng([config.seed, 4])
     pairs = count_pairs(log, items, rng, distinct=config.distinct, window=best.window)
     asked = asked.some(TUNING_USERS)
     if asked.every:
         tried = []
         for damping in DAMPINGS:
-            table = neighbours(pairs, items, replace(best, damping=damping))
+            table = neighbors(pairs, items, replace(best, damping=damping))
             for half_life in HALF_LIVES:
-                scorer = neighbour_scorer(replace(table, half_life=half_life), items, distinct=config.distinct)
+                scorer = neighbor_scorer(replace(table, half_life=half_life), items, distinct=config.distinct)
                 tried.append((asked.ndcg(scorer), half_life, damping))
         _, half_life, damping = max(tried)
         best = replace(best, half_life=half_life, damping=damping)
-    table = neighbours(pairs, items, best)
+    table = neighbors(pairs, items, best)
     weight = config.network_weight
     if weight is None:
         weight = _best_weight(network, vectors, table, asked, config) if asked.every else UNASKED_WEIGHT
@@ -60,10 +60,10 @@ def weigh(
 
 
 def _best_weight(
-    network: BlockDiffusionNetwork, vectors: Tensor, table: Neighbours, asked: Validation, config: TrainingConfig
+    network: BlockDiffusionNetwork, vectors: Tensor, table: NeighborTable, asked: Validation, config: TrainingConfig
 ) -> float:
     alone = network_scorer(network, vectors, distinct=config.distinct)
-    near = neighbour_scorer(table, len(vectors), distinct=config.distinct)
+    near = neighbor_scorer(table, len(vectors), distinct=config.distinct)
 
     def pooled(weight: float) -> ranking.Scorer:
         return lambda part: weight * alone(part) + near(part)

@@ -1,4 +1,4 @@
-"""How a reasoner is trained: budget, sizes, optimisation.
+"""How a reasoner is trained: budget, sizes, optimization.
 
 Owns the settings and the error that says what is missing. Must not train.
 """
@@ -18,12 +18,12 @@ class TrainingError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """Budget, sizes and optimisation. `minutes` None: the step budget alone counts.
+    """Budget, sizes and optimization. `minutes` None: the step budget alone counts.
 
     Every `validate_every` steps the newest `validation_share` of the events is asked about; training ends early after
     `patience` times without a better answer, and the best weights are kept (0 of either: not so). `distinct` trains
     on each item's first event only. `include_rare` puts items beyond `max_items` into the checkpoint as cold rows,
-    known by their vectors. With `neighbours` co-occurrence is added to the network's scores, which weigh
+    known by their vectors. With `neighbors` co-occurrence is added to the network's scores, which weigh
     `network_weight` beside it, or where that is None what validation likes best. `device`: "auto" takes CUDA where it
     is, in bf16.
     """
@@ -52,7 +52,7 @@ class TrainingConfig:
     layers: int = 2
     heads: int = 2
     dropout: float = 0.1
-    neighbours: bool = True
+    neighbors: bool = True
     network_weight: float | None = None
     device: str = "auto"
 

@@ -1,6 +1,6 @@
 """One training run of the network: steps, validations, early stopping, and the state from which it can go on.
 
-Owns the optimiser and its schedule. Must not know where events come from nor what becomes of the weights.
+Owns the optimizer and its schedule. Must not know where events come from nor what becomes of the weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from models.reasoner.network import BlockDiffusionNetwork
-from models.reasoner.sequences import Ints, Log, sequences, windows
+from models.reasoner.sequences import Ints, TrainingLog, sequences, windows
 from models.reasoner.training.config import TrainingConfig, TrainingError
 from models.reasoner.training.loss import Corpus, losses
 from models.reasoner.training.state import TrainingState, UnfinishedRun
@@ -24,7 +24,7 @@ from models.reasoner.training.validation import Validation, network_scorer
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class TrainingProgress:
     """Where training stands: share done in [0, 1], steps, the running next-item loss in nats, the best NDCG@10 yet."""
 
     share: float
@@ -37,14 +37,14 @@ Batch = tuple[Ints, Ints]
 """See `models.reasoner.sequences.windows`."""
 
 
-class Fit:
+class TrainingFit:
     """One run: steps, validations, and the state that is saved at each of them."""
 
     def __init__(
         self,
         network: BlockDiffusionNetwork,
         corpus: Corpus,
-        log: Log,
+        log: TrainingLog,
         asked: Validation,
         config: TrainingConfig,
         unfinished: UnfinishedRun,
@@ -61,7 +61,7 @@ class Fit:
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
         self.state = TrainingState()
 
-    def run(self, progress: Callable[[Progress], None]) -> dict[str, Any]:
+    def run(self, progress: Callable[[TrainingProgress], None]) -> dict[str, Any]:
         """Train to the end of the budget or of patience; the network holds the best weights then."""
         config = self.config
         self.state = state = self.unfinished.load(self.network, self.optimizer) or self.state
@@ -76,7 +76,7 @@ class Fit:
             if share >= 1.0 or (config.patience and state.worse >= config.patience):
                 break
             self._step(batch, share)
-            progress(Progress(min(1.0, share), state.step, state.loss, self._best))
+            progress(TrainingProgress(min(1.0, share), state.step, state.loss, self._best))
             if config.validate_every and state.step % config.validate_every == 0:
                 self._validate()
                 self.unfinished.save(state, self.network, self.optimizer)
@@ -84,7 +84,7 @@ class Fit:
         if state.best_weights is not None:
             self.network.load_state_dict(state.best_weights)
         self.network.eval()
-        progress(Progress(1.0, state.step, state.loss, self._best))
+        progress(TrainingProgress(1.0, state.step, state.loss, self._best))
         return {
             "steps": state.step,
             "best_step": state.best_step,

@@ -1,7 +1,7 @@
 """What the block-diffusion network is trained to minimise.
 
 Owns the masking and both losses: dense next-item cross-entropy and 1/t-weighted masked cross-entropy (the bound of
-masked diffusion, LLaDA, arXiv 2502.09992; blocks as in BD3-LM, arXiv 2503.09573). Must not optimise anything.
+masked diffusion, LLaDA, arXiv 2502.09992; blocks as in BD3-LM, arXiv 2503.09573). Must not optimize anything.
 """
 
 from __future__ import annotations

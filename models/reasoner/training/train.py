@@ -25,29 +25,38 @@ from models.reasoner.catalogue import Catalogue
 from models.reasoner.checkpoint import Checkpoint, save
 from models.reasoner.network import BlockDiffusionNetwork, NetworkConfig
 from models.reasoner.reasoner import UserHistory
-from models.reasoner.sequences import EventColumns, Ints, Log, code, most_frequent, sequences, split_time, windows
+from models.reasoner.sequences import (
+    Ints,
+    TrainingEvents,
+    TrainingLog,
+    code,
+    most_frequent,
+    sequences,
+    split_time,
+    windows,
+)
 from models.reasoner.training.blend import weigh
 from models.reasoner.training.config import TrainingConfig, TrainingError
-from models.reasoner.training.loop import Fit, Progress
+from models.reasoner.training.loop import TrainingFit, TrainingProgress
 from models.reasoner.training.loss import Corpus
 from models.reasoner.training.state import UnfinishedRun
 from models.reasoner.training.validation import Validation
 
-__all__ = ["Progress", "TrainingConfig", "TrainingError", "train_reasoner"]
+__all__ = ["TrainingConfig", "TrainingError", "TrainingProgress", "train_reasoner"]
 
 COLD_SAMPLE = 0.2
 """Share of items treated as new when their bias is calibrated."""
 
 
 def train_reasoner(
-    events: EventColumns | Sequence[UserHistory],
+    events: TrainingEvents | Sequence[UserHistory],
     catalogue: Catalogue,
     config: TrainingConfig,
     out: Path,
     *,
     warm_start: Checkpoint | None = None,
     resume: bool = False,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[TrainingProgress], None] = lambda _: None,
     also: Callable[[Path], None] | None = None,
 ) -> Path:
     """Train, validate and save a checkpoint to `out`; returns `out`.
@@ -58,7 +67,7 @@ def train_reasoner(
     appears (the aligner). Raises `TrainingError` where fewer than two events of one user are left, or where the
     checkpoint to begin from does not fit.
     """
-    columns = events if isinstance(events, EventColumns) else EventColumns.of_histories(events)
+    columns = events if isinstance(events, TrainingEvents) else TrainingEvents.of_histories(events)
     log, chosen = _log(columns, catalogue, config)
     split = split_time(log, config.validation_share)
     past = log.take(log.times < split) if config.validation_share > 0 else log
@@ -80,14 +89,14 @@ def train_reasoner(
         run = UnfinishedRun(out, _identity(config, past, vectors, warm_start))
         if not resume:
             run.forget()
-        fitted = Fit(network.to(device), corpus, past, asked, config, run).run(progress)
+        fitted = TrainingFit(network.to(device), corpus, past, asked, config, run).run(progress)
         _calibrate_cold_bias(network, corpus.vectors, past, config)
     table, weighing = None, None
-    if config.neighbours:
+    if config.neighbors:
         table, weighing = weigh(network, corpus.vectors, past, asked, config)
     metrics = {
         **fitted,
-        "neighbours": weighing,
+        "neighbors": weighing,
         "train_events": len(past.items),
         "items": len(counts),
         "users": past.user_count,
@@ -99,13 +108,13 @@ def train_reasoner(
         chosen = np.concatenate([chosen, rare])
         vectors, _ = catalogue.at(chosen)
     item_ids = tuple(ids[row] for row in chosen)
-    made = Checkpoint(network.cpu(), item_ids, vectors, asdict(config), metrics, neighbours=table)
+    made = Checkpoint(network.cpu(), item_ids, vectors, asdict(config), metrics, neighbors=table)
     save(made, out, also)
     run.forget()
     return out
 
 
-def _log(columns: EventColumns, catalogue: Catalogue, config: TrainingConfig) -> tuple[Log, Ints]:
+def _log(columns: TrainingEvents, catalogue: Catalogue, config: TrainingConfig) -> tuple[TrainingLog, Ints]:
     """The log over the most frequent items, coded 0..N-1, and their catalogue rows (N,)."""
     rows = catalogue.rows(columns.item_ids)
     if not (rows >= 0).any():
@@ -161,7 +170,7 @@ def _begin_from(start: Checkpoint, network: BlockDiffusionNetwork, item_ids: Seq
     network.load_state_dict(weights)
 
 
-def _identity(config: TrainingConfig, log: Log, vectors: np.ndarray[Any, Any], start: Checkpoint | None) -> str:
+def _identity(config: TrainingConfig, log: TrainingLog, vectors: np.ndarray[Any, Any], start: Checkpoint | None) -> str:
     """What must be the same for a run to be the same run."""
     digest = 0
     for part in (log.users, log.items, log.times, vectors):
@@ -170,7 +179,9 @@ def _identity(config: TrainingConfig, log: Log, vectors: np.ndarray[Any, Any], s
 
 
 @torch.inference_mode()
-def _calibrate_cold_bias(network: BlockDiffusionNetwork, vectors: Tensor, log: Log, config: TrainingConfig) -> None:
+def _calibrate_cold_bias(
+    network: BlockDiffusionNetwork, vectors: Tensor, log: TrainingLog, config: TrainingConfig
+) -> None:
     """Set the bias of new items so that a sample treated as new gets, in sum, the share of events it really has."""
     rng = np.random.default_rng([config.seed, 3])
     rows, lengths = next(windows(sequences(log, rng, distinct=config.distinct), config.window, 16, rng))

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.reasoner import ranking_metrics as ranking
-from models.reasoner.cooccurrence_table import Neighbours
+from models.reasoner.cooccurrence_table import NeighborTable
 from models.reasoner.network import BlockDiffusionNetwork
-from models.reasoner.sequences import Ints, Log, Question, first_events, padded, questions
+from models.reasoner.sequences import Ints, Question, TrainingLog, first_events, padded, questions
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Validation:
     every: Sequence[Question]
 
     @classmethod
-    def of(cls, log: Log, split: int, users: int, seed: int) -> Validation:
+    def of(cls, log: TrainingLog, split: int, users: int, seed: int) -> Validation:
         """Up to `users` questions from the events after `split`; its own draws, whatever training drew."""
         return cls(*questions(log, split, users, np.random.default_rng([seed, 1])))
 
@@ -44,13 +44,13 @@ class Validation:
         self,
         network: BlockDiffusionNetwork,
         vectors: Tensor,
-        neighbours: Neighbours | None,
+        neighbors: NeighborTable | None,
         counts: Ints,
         *,
         distinct: bool,
     ) -> dict[str, Any]:
         """HR@10 and NDCG@10 for the network and for popularity: next new item, and next item (`all_`)."""
-        model = network_scorer(network, vectors, neighbours, distinct=distinct)
+        model = network_scorer(network, vectors, neighbors, distinct=distinct)
         popular = ranking.popularity(counts)
         result: dict[str, Any] = {"validation_users": len(self.novel)}
         for name, asked, is_novel in (("", self.novel, True), ("all_", self.every, False)):
@@ -63,7 +63,7 @@ class Validation:
 def network_scorer(
     network: BlockDiffusionNetwork,
     vectors: Tensor,
-    neighbours: Neighbours | None = None,
+    neighbors: NeighborTable | None = None,
     *,
     distinct: bool,
     history: int = 200,
@@ -77,19 +77,19 @@ def network_scorer(
         clean = functional.embedding(rows.to(vectors.device), embeddings)
         prefix = network.prefix(clean, lengths.to(vectors.device))
         scores = network.scores(prefix.last, embeddings, bias).float().cpu()
-        if neighbours is not None:
-            scores += neighbours.offset(rows, lengths, len(vectors))
+        if neighbors is not None:
+            scores += neighbors.offset(rows, lengths, len(vectors))
         ranked: ranking.Scores = scores.numpy()
         return ranked
 
     return scorer
 
 
-def neighbour_scorer(neighbours: Neighbours, items: int, *, distinct: bool) -> ranking.Scorer:
+def neighbor_scorer(neighbors: NeighborTable, items: int, *, distinct: bool) -> ranking.Scorer:
     """Scores by the offset alone."""
 
     def scorer(part: Sequence[Question]) -> ranking.Scores:
-        ranked: ranking.Scores = neighbours.offset(*read(part, 200, distinct=distinct), items).numpy()
+        ranked: ranking.Scores = neighbors.offset(*read(part, 200, distinct=distinct), items).numpy()
         return ranked
 
     return scorer

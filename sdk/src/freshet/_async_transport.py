@@ -1,6 +1,6 @@
 """Round trips with a hard deadline, to one server or to the nodes of a Cluster, for asyncio.
 
-The twin of `servers.py`, with the same rules. Must not know what is asked.
+Follows the rules of `_transport.py`. Must not know what is asked.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 
 
 class AsyncServers(Protocol):
-    """Who answers."""
+    """The server or servers that answer the parts of a round trip."""
 
     async def exchange(self, parts: Sequence[Part], deadline: float) -> list[Reply]:
-        """The replies of all parts by `deadline` on the monotonic clock; what comes later is a `redis.TimeoutError`."""
+        """One reply per part by `deadline` on the monotonic clock; a late one is a `redis.TimeoutError`."""
         ...
 
     async def aclose(self) -> None:
-        """Close every connection that is not in use."""
+        """Close all connections that are not in use."""
         ...
 
 
@@ -43,7 +43,7 @@ class AsyncServer:
     """One server: its idle connections, newest first, and its breaker."""
 
     def __init__(self, connection_class: type[Any], kwargs: dict[str, Any], breaker: CircuitBreaker) -> None:
-        # Deadlines are ours: redis-py's own would wrap each write in a task.
+        # No time-outs of redis-py: they would wrap each write in a task, and `_by` has the deadline anyway.
         own = {"socket_timeout": None, "socket_read_size": READ_SIZE, "retry": Retry(NoBackoff(), 0)}
         self._make: Callable[[], Any] = lambda: connection_class(**{**kwargs, **own})
         self._idle: deque[Any] = deque()
@@ -51,9 +51,9 @@ class AsyncServer:
         self._breaker = breaker
 
     async def ask(self, requests: Sequence[bytes], deadline: float) -> list[Reply]:
-        """One reply a request; one error for all of them where the connection broke or time ran out."""
+        """One reply per request, or the same error for all if the connection broke or time ran out."""
         if not self._breaker.allow():
-            return [CircuitOpen("the server failed lately and was not asked")] * len(requests)
+            return [CircuitOpen("the server has just failed several times and was not asked")] * len(requests)
         reused = bool(self._idle)
         try:
             try:
@@ -61,7 +61,7 @@ class AsyncServer:
             except redis.ConnectionError:
                 if not reused or time.monotonic() >= deadline:
                     raise
-                await self._drop_idle()  # it has gone stale too
+                await self._drop_idle()  # the server closed one idle connection, so probably all
                 replies = await self._by(deadline, requests)
         except redis.RedisError as error:
             if passing(error):
@@ -71,11 +71,11 @@ class AsyncServer:
         return replies
 
     async def aclose(self) -> None:
-        """Close what is idle, and give up what is being connected."""
-        under_way = list(self._connecting)
-        for task in under_way:
+        """Close the idle connections, and cancel those that are being made."""
+        connecting = list(self._connecting)
+        for task in connecting:
             task.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)  # each closes what it has opened
+        await asyncio.gather(*connecting, return_exceptions=True)  # each closes the socket that it has opened
         await self._drop_idle()
 
     async def _drop_idle(self) -> None:
@@ -90,7 +90,7 @@ class AsyncServer:
             raise redis.TimeoutError("no answer by the deadline") from None
 
     async def _connected(self) -> Any:
-        """A new connection; one that comes too late for this caller serves the next one."""
+        """A new connection; if it comes too late for this caller, it serves the next one."""
         task = asyncio.create_task(self._connect())
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
@@ -117,9 +117,9 @@ class AsyncServer:
             for _ in requests:
                 try:
                     replies.append(await connection.read_response(disable_decoding=True, timeout=math.inf))
-                except redis.ResponseError as error:  # a reply too: the connection goes on
+                except redis.ResponseError as error:  # this is a reply too, so the connection stays usable
                     replies.append(error)
-        except BaseException:  # cancelled, or broken: whoever took it next would read this one's replies
+        except BaseException:  # cancelled or broken: the next user would read the replies of this one
             await connection.disconnect(nowait=True)
             raise
         self._idle.append(connection)
@@ -127,7 +127,7 @@ class AsyncServer:
 
 
 class AsyncSingleServer:
-    """One server, or the primary that Sentinel names."""
+    """One server, or the primary that Sentinel names; see `AsyncServers`."""
 
     def __init__(self, pool: redis.asyncio.ConnectionPool, breaker: CircuitBreaker) -> None:
         self._server = AsyncServer(pool.connection_class, pool.connection_kwargs, breaker)
@@ -142,13 +142,13 @@ class AsyncSingleServer:
 
 
 class AsyncClusterServers:
-    """The nodes of a Cluster; one that fails has the map looked at again, beside the reader."""
+    """The nodes of a Cluster; when one fails, a task reads the slot map again. See `AsyncServers`."""
 
     def __init__(self, cluster: RedisCluster, breaker: Callable[[], CircuitBreaker]) -> None:
         self._cluster, self._breaker = cluster, breaker
         self._servers: dict[str, AsyncServer] = {}
-        self._looking: asyncio.Task[None] | None = None
-        self._looked_at = 0.0
+        self._refresh: asyncio.Task[None] | None = None
+        self._refreshed_at = 0.0
 
     async def exchange(self, parts: Sequence[Part], deadline: float) -> list[Reply]:
         """See `AsyncServers`."""
@@ -157,45 +157,45 @@ class AsyncClusterServers:
                 async with asyncio.timeout(deadline - time.monotonic()):
                     await self._cluster.initialize()
             except TimeoutError:
-                return [redis.TimeoutError("the cluster does not tell its map by the deadline")] * len(parts)
+                return [redis.TimeoutError("the cluster did not return its slot map by the deadline")] * len(parts)
             except redis.RedisError as error:
                 return checked([error] * len(parts))
             except exceptions.RedisClusterException as error:
                 return [redis.ConnectionError(str(error))] * len(parts)
         replies = await self._ask(parts, deadline)
-        moved = {place: reply for place, reply in enumerate(replies) if isinstance(reply, exceptions.MovedError)}
+        moved = {index: reply for index, reply in enumerate(replies) if isinstance(reply, exceptions.MovedError)}
         if moved:
             for move in moved.values():
                 await self._cluster.nodes_manager.move_slot(move)
-            again = await self._ask([parts[place] for place in moved], deadline)
-            for place, reply in zip(moved, again, strict=True):
-                replies[place] = reply
+            again = await self._ask([parts[index] for index in moved], deadline)
+            for index, reply in zip(moved, again, strict=True):
+                replies[index] = reply
         if any(isinstance(reply, redis.RedisError) for reply in replies):
-            self._look_again()
+            self._refresh_map()
         return checked(replies)
 
     async def aclose(self) -> None:
         """See `AsyncServers`."""
-        if self._looking is not None:
-            await asyncio.wait([self._looking])
+        if self._refresh is not None:
+            await asyncio.wait([self._refresh])
         for server in self._servers.values():
             await server.aclose()
 
     async def _ask(self, parts: Sequence[Part], deadline: float) -> list[Reply]:
         replies: list[Reply] = [redis.TimeoutError("not asked")] * len(parts)
         groups: dict[str, list[int]] = {}
-        for place, part in enumerate(parts):
+        for index, part in enumerate(parts):
             try:
-                groups.setdefault(self._name(part.slot), []).append(place)
+                groups.setdefault(self._name(part.slot), []).append(index)
             except exceptions.SlotNotCoveredError as error:
-                replies[place] = redis.ConnectionError(str(error))
+                replies[index] = redis.ConnectionError(str(error))
         calls: list[Awaitable[list[Reply]]] = [
-            self._servers[name].ask([parts[place].request for place in places], deadline)
-            for name, places in groups.items()
+            self._servers[name].ask([parts[index].request for index in indices], deadline)
+            for name, indices in groups.items()
         ]
-        for places, answers in zip(groups.values(), await asyncio.gather(*calls), strict=True):
-            for place, answer in zip(places, answers, strict=True):
-                replies[place] = answer
+        for indices, answers in zip(groups.values(), await asyncio.gather(*calls), strict=True):
+            for index, answer in zip(indices, answers, strict=True):
+                replies[index] = answer
         return replies
 
     def _name(self, slot: int) -> str:
@@ -205,16 +205,16 @@ class AsyncClusterServers:
             self._servers[name] = AsyncServer(node.connection_class, node.connection_kwargs, self._breaker())
         return name
 
-    def _look_again(self) -> None:
-        if time.monotonic() < self._looked_at + MAP_REFRESH_S or (self._looking and not self._looking.done()):
+    def _refresh_map(self) -> None:
+        if time.monotonic() < self._refreshed_at + MAP_REFRESH_S or (self._refresh and not self._refresh.done()):
             return
 
-        async def look() -> None:
+        async def refresh() -> None:
             try:
                 await self._cluster.nodes_manager.initialize()
             except (redis.RedisError, exceptions.RedisClusterException) as error:
-                log.warning("the cluster does not tell its map: %s", error)
+                log.warning("the cluster does not return its slot map: %s", error)
             finally:
-                self._looked_at = time.monotonic()
+                self._refreshed_at = time.monotonic()
 
-        self._looking = asyncio.create_task(look())
+        self._refresh = asyncio.create_task(refresh())

@@ -1,6 +1,6 @@
-"""A circuit breaker: whether a server that failed lately is worth asking at all.
+"""A circuit breaker: whether to ask a server that has just failed several times.
 
-Owns that decision for one server; pure but for its clock, and safe between threads (a race costs one more try).
+Owns this decision for one server. Must not do I/O.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from collections.abc import Callable
 
 
 class CircuitBreaker:
-    """Opens after `failures` failures in a row; every `cooldown_s` afterwards one call may try, and a success closes.
+    """Opens after `failures` failures in a row; then one call every `cooldown_s` may try, and a success closes it.
 
-    While it is open nobody waits for a time-out: a ranker whose server hangs answers at once without features.
+    While it is open nobody waits for a time-out: a ranker whose server hangs gets a result without features at once.
     """
+
+    # Threads share a breaker without a lock: a race costs one try more than allowed, and a lock costs every call.
 
     def __init__(self, failures: int = 5, cooldown_s: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
         if failures < 1 or cooldown_s < 0:
@@ -27,11 +29,11 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are refused but for a try now and then."""
+        """Whether calls are refused, apart from one try per cool-down."""
         return self._failures >= self._limit
 
     def allow(self) -> bool:
-        """Whether to call now; the answer yes of an open breaker is given to one caller a cool-down."""
+        """Whether to call now; an open breaker says yes to one caller per cool-down."""
         if self._failures < self._limit:
             return True
         now = self._clock()
@@ -41,11 +43,11 @@ class CircuitBreaker:
         return True
 
     def succeeded(self) -> None:
-        """The call was answered."""
+        """Report that the call was answered."""
         self._failures = 0
 
     def failed(self) -> None:
-        """The call was not answered, or too late."""
+        """Report that the call was not answered, or too late."""
         self._failures += 1
         if self._failures == self._limit:
             self._retry_at = self._clock() + self._cooldown_s

@@ -1,7 +1,7 @@
-"""Connections of one server, for threads: taken, given back, made anew, and read from until a deadline.
+"""The connections to one server, for threads, with a deadline for connecting and reading.
 
-Owns the pool; redis-py owns protocol, TLS, authentication and Sentinel. Its own pool looks at each socket before each
-use (0.02 ms) and waits without a deadline. Must not know what is asked.
+Owns the pool: that of redis-py checks each socket before each use (0.02 ms) and waits without a deadline. redis-py owns
+the protocol, TLS, authentication and Sentinel. Must not know what is asked.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from redis.retry import Retry
 from freshet._breaker import CircuitBreaker
 
 READ_SIZE = 1 << 18
-"""Bytes of one read from a socket: an answer of 500 items takes one or two."""
+"""Bytes per read from a socket: a reply of 500 items takes one or two reads."""
 
 T = TypeVar("T")
 
 
 class DeadlineParser(_HiredisParser):
-    """redis-py's parser, but all reads of a reply together end at `deadline` (monotonic seconds)."""
+    """redis-py's parser with one deadline, in monotonic seconds, for all the reads of a reply."""
+
+    # redis-py's own time-out starts again with each read, so a server that sends a byte a second never times out.
 
     deadline = float("inf")
 
@@ -39,7 +41,7 @@ class DeadlineParser(_HiredisParser):
 
 
 def connection_factory(pool: redis.ConnectionPool) -> Callable[[], Any]:
-    """Makes connections as the pool would, with a deadline and without redis-py's retries."""
+    """A function that connects as the pool would, but with a deadline and without redis-py's retries."""
     kwargs: dict[str, Any] = {
         **pool.connection_kwargs,
         "parser_class": DeadlineParser,
@@ -50,9 +52,10 @@ def connection_factory(pool: redis.ConnectionPool) -> Callable[[], Any]:
 
 
 def beside(work: Callable[[], T], deadline: float, late: Callable[[T], None]) -> T:
-    """The outcome of `work` in a thread of its own, or `redis.TimeoutError` at `deadline`; then `late` gets it.
+    """Run `work` in a thread of its own and return its result; raises `redis.TimeoutError` at `deadline`.
 
-    Names are resolved, TLS is agreed on and sentinels are asked without a time limit: here they have one.
+    A result that comes later goes to `late`. Resolving a name, the TLS handshake and asking the sentinels have no time
+    limit of their own, so they need a thread that can be left behind.
     """
     lock, ready = threading.Lock(), threading.Event()
     outcomes: list[T | Exception] = []
@@ -91,8 +94,8 @@ class Server:
         self._pid = os.getpid()
 
     def acquire(self, deadline: float, *, fresh: bool = False) -> tuple[Any, bool]:
-        """A connection, and whether it was used before; a `fresh` one means that the idle ones have gone stale."""
-        if self._pid != os.getpid():  # a fork shares its parent's sockets: leave them alone
+        """A connection, and whether it was used before; `fresh` closes the idle ones, which have gone stale, first."""
+        if self._pid != os.getpid():  # after a fork these sockets belong to the parent process
             self._idle, self._pid = deque(), os.getpid()
         if fresh:
             self.close()
@@ -102,11 +105,11 @@ class Server:
             return beside(self._connected, deadline, self.release), False
 
     def release(self, connection: Any) -> None:
-        """Give back a connection on which nothing is under way."""
+        """Give back a connection with no request in flight."""
         self._idle.append(connection)
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close the idle connections."""
         try:
             while True:
                 self._idle.pop().disconnect()

@@ -1,7 +1,7 @@
-"""What a reader asks of Redis, and what it makes of the replies: the part that waits for nothing.
+"""What a reader asks Redis, and what it makes of the replies, without I/O.
 
-Owns consistency: one version an answer, whatever was swapped meanwhile, and what a missing reply means. A question is a
-generator that yields the parts of a round trip and is sent their replies, so that `FeatureReader` and
+Owns consistency: a result is of one version, whatever was activated meanwhile; and what a missing reply means. A
+question is a generator that yields the parts of a round trip and is sent their replies, so that `FeatureReader` and
 `AsyncFeatureReader` cannot differ. Must not touch a socket.
 """
 
@@ -14,16 +14,17 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
+from freshet._answering import Answering
 from freshet._resp import pack_mget
 from freshet._round_trip import Part, Reply, Trip, Values, control_slot
 from freshet.blob import Shape, decode_rows
 from freshet.clock import Clock
 from freshet.layout import Keys, check_version
 from freshet.local_cache import LocalCache
-from freshet.results import Answering, FeatureRead, ItemsRead, KnowledgeRead, UserRead
+from freshet.results import FeatureRead, ItemsRead, KnowledgeRead, UserRead
 
 ITEMS_PER_TRIP = 2_000
-"""`items()` and `users()` cut longer lists into trips, as one command holds up all others on the server."""
+"""`items()` and `users()` split longer lists into trips, since Redis serves no other client during a command."""
 
 T = TypeVar("T")
 Question = Generator[list[Part], list[Reply], T]
@@ -41,7 +42,7 @@ class _Found(NamedTuple):
 
 
 class Questions:
-    """Every question of a reader; remembers which version was active last, so that the next one guesses right."""
+    """Every question of a reader; remembers the active version, which the next question asks for first."""
 
     def __init__(
         self,
@@ -78,16 +79,16 @@ class Questions:
     def _read_through(
         self, cache: LocalCache, user_id: str, item_ids: Sequence[str], out: NDArray[np.float32] | None
     ) -> Question[FeatureRead]:
-        """As `read`, but only what the cache lacks is asked for, beside pointer and user.
+        """As `read`, but asks only for the pointer, the user and the items that the cache lacks.
 
-        1. Copy out what is held of the version that was active last, and ask for the rest.
-        2. If another version turns out to be active, nothing that was held counts: from the start.
-        3. Decode the rest, put it among what was held, and keep it for the next call.
+        1. Copy the cached rows of the version that was active last, and ask for the rest.
+        2. If another version turns out to be active, the copy is of no use: start again.
+        3. Decode the rest, insert it into the copy, and store it in the cache.
         """
         while True:
             guess, asked_at = self._pinned or self._last_active, cache.now()
             held = cache.look(guess, item_ids, out)
-            missing = item_ids if held is None else [item_ids[place] for place in held.missing.tolist()]
+            missing = item_ids if held is None else [item_ids[index] for index in held.missing.tolist()]
             found = yield from self._fetch(self.keys.item_stem, missing, user_id)
             version, shape, values = found
             if held is None or (version == guess and shape.dims == held.vectors.shape[1]):
@@ -107,18 +108,18 @@ class Questions:
         return FeatureRead(*answering.items(*parts), version, answered, found.partial, values.errors, user)
 
     def items(self, item_ids: Sequence[str], out: NDArray[np.float32] | None = None) -> Question[ItemsRead]:
-        """Items, any number of them."""
+        """Any number of items."""
         found = yield from self._fetch_all(self.keys.item_stem, item_ids)
         version, shape, values = found
         rows = self._answering().items(*decode_rows(values.blobs, shape, out)[:4])
         return ItemsRead(*rows, version, values.answered, found.partial, values.errors)
 
     def users(self, user_ids: Sequence[str]) -> Question[tuple[list[UserRead], tuple[redis.RedisError, ...]]]:
-        """Users, any number of them, and what kept servers from answering."""
+        """Any number of users, and the errors of servers that did not answer."""
         version, shape, values = yield from self._fetch_all(self.keys.user_stem, user_ids)
         answering = self._answering()
         pairs = zip(values.blobs, values.answered.tolist(), strict=True)
-        return [answering.user(one, shape, version, answered=answered) for one, answered in pairs], values.errors
+        return [answering.user(blob, shape, version, answered=answered) for blob, answered in pairs], values.errors
 
     def knowledge(self, item_id: str) -> Question[tuple[KnowledgeRead | None, tuple[redis.RedisError, ...]]]:
         """What is known about one item."""
@@ -139,11 +140,11 @@ class Questions:
         return Answering(self._default, self._clock())
 
     def _fetch(self, stem: Stem, ids: Sequence[str], user_id: str | None = None) -> Question[_Found]:
-        """Version, its shape and the values of its keys.
+        """A version, its shape and the values of its keys.
 
-        1. Ask for pointer, shape and values of the version that was active last, in one round trip.
-        2. If the pointer names that version, done: every key names its version, so no value is of another. Else it was
-           swapped: ask again for the one it names. Where the pointer's server does not answer, the last one counts.
+        1. Ask for the pointer, and for shape and values of the version that was active last, in one round trip.
+        2. If the pointer names that version, done: every key names its version, so no value is of another. Otherwise
+           ask again, for the version that it names. If the server of the pointer does not answer, take the last one.
         """
         version = self._pinned or self._last_active
         if not version:
@@ -166,7 +167,7 @@ class Questions:
             version = self._last_active = active
 
     def _fetch_all(self, stem: Stem, ids: Sequence[str]) -> Question[_Found]:
-        """As `_fetch`, in trips of ITEMS_PER_TRIP, from the start again where the version was swapped between two."""
+        """As `_fetch`, in trips of ITEMS_PER_TRIP; starts again if another version was activated between two trips."""
         starts = range(0, max(1, len(ids)), ITEMS_PER_TRIP)
         while True:
             trips: list[_Found] = []

@@ -1,6 +1,6 @@
 """One round trip: which `MGET`s go to which slots, and where each value of the replies belongs.
 
-Owns the split by bucket. Must not decode a value, nor touch a socket.
+Owns the split by bucket. Must not decode a value or touch a socket.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from freshet._resp import pack_mget
 from freshet.layout import CONTROL_TAG, Keys, bucket_tags
 
 Reply = list[bytes | None] | redis.RedisError
-"""The values of one part's keys, or why there are none."""
+"""The values of the keys of one part, or the error that came instead."""
 
 
 class Part(NamedTuple):
-    """One `MGET`, and the slot of its keys where there are several servers."""
+    """One `MGET`, and the slot of its keys in a Cluster."""
 
     slot: int
     request: bytes
 
 
 class Values(NamedTuple):
-    """What came back; where `answered` is False the server of a value said nothing."""
+    """The values of one round trip; `answered` is False where the server of a value did not reply."""
 
     user: bytes | None
     user_answered: bool
@@ -39,10 +39,10 @@ class Values(NamedTuple):
 
 
 class Trip:
-    """Pointer, shape, perhaps a user, and N ids of one kind (`stem` of version and bucket), all of `version`.
+    """A request for the active version, the shape, a user if one is given, and N ids of one kind, all of `version`.
 
-    On a single server that is one command. In a Cluster it is one for the control keys and one a bucket, and the reader
-    sends all of them before it waits for any.
+    `stem(version, bucket)` is the part of a key before the id. On a single server this is one command. In a Cluster it
+    is one for the control keys and one per bucket, and the reader sends all of them before it waits for a reply.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Trip:
         self._has_user = user_id is not None
         control = [keys.active(), keys.shape(version)]
         users = [] if user_id is None else [keys.user(version, user_id)]
-        self._places: list[list[int]] = []  # of the values of each part after the first, in a Cluster
+        self._indices: list[list[int]] = []  # in a Cluster, of the ids of each part after the first
         self._user_part = 0
         if not keys.clustered:
             self.parts = [Part(0, pack_mget(control + users, stem(version, 0), ids))]
@@ -66,42 +66,42 @@ class Trip:
         if user_id is not None:
             groups[keys.bucket(user_id)] = []
             self._user_part = 1
-        for place, one in enumerate(ids):
-            groups.setdefault(keys.bucket(one), []).append(place)
+        for index, entity_id in enumerate(ids):
+            groups.setdefault(keys.bucket(entity_id), []).append(index)
         self.parts = [Part(control_slot(), pack_mget(control, "", ()))]
-        for bucket, places in groups.items():
-            request = pack_mget(users, stem(version, bucket), [ids[place] for place in places])
+        for bucket, indices in groups.items():
+            request = pack_mget(users, stem(version, bucket), [ids[index] for index in indices])
             self.parts.append(Part(bucket_slots()[bucket], request))
-            self._places.append(places)
+            self._indices.append(indices)
             users = []  # the first bucket is the user's
 
     def control(self, replies: Sequence[Reply]) -> tuple[bytes | None, bytes | None] | redis.RedisError:
-        """Pointer to the active version and shape of the one asked for."""
+        """The pointer to the active version, and the shape of the version asked for."""
         first = replies[0]
         return first if isinstance(first, redis.RedisError) else (first[0], first[1])
 
     def values(self, replies: Sequence[Reply]) -> Values:
-        """User and blobs in the order asked for."""
+        """The user's blob, and the others in the order of `ids`."""
         errors = tuple(reply for reply in replies if isinstance(reply, redis.RedisError))
         user: bytes | None = None
         with_user = replies[self._user_part]
         user_answered = not isinstance(with_user, redis.RedisError)
-        if not self._places:  # a single server, or nothing asked for but control keys
+        if not self._indices:  # a single server, or a request for control keys alone
             blobs, answered = self._of_one(replies[0])
             if self._has_user and not isinstance(with_user, redis.RedisError):
                 user = with_user[2]
             return Values(user, user_answered, blobs, answered, errors)
         blobs = [None] * self._n
         answered = np.ones(self._n, dtype=np.bool_)
-        for part, places in enumerate(self._places, 1):
+        for part, indices in enumerate(self._indices, 1):
             reply = replies[part]
             if isinstance(reply, redis.RedisError):
-                answered[places] = False
+                answered[indices] = False
                 continue
             if part == self._user_part:
                 user, *reply = reply
-            for place, value in zip(places, reply, strict=True):
-                blobs[place] = value
+            for index, value in zip(indices, reply, strict=True):
+                blobs[index] = value
         return Values(user, user_answered, blobs, answered, errors)
 
     def _of_one(self, reply: Reply) -> tuple[list[bytes | None], NDArray[np.bool_]]:
@@ -112,7 +112,7 @@ class Trip:
 
 @cache
 def control_slot() -> int:
-    """The slot of the keys that belong to no bucket."""
+    """The slot of the keys that are in no bucket."""
     return key_slot(CONTROL_TAG.encode())
 
 

@@ -1,10 +1,10 @@
 """Round trips with a hard deadline, to one server or to the nodes of a Cluster, for threads.
 
-Owns the deadline, the one retry and what counts as an outage. `async_servers.py` is its twin for asyncio. Must not know
-what is asked.
+Owns the deadline, the one retry and what counts as an outage; `_async_transport.py` does the same for asyncio. Must not
+know what is asked.
 
-An outage is an answer here: a part whose server did not answer in time has an error as its reply. Only what no waiting
-mends is raised: wrong credentials, missing rights, a key of another type.
+An outage raises nothing: a part whose server did not answer in time gets an error as its reply. Only errors that
+waiting cannot cure are raised: wrong credentials, missing rights, a key of another type.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from freshet._round_trip import Part, Reply
 log = logging.getLogger(__name__)
 
 MAP_REFRESH_S = 1.0
-"""Least seconds between two looks at the map of a Cluster after a node failed."""
+"""Minimum seconds between two reads of a Cluster's slot map after a node failed."""
 
 _REFUSED = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 _PASSING = (
@@ -41,28 +41,28 @@ _PASSING = (
 
 
 class Servers(Protocol):
-    """Who answers."""
+    """The server or servers that answer the parts of a round trip."""
 
     def exchange(self, parts: Sequence[Part], deadline: float) -> list[Reply]:
-        """The replies of all parts by `deadline` on the monotonic clock; what comes later is a `redis.TimeoutError`."""
+        """One reply per part by `deadline` on the monotonic clock; a late one is a `redis.TimeoutError`."""
         ...
 
     def close(self) -> None:
-        """Close every connection that is not in use."""
+        """Close all connections that are not in use."""
         ...
 
 
 class CircuitOpen(redis.ConnectionError):
-    """The server failed lately and was not asked."""
+    """The server has just failed several times, so it was not asked."""
 
 
 def passing(error: BaseException) -> bool:
-    """Whether waiting may mend an error: then it is a missing reply, and no mistake of the caller's."""
+    """Whether an error may go away by itself: then it is an outage, and not a mistake of the caller."""
     return isinstance(error, _PASSING) and not isinstance(error, _REFUSED)
 
 
 def checked(replies: list[Reply]) -> list[Reply]:
-    """`replies`, if no error among them is a mistake; raises the first that is."""
+    """`replies` unchanged; raises the first error among them that is not `passing`."""
     for reply in replies:
         if isinstance(reply, redis.RedisError) and not passing(reply):
             raise reply
@@ -70,7 +70,7 @@ def checked(replies: list[Reply]) -> list[Reply]:
 
 
 class SingleServer:
-    """One server, or the primary that Sentinel names."""
+    """One server, or the primary that Sentinel names; see `Servers`."""
 
     def __init__(self, pool: redis.ConnectionPool, breaker: CircuitBreaker) -> None:
         self._server = Server(connection_factory(pool), breaker)
@@ -86,14 +86,14 @@ class SingleServer:
 
 
 class ClusterServers:
-    """The nodes of a Cluster; one that fails has the map looked at again, beside the reader."""
+    """The nodes of a Cluster; when one fails, a thread of its own reads the slot map again. See `Servers`."""
 
     def __init__(self, connect: Callable[[], RedisCluster], breaker: Callable[[], CircuitBreaker]) -> None:
         self._connect, self._breaker = connect, breaker
         self._cluster: RedisCluster | None = None
         self._servers: dict[str, Server] = {}
-        self._looking = threading.Lock()
-        self._looked_at = 0.0
+        self._refreshing = threading.Lock()
+        self._refreshed_at = 0.0
 
     def exchange(self, parts: Sequence[Part], deadline: float) -> list[Reply]:
         """See `Servers`."""
@@ -105,15 +105,15 @@ class ClusterServers:
             except exceptions.RedisClusterException as error:
                 return [redis.ConnectionError(str(error))] * len(parts)
         replies = self._ask(self._cluster, parts, deadline)
-        moved = {place: reply for place, reply in enumerate(replies) if isinstance(reply, exceptions.MovedError)}
+        moved = {index: reply for index, reply in enumerate(replies) if isinstance(reply, exceptions.MovedError)}
         if moved:
             for move in moved.values():
                 self._cluster.nodes_manager.move_slot(move)
-            again = self._ask(self._cluster, [parts[place] for place in moved], deadline)
-            for place, reply in zip(moved, again, strict=True):
-                replies[place] = reply
+            again = self._ask(self._cluster, [parts[index] for index in moved], deadline)
+            for index, reply in zip(moved, again, strict=True):
+                replies[index] = reply
         if any(isinstance(reply, redis.RedisError) for reply in replies):
-            self._look_again(self._cluster)
+            self._refresh_map(self._cluster)
         return checked(replies)
 
     def close(self) -> None:
@@ -129,18 +129,18 @@ class ClusterServers:
     def _ask(self, cluster: RedisCluster, parts: Sequence[Part], deadline: float) -> list[Reply]:
         groups: dict[str, list[int]] = {}
         uncovered: dict[int, Reply] = {}
-        for place, part in enumerate(parts):
+        for index, part in enumerate(parts):
             try:
-                groups.setdefault(self._name(cluster, part.slot), []).append(place)
+                groups.setdefault(self._name(cluster, part.slot), []).append(index)
             except exceptions.SlotNotCoveredError as error:
-                uncovered[place] = redis.ConnectionError(str(error))
+                uncovered[index] = redis.ConnectionError(str(error))
         calls = [
-            _Call(self._servers[name], places, [parts[place].request for place in places])
-            for name, places in groups.items()
+            _Call(self._servers[name], indices, [parts[index].request for index in indices])
+            for name, indices in groups.items()
         ]
         replies = _exchange(calls, len(parts), deadline)
-        for place, reply in uncovered.items():
-            replies[place] = reply
+        for index, reply in uncovered.items():
+            replies[index] = reply
         return replies
 
     def _name(self, cluster: RedisCluster, slot: int) -> str:
@@ -151,37 +151,37 @@ class ClusterServers:
             self._servers.setdefault(name, Server(connection_factory(pool), self._breaker()))
         return name
 
-    def _look_again(self, cluster: RedisCluster) -> None:
-        if time.monotonic() < self._looked_at + MAP_REFRESH_S or not self._looking.acquire(blocking=False):
+    def _refresh_map(self, cluster: RedisCluster) -> None:
+        if time.monotonic() < self._refreshed_at + MAP_REFRESH_S or not self._refreshing.acquire(blocking=False):
             return
 
-        def look() -> None:
+        def refresh() -> None:
             try:
                 cluster.nodes_manager.initialize()
             except (redis.RedisError, exceptions.RedisClusterException) as error:
-                log.warning("the cluster does not tell its map: %s", error)
+                log.warning("the cluster does not return its slot map: %s", error)
             finally:
-                self._looked_at = time.monotonic()
-                self._looking.release()
+                self._refreshed_at = time.monotonic()
+                self._refreshing.release()
 
-        threading.Thread(target=look, name="freshet-cluster-map", daemon=True).start()
+        threading.Thread(target=refresh, name="freshet-cluster-map", daemon=True).start()
 
 
 class _Call:
-    """What one server is asked in one round trip, on a connection of its own."""
+    """The requests to one server in one round trip, on a connection of its own; `indices` are those of the parts."""
 
-    def __init__(self, server: Server, places: Sequence[int], requests: list[bytes]) -> None:
-        self.places = places
+    def __init__(self, server: Server, indices: Sequence[int], requests: list[bytes]) -> None:
+        self.indices = indices
         self.error: redis.RedisError | None = None
         self._server, self._requests = server, requests
         self._connection: Any = None
         self._reused = False
 
     def send(self, deadline: float, *, fresh: bool = False) -> None:
-        """Connect and send; what fails is remembered for `receive`."""
+        """Connect and send; an error is kept for `receive`."""
         self.error = None
         if not self._server.breaker.allow():
-            self.error = CircuitOpen("the server failed lately and was not asked")
+            self.error = CircuitOpen("the server has just failed several times and was not asked")
             return
         try:
             self._connection, self._reused = self._server.acquire(deadline, fresh=fresh)
@@ -190,14 +190,14 @@ class _Call:
             self._fail(error)
 
     def receive(self, deadline: float) -> list[Reply]:
-        """One reply a request; one error for all of them where the connection broke or time ran out."""
+        """One reply per request, or the same error for all if the connection broke or time ran out."""
         connection, replies = self._connection, list[Reply]()
         if connection is not None:
             connection._parser.deadline = deadline
         while connection is not None and self.error is None and len(replies) < len(self._requests):
             try:
                 replies.append(connection.read_response(disable_decoding=True, disconnect_on_error=True))
-            except redis.ResponseError as error:  # a reply too: the connection goes on
+            except redis.ResponseError as error:  # this is a reply too, so the connection stays usable
                 replies.append(error)
             except redis.RedisError as error:
                 self._fail(error)
@@ -209,11 +209,11 @@ class _Call:
         return list(replies)
 
     def stale(self) -> bool:
-        """Whether it failed for want of a connection that had served before: a new one may do."""
+        """Whether it failed on a connection that had been idle: the server may have closed it, a new one may work."""
         return self._reused and isinstance(self.error, redis.ConnectionError)
 
     def abandon(self) -> None:
-        """Close the connection of a call whose reply nobody waits for."""
+        """Close the connection: an unread reply on it would be taken for that of the next request."""
         if self._connection is not None:
             self._connection.disconnect()
             self._connection = None
@@ -226,7 +226,7 @@ class _Call:
 
 
 def _exchange(calls: Sequence[_Call], n: int, deadline: float) -> list[Reply]:
-    """Send all, then wait for all: servers work side by side. A connection that has gone stale is replaced once."""
+    """Send all calls, then wait for all, so that the servers work in parallel; a stale connection is replaced once."""
     replies: list[Reply] = [redis.TimeoutError("not asked")] * n
     try:
         for call in calls:
@@ -236,8 +236,8 @@ def _exchange(calls: Sequence[_Call], n: int, deadline: float) -> list[Reply]:
             if call.stale() and time.monotonic() < deadline:
                 call.send(deadline, fresh=True)
                 answers = call.receive(deadline)
-            for place, answer in zip(call.places, answers, strict=True):
-                replies[place] = answer
+            for index, answer in zip(call.indices, answers, strict=True):
+                replies[index] = answer
     except BaseException:
         for call in calls:
             call.abandon()

@@ -1,4 +1,4 @@
-"""The SDK's version and the name it is installed by; the package `freshet` on PyPI is another project's."""
+"""The version of the SDK, and the name to install it by."""
 
 __version__ = "0.1.0"
-DISTRIBUTION = "freshet-sdk"
+DISTRIBUTION = "freshet-sdk"  # not "freshet": on PyPI that is another project

@@ -1,6 +1,6 @@
-"""`FeatureReader` for asyncio: the same questions, awaited.
+"""`FeatureReader` for asyncio: the same protocol, awaited.
 
-Owns what an asynchronous ranker calls. Must not write.
+Owns the calls for an event loop. Must not write.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import redis
 import redis.asyncio
 from numpy.typing import NDArray
 
-from freshet import changed_items as changes
+from freshet import _changed_items
 from freshet._async_transport import AsyncClusterServers, AsyncServers, AsyncSingleServer
 from freshet._breaker import CircuitBreaker
 from freshet._protocol import Question, Questions
@@ -31,7 +31,7 @@ R = TypeVar("R", bound=ItemsRead)
 
 
 class AsyncFeatureReader:
-    """Reads features from Redis in one event loop; made once there and kept. All else is as for `FeatureReader`.
+    """Reads features from Redis in one event loop. Make one inside it and keep it. All else is as in `FeatureReader`.
 
     >>> reader = AsyncFeatureReader("redis://features:6379/0")
     >>> found = await reader.read("user-7", candidate_ids)
@@ -53,7 +53,7 @@ class AsyncFeatureReader:
         clock: Clock = wall_clock,
     ) -> None:
         self._own = isinstance(redis_or_url, str)
-        # Connecting may take longer than a request has, beside it; what comes late serves the next one.
+        # A connection may take longer than one request waits: it goes on in a task and serves the next request.
         options = {"socket_timeout": max(1.0, timeout_s), "socket_connect_timeout": max(1.0, timeout_s)}
         self._client: Any = connect_async(redis_or_url, **options) if isinstance(redis_or_url, str) else redis_or_url
         if self._client.get_encoder().decode_responses:
@@ -74,10 +74,10 @@ class AsyncFeatureReader:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the reader's connections; a client it was given stays open."""
+        """Close the reader's connections; a client that it was given stays open."""
         await self._servers.aclose()
         if self._own:
-            for client in (self._client, *sentinels(self._client)):
+            for client in (self._client, *sentinels(self._client)):  # redis-py leaves the sentinels' open
                 await client.aclose()
 
     async def read(
@@ -88,30 +88,30 @@ class AsyncFeatureReader:
         return self._observed(await self._answer(self._questions.read(user_id, item_ids, out)), started)
 
     async def items(self, item_ids: Sequence[str], *, out: NDArray[np.float32] | None = None) -> ItemsRead:
-        """N items, any number of them."""
+        """Any number N of items, 2,000 per round trip."""
         started = time.monotonic()
         return self._observed(await self._answer(self._questions.items(item_ids, out), each=True), started)
 
     async def users(self, user_ids: Sequence[str]) -> list[UserRead]:
-        """Users, any number of them, in the order asked for, all of one version."""
+        """Any number of users in the order of `user_ids`, all of one version, 2,000 per round trip."""
         users, errors = await self._answer(self._questions.users(user_ids), each=True)
         self._raise(errors)
         return users
 
     async def knowledge(self, item_id: str) -> KnowledgeRead | None:
-        """What is known about one item, or None; raises redis-py's error where the server does not answer."""
+        """What is known about one item, or None; raises redis-py's error if the server does not answer."""
         found, errors = await self._answer(self._questions.knowledge(item_id))
         for error in errors:
             raise error
         return found
 
     async def changed_items(self, since_ms: int = 0) -> ItemChanges:
-        """Ids of items written or deleted at or after `since_ms`; see `FeatureReader.changed_items`."""
+        """Ids of the items written or deleted at or after `since_ms`; see `FeatureReader.changed_items`."""
         version, errors = await self._answer(self._questions.version())
         for error in errors:
             raise error
-        answers = await changes.ask(self._client, self._keys, version, since_ms).execute()
-        return changes.changes(self._keys, version, since_ms, answers)
+        answers = await _changed_items.ask(self._client, self._keys, version, since_ms).execute()
+        return _changed_items.changes(self._keys, version, since_ms, answers)
 
     async def _answer(self, question: Question[T], *, each: bool = False) -> T:
         deadline = time.monotonic() + self._timeout_s

@@ -1,4 +1,4 @@
-"""What time it is, in the unit of the whole house."""
+"""The current time in the unit that all of Freshet uses."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Redis URLs: one server, Sentinel, Cluster, with or without TLS, for threads and for asyncio.
 
-Owns the URL schemes. Must not send a command.
+Owns the URL schemes. Must not send a command, except that a client of a Cluster asks for the map of its slots.
 
     redis://[user:password@]host:port/db             rediss:// with TLS, unix:///path/to/socket
     redis+sentinel://[user:password@]host:port[,host:port]/service[/db]
@@ -36,7 +36,7 @@ _SENTINEL_PORT, _REDIS_PORT = 26_379, 6_379
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A URL taken apart: `kind` is server, sentinel or cluster; `options` are redis-py's, credentials among them."""
+    """The parts of a URL: `kind` is server, sentinel or cluster; `options` are redis-py's, credentials included."""
 
     kind: str
     hosts: tuple[tuple[str, int], ...]
@@ -45,7 +45,7 @@ class Address:
 
 
 def parse(url: str) -> Address:
-    """The address a URL stands for; raises ValueError, without the password, for one that is none."""
+    """The parts of a URL; raises ValueError for an invalid one, with a message that never holds the password."""
     scheme, _, kind = url.partition("://")[0].partition("+")
     if kind not in ("", "sentinel", "cluster") or scheme not in ("redis", "rediss", "unix"):
         raise ValueError("wanted redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://")
@@ -54,8 +54,8 @@ def parse(url: str) -> Address:
     parts = urlsplit(url)
     credentials, _, hosts = parts.netloc.rpartition("@")
     service, _, db = parts.path.strip("/").partition("/")
-    one = urlunsplit((scheme, f"{credentials}@host" if credentials else "host", db, parts.query, ""))
-    options = _redis.connection.parse_url(one)
+    single = urlunsplit((scheme, f"{credentials}@host" if credentials else "host", db, parts.query, ""))
+    options = _redis.connection.parse_url(single)
     del options["host"]
     options.pop("connection_class", None)
     if scheme == "rediss":
@@ -69,21 +69,24 @@ def parse(url: str) -> Address:
 
 
 def connect(url: str, **options: Any) -> Client:
-    """A client for threads; `options` are redis-py's and yield to the URL's. A Cluster is asked for its map at once."""
+    """A client for threads; `options` are redis-py's, and those in the URL take precedence.
+
+    A client of a Cluster connects at once to read the map of its slots; the others connect when first used.
+    """
     address = parse(url)
     if address.kind == "server":
         return redis.Redis.from_url(url, **options)
     options |= address.options
     if address.kind == "cluster":
         nodes = [_redis.cluster.ClusterNode(host, port) for host, port in address.hosts]
-        # A node that is gone must not take the others' answers with it.
+        # Without full coverage: a node that is down must not take the answers of the other nodes with it.
         return redis.cluster.RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
     sentinel = _redis.sentinel.Sentinel(address.hosts, sentinel_kwargs=_sentinel_options(options), **options)
     return cast(redis.Redis, sentinel.master_for(address.service))
 
 
 def connect_async(url: str, **options: Any) -> AsyncClient:
-    """As `connect`, for asyncio; connects when first used."""
+    """As `connect`, for asyncio; every client connects when first used."""
     address = parse(url)
     if address.kind == "server":
         return redis.asyncio.Redis.from_url(url, **options)
@@ -96,18 +99,18 @@ def connect_async(url: str, **options: Any) -> AsyncClient:
 
 
 def sentinels(client: Any) -> list[Any]:
-    """The clients that a client of Sentinel asks for the primary: closing it leaves them open."""
+    """The clients that a Sentinel client asks for the primary; closing that client leaves them open."""
     manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
     return [] if manager is None else list(manager.sentinels)
 
 
 def is_cluster(client: Any) -> bool:
-    """Whether a client of redis-py talks to a Cluster."""
+    """Whether a redis-py client is one of a Cluster."""
     return isinstance(client, redis.cluster.RedisCluster | redis.asyncio.cluster.RedisCluster)
 
 
 def keys_for(client: Any, prefix: str = "f") -> Keys:
-    """The keys under `prefix` as they are named where this client stores them."""
+    """The keys under `prefix`, with hash tags if this is a client of a Cluster."""
     return Keys(prefix, clustered=is_cluster(client))
 
 
@@ -118,11 +121,12 @@ def _host(text: str, port: int) -> tuple[str, int]:
     try:
         return host.strip("[]"), int(digits)
     except ValueError:
-        raise ValueError(f"{text!r} is no host:port") from None
+        raise ValueError(f"{text!r} is not a host:port") from None
 
 
 def _sentinel_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Takes the sentinels' own credentials out of `options`; the rest they share with the servers, but not the db."""
+    """The options of the sentinels themselves; takes their own credentials out of `options`."""
     own = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    # TLS and time-outs hold for both, but a sentinel has no databases and its own users.
     shared = {name: value for name, value in options.items() if name not in ("username", "password", "db")}
     return shared | {name: value for name, value in own.items() if value is not None}

@@ -1,6 +1,6 @@
-"""The first 40 bytes of every blob, and what all vectors of a version have in common.
+"""The header of every blob (its first 40 bytes), and the shape that all vectors of a version share.
 
-Owns the header's fields, in both directions. Must not know what stands after it.
+Owns the header's fields, encoding and decoding. Must not know what follows the header.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from freshet.vectors import DTYPES, FLOAT16
 FORMAT = 1
 DELETED, DEGRADED = 1, 2
 DELETION_TIER = 255
-"""A deletion wins over every feature of the same event time."""
+"""The highest tier, so that a deletion wins over every feature of the same event time."""
 
 FIELDS: tuple[tuple[str, str, str], ...] = (
-    ("format", "B", f"{FORMAT}. Treat another number as an absent value"),
-    ("dtype", "B", "dtype of the vectors, see below. Treat one that is not the version's as an absent value"),
+    ("format", "B", f"{FORMAT}. Treat a value of another format as absent"),
+    ("dtype", "B", "dtype of the vectors, see below. Treat a value that is not the version's as absent"),
     ("tier", "B", f"item: 1 text, 2 knowledge; user: 1 fallback, 2 diffusion; {DELETION_TIER}: deletion"),
     ("flags", "B", f"{DELETED} deleted, {DEGRADED} degraded (a deadline cut the inference short)"),
     ("dims", "H", "values in a vector; 0 in knowledge and deletions"),
-    ("behaviors", "H", "number of inferred behaviours (users), else 0"),
+    ("behaviors", "H", "number of inferred behaviors (users), else 0"),
     ("event_time", "q", "milliseconds since 1970: the event that these features were made from"),
     ("computed_time", "q", "milliseconds since 1970"),
     ("sequence", "q", "items, knowledge, deletions: offset of the source record, -1 unknown; users: computed time"),
@@ -32,13 +32,13 @@ FIELDS: tuple[tuple[str, str, str], ...] = (
 HEADER = struct.Struct("<" + "".join(code for _, code, _ in FIELDS))
 OFFSETS = tuple(struct.calcsize("<" + "".join(code for _, code, _ in FIELDS[:n])) for n in range(len(FIELDS)))
 
-_NUMBERS = frozenset(one.number for one in DTYPES.values())
+_NUMBERS = frozenset(dtype.number for dtype in DTYPES.values())
 
 
 class BlobError(ValueError):
-    """A record that cannot become a blob: wrong length of a vector, a value that is not finite or out of range.
+    """A record that no blob can hold: a vector of the wrong length, or a value that is not finite or out of range.
 
-    `index` is the record's place in the call that refused it.
+    `index` is the position of the record in the argument of the call.
     """
 
     def __init__(self, message: str, index: int = 0) -> None:
@@ -62,7 +62,7 @@ class Shape(NamedTuple):
         return f"{self.dims} {self.dtype}"
 
 
-class Header(NamedTuple):
+class BlobHeader(NamedTuple):
     """The first 40 bytes of every blob; see FIELDS."""
 
     format: int
@@ -82,11 +82,11 @@ class Header(NamedTuple):
         return bool(self.flags & DELETED)
 
 
-def decode_header(blob: bytes | None) -> Header | None:
+def decode_header(blob: bytes | None) -> BlobHeader | None:
     """The header of a blob, or None where there is none of this format."""
     if blob is None or len(blob) < HEADER.size:
         return None
-    header = Header(*HEADER.unpack_from(blob))
+    header = BlobHeader(*HEADER.unpack_from(blob))
     return header if header.format == FORMAT and header.dtype in _NUMBERS else None
 
 
@@ -105,7 +105,7 @@ def pack_header(
 ) -> bytes:
     """The header as bytes; raises BlobError."""
     if tier == DELETION_TIER and not flags & DELETED:
-        raise BlobError("tier 255 is a deletion's")
+        raise BlobError("tier 255 is reserved for deletions")
     times = event_time, computed_time, sequence
     try:
         return HEADER.pack(FORMAT, dtype, tier, flags, dims, behaviors, *times, partition, history_length)

@@ -1,6 +1,6 @@
-"""Every Redis key of Freshet, defined once; `docs/redis-layout.md` describes what stands under each.
+"""Every Redis key of Freshet, defined once; the page "Redis layout" of the docs describes the value of each.
 
-Owns names, and which bucket of a Redis Cluster an entity is in. Must not know what a value holds, nor talk to Redis.
+Owns the names, and which bucket of a Redis Cluster an entity is in. Must not know what a value holds or talk to Redis.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345
 BUCKETS = 64
 """How many groups of keys a Redis Cluster holds: a request for 500 items is at most 64 `MGET`s, sent side by side."""
 CONTROL_TAG = "{c}"
-"""In a Redis Cluster, the hash tag of everything that is no entity of a version: pointers, histories, due-sets."""
+"""In a Redis Cluster, the hash tag of all keys that are not entities of a version: pointers, histories, queues."""
 
 
 def check_name(name: str, what: str) -> str:
-    """`name` if it may be part of a key: an id comes last in its key, so only the parts before it are restricted."""
+    """`name` if it may be part of a key; raises ValueError otherwise."""
+    # An id comes last in its key and may hold anything, so only the parts before it are restricted.
     if not name or not _ALLOWED.issuperset(name):
         raise ValueError(f"{what} is {name!r}, wanted letters, digits, '-', '_' and '.'")
     return name
@@ -27,10 +28,10 @@ def check_name(name: str, what: str) -> str:
 
 @cache
 def bucket_tags() -> tuple[str, ...]:
-    """The hash tag of each bucket of a Redis Cluster, `{0}`-like.
+    """The hash tag of each bucket of a Redis Cluster, such as `{0}`.
 
-    Tag b is the smallest number whose slot is one of `256 b .. 256 b + 255`: buckets are spread over the slots evenly,
-    and so over the nodes of a cluster that has the usual contiguous ranges.
+    Tag b is the smallest number whose slot is one of `256 b .. 256 b + 255`. That spreads the buckets evenly over the
+    slots, and so over the nodes of a cluster with the usual contiguous slot ranges.
     """
     tags: dict[int, str] = {}
     number = 0
@@ -43,18 +44,18 @@ def bucket_tags() -> tuple[str, ...]:
 class Keys:
     """The keys under one prefix.
 
-    In a Redis Cluster (`clustered`) each key has a hash tag: entities that of the bucket of their id, with the indexes
-    of the bucket beside them, and all else `{c}`. On a single server there is one bucket, number 0, and no tag.
+    In a Redis Cluster (`clustered`) each key has a hash tag. An entity has the tag of the bucket of its id, as do the
+    indexes of the bucket; all other keys have `{c}`. On a single server there is one bucket, number 0, and no tag.
 
-    Pointers, histories, budget and cached knowledge belong to no version, as they outlive any one of them; the second
-    part of their keys is a word that `check_version` refuses as a version.
+    Pointers, histories, the token budget and cached knowledge belong to no version, as they outlive each one. The
+    second part of their keys is a word that `check_version` refuses as the name of a version.
     """
 
     __slots__ = ("_control", "_tags", "clustered", "prefix")
 
     def __init__(self, prefix: str = "f", *, clustered: bool = False) -> None:
-        self.prefix = check_name(prefix, "the key prefix")
-        self.clustered = clustered
+        self.prefix: str = check_name(prefix, "the key prefix")
+        self.clustered: bool = clustered
         self._tags = tuple(f":{tag}" for tag in bucket_tags()) if clustered else ("",)
         self._control = f"{CONTROL_TAG}:" if clustered else ""
 
@@ -83,7 +84,7 @@ class Keys:
         return f"{self.prefix}:{version}:k{self._tags[bucket]}:"
 
     def version_stem(self, version: str) -> str:
-        """What stands before everything else in the keys of a version; nothing in it means something in a pattern."""
+        """What stands before everything else in the keys of a version; it holds no wildcard of a Redis pattern."""
         return f"{self.prefix}:{version}:"
 
     def users_stem(self, version: str) -> str:
@@ -107,7 +108,7 @@ class Keys:
         return f"{self.prefix}:{version}:{self._control}manifest"
 
     def workers(self, version: str) -> str:
-        """Hash: the workers that write the version, each with the server's milliseconds when it was last heard of."""
+        """Hash: the workers that write the version, each with the server's milliseconds when it last reported."""
         return f"{self.prefix}:{version}:{self._control}workers"
 
     def item(self, version: str, item_id: str) -> str:
@@ -115,7 +116,7 @@ class Keys:
         return f"{self.item_stem(version, self.bucket(item_id))}{item_id}"
 
     def user(self, version: str, user_id: str) -> str:
-        """Blob: vectors and inferred behaviours of one user."""
+        """Blob: vectors and inferred behaviors of one user."""
         return f"{self.user_stem(version, self.bucket(user_id))}{user_id}"
 
     def knowledge(self, version: str, item_id: str) -> str:
@@ -127,7 +128,7 @@ class Keys:
         return f"{self.prefix}:{version}:items{self._tags[bucket]}"
 
     def deleted(self, version: str, bucket: int = 0) -> str:
-        """Sorted set: ids of a bucket's items deleted lately by server milliseconds of the deletion."""
+        """Sorted set: ids of a bucket's recently deleted items by server milliseconds of the deletion."""
         return f"{self.prefix}:{version}:deleted{self._tags[bucket]}"
 
     def shape(self, version: str) -> str:
@@ -139,7 +140,7 @@ class Keys:
         return f"{self.prefix}:{version}:shape{self._tags[bucket]}"
 
     def retired(self, version: str, bucket: int = 0) -> str:
-        """String: there while the version is being deleted, so that what a late writer sends is refused."""
+        """String: exists while the version is being deleted, so that writes of a late writer are refused."""
         return f"{self.prefix}:{version}:retired{self._tags[bucket]}"
 
     def fences(self, version: str) -> list[str]:
@@ -147,7 +148,7 @@ class Keys:
         return [self.retired(version, bucket) for bucket in range(self.buckets)]
 
     def cached_knowledge(self, fingerprint: str) -> str:
-        """Blob: knowledge by the fingerprint of content and recipe, shared between versions."""
+        """Blob: knowledge by the fingerprint of content and distillation config, shared between versions."""
         return f"{self.prefix}:{self._control}kc:{fingerprint}"
 
     def content_pointer(self, version: str, content: str) -> str:
@@ -159,11 +160,11 @@ class Keys:
         return f"{self.prefix}:{version}:{self._control}ks:{sharing}"
 
     def budget(self) -> str:
-        """Hash: tokens spent in the hour that runs."""
+        """Hash: tokens spent in the current hour."""
         return f"{self.prefix}:{self._control}budget"
 
     def budget_held(self) -> str:
-        """Hash: tokens set aside for calls under way, by reservation."""
+        """Hash: tokens set aside for calls in flight, by reservation."""
         return f"{self.prefix}:{self._control}budget-held"
 
     def history(self, user_id: str) -> str:
@@ -175,27 +176,27 @@ class Keys:
         return f"{self.prefix}:{self._control}erased"
 
     def erasures_owed(self) -> str:
-        """Sorted set: erased users whose dead letters are still to be removed, by when they were erased."""
+        """Sorted set: erased users whose dead letters must still be removed, by the time of the erasure."""
         return f"{self.prefix}:{self._control}erasures-owed"
 
     def refreshing(self) -> str:
-        """Sorted set: the versions whose users become due by new events, by when a worker last said it does so."""
+        """Sorted set: the versions whose users new events enqueue for a refresh, by when a worker last reported so."""
         return f"{self.prefix}:{self._control}refreshing"
 
     def replays(self) -> str:
-        """Hash: what became of each replay, by its job id, JSON."""
+        """Hash: the state of each replay, JSON, by its job id."""
         return f"{self.prefix}:{self._control}replays"
 
     def rewriting(self, topic: str) -> str:
-        """String: the lock of whoever removes records from a dead-letter topic."""
+        """String: the lock of the job that removes records from a dead-letter topic."""
         return f"{self.prefix}:{self._control}rewriting:{topic}"
 
     def due(self, version: str) -> str:
-        """Sorted set: users that may be refreshed now, by the moment they became due and their activity."""
+        """Sorted set: users that may be refreshed now, by the time from which they may be and their activity."""
         return f"{self.prefix}:{version}:{self._control}due"
 
     def waiting(self, version: str) -> str:
-        """Sorted set: users with new events, by the moment from which they may be refreshed."""
+        """Sorted set: users with new events, by the time from which they may be refreshed."""
         return f"{self.prefix}:{version}:{self._control}waiting"
 
     def leased(self, version: str) -> str:
@@ -203,14 +204,14 @@ class Keys:
         return f"{self.prefix}:{version}:{self._control}leased"
 
     def refreshed(self, version: str) -> str:
-        """Sorted set: users refreshed lately, by when."""
+        """Sorted set: recently refreshed users, by the time of the refresh."""
         return f"{self.prefix}:{version}:{self._control}refreshed"
 
 
 _RESERVED = frozenset(
     {"h", "kc", "active", "previous", "versions", "refreshing", "replays", "rewriting", "erased", "erasures-owed"}
     | {"budget", "budget-held"}
-    | {"due", "waiting", "leased", "refreshed"}  # one for all versions, in an older release
+    | {"due", "waiting", "leased", "refreshed"}  # an older release had one of each for all versions
 )
 
 

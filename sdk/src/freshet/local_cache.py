@@ -1,7 +1,7 @@
 """Item vectors kept in the ranker's own memory: no server, no wire and no decoding for what was read lately.
 
-Owns one slab of rows, all of one version, and how old a row may be. Must not ask anybody: `questions.py` asks for what
-is missing here.
+Owns one block of rows, all of one version, and how old a row may be. Must not read from Redis: `_protocol.py` asks for
+the rows that are missing here.
 """
 
 from __future__ import annotations
@@ -19,24 +19,23 @@ from freshet.blob import Rows
 
 
 class Held(NamedTuple):
-    """What the cache has of N ids, copied out; rows that are `missing` hold nothing yet."""
+    """A copy of what the cache holds of N ids; the rows in `missing` hold nothing yet."""
 
     vectors: NDArray[np.float32]  # (N, dims)
     present: NDArray[np.bool_]  # (N,)
     event_time: NDArray[np.int64]  # (N,)
     tier: NDArray[np.uint8]  # (N,)
-    missing: NDArray[np.intp]  # places among the ids, rising
+    missing: NDArray[np.intp]  # indices of the ids, ascending
 
 
 class LocalCache:
-    """Up to `capacity` items, none of which is older than `max_age_s` when it is answered; share one per process.
+    """Up to `capacity` items, each returned for at most `max_age_s` seconds after it was read; share one per process.
 
-    Age counts from when the row was read from the server, so an answer is at most `max_age_s` behind it: a changed, a
-    deleted or an erased item is seen that much later. Items that do not exist are remembered as well. Activation and
-    rollback are seen at once all the same, as the user and the pointer are read in every call: a cache holds one
-    version, and forgets it when the reader goes to another.
+    A result is at most `max_age_s` behind the server: a changed, deleted or erased item is seen that much later. Items
+    that do not exist are remembered as well. An activation or a rollback is still seen at once, as every call reads the
+    user and the pointer to the active version: a cache holds one version, and drops it when the reader leaves it.
 
-    Where it is full, the oldest row makes room. A row takes `4 x dims` bytes and about 200 more.
+    A full cache replaces its oldest row. A row takes `4 x dims` bytes and about 200 more. Thread-safe.
     """
 
     def __init__(
@@ -44,12 +43,14 @@ class LocalCache:
     ) -> None:
         if capacity < 1 or not max_age_s > 0:
             raise ValueError(f"capacity is {capacity} and max_age_s {max_age_s:g}, wanted at least 1 and more than 0")
-        self.capacity, self.max_age_s = capacity, max_age_s
+        self.capacity: int = capacity
+        self.max_age_s: float = max_age_s
         self._clock = clock
         self._lock = threading.Lock()
         self._next = 0
         self._forget("", 0)
-        self.hits = self.misses = 0
+        self.hits: int = 0
+        self.misses: int = 0
 
     def __repr__(self) -> str:
         return f"LocalCache(capacity={self.capacity}, max_age_s={self.max_age_s:g}, version={self._version!r})"
@@ -58,7 +59,7 @@ class LocalCache:
         return len(self._slots)
 
     def look(self, version: str, ids: Sequence[str], out: NDArray[np.float32] | None = None) -> Held | None:
-        """What is here of `version` and fresh enough, or None where that is nothing; `out` takes the vectors."""
+        """The rows of `version` that are fresh enough, or None where there are none; `out` takes the vectors."""
         with self._lock:
             if version != self._version or not self._slots:
                 return None
@@ -72,38 +73,38 @@ class LocalCache:
             if len(missing) == n:
                 return None
             vectors = np.empty((n, dims), np.float32) if out is None else out[:n]
-            np.take(self._vectors, slots, axis=0, out=vectors, mode="wrap")  # a missing row takes anything, -1 the last
+            np.take(self._vectors, slots, axis=0, out=vectors, mode="wrap")  # missing rows take any row, to be replaced
             return Held(vectors, self._present[slots], self._event_time[slots], self._tier[slots], missing)
 
     def keep(self, version: str, ids: Sequence[str], rows: Rows, answered: NDArray[np.bool_], read_at: float) -> None:
-        """Take those rows of `version` that were `answered`; asked for at `read_at` on the cache's clock."""
-        places = np.flatnonzero(answered)
-        if not len(places):
+        """Store the `answered` rows of `version`; `read_at` is the time of the request on the cache's clock."""
+        rows_answered = np.flatnonzero(answered)
+        if not len(rows_answered):
             return
         with self._lock:
             if version != self._version or rows.vectors.shape[1] != self._vectors.shape[1]:
                 self._forget(version, rows.vectors.shape[1])
-            slots = self._room([ids[place] for place in places.tolist()])
-            self._vectors[slots] = rows.vectors[places]
-            self._present[slots] = rows.present[places]
-            self._event_time[slots] = rows.event_time[places]
-            self._tier[slots] = rows.tier[places]
+            slots = self._assign([ids[row] for row in rows_answered.tolist()])
+            self._vectors[slots] = rows.vectors[rows_answered]
+            self._present[slots] = rows.present[rows_answered]
+            self._event_time[slots] = rows.event_time[rows_answered]
+            self._tier[slots] = rows.tier[rows_answered]
             self._read_at[slots] = read_at
 
     def now(self) -> float:
         """The cache's clock, for `keep`."""
         return self._clock()
 
-    def _room(self, ids: Sequence[str]) -> list[int]:
-        """A slot for each id: its own, or the one that was filled longest ago."""
+    def _assign(self, ids: Sequence[str]) -> list[int]:
+        """A slot for each id: its own, or the one that was assigned longest ago."""
         slots = []
-        for one in ids:
-            slot = self._slots.get(one)
+        for item_id in ids:
+            slot = self._slots.get(item_id)
             if slot is None:
                 slot, self._next = self._next, (self._next + 1) % self.capacity
-                if (gone := self._ids[slot]) is not None:
-                    del self._slots[gone]
-                self._ids[slot], self._slots[one] = one, slot
+                if (evicted := self._ids[slot]) is not None:
+                    del self._slots[evicted]
+                self._ids[slot], self._slots[item_id] = item_id, slot
             slots.append(slot)
         return slots
 

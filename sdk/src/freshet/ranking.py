@@ -1,7 +1,7 @@
-"""The columns that a ranker takes from one answer: every candidate against its user, as one float32 matrix.
+"""The columns that a ranker makes of one read: each candidate against its user, as one float32 matrix.
 
-Owns what each column means (`docs/ranking.md` is written from COLUMNS) and what stands where something is missing. Must
-not read anything: `ranking_reader.py` does.
+Owns the meaning of each column (the docs print COLUMNS) and its value where something is missing. Must not read from
+Redis: `ranking_reader.py` does.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from freshet.results import FeatureRead
 
 MAX_AGE_S = 365 * 86_400.0
-"""Older counts as this old, and so does what is absent: a ranker's input must be finite."""
+"""The age of everything older, and of everything absent: a ranker's input must be finite."""
 MAX_TIERS = 100
 
 
 class Column(NamedTuple):
-    """One column, or one a tier where its name ends in `_NN`."""
+    """One column; a name that ends in `_NN` is one column per tier of similarity."""
 
     group: str
     name: str
@@ -29,7 +29,7 @@ class Column(NamedTuple):
     absent: str
 
     def names(self, tiers: int) -> list[str]:
-        """What the column is called in a matrix with this many tiers of similarity."""
+        """The names of its columns in a matrix with this many tiers of similarity."""
         stem = self.name.removesuffix("NN")
         return [self.name] if stem == self.name else [f"{stem}{tier:02}" for tier in range(tiers)]
 
@@ -41,9 +41,9 @@ COLUMNS = (
     Column("user_vectors", "inferred_cosine", "their cosine", "0"),
     Column("history", "history_sim_NN", "SimTier: history items with a cosine to the candidate in tier NN", "0"),
     Column("history", "history_nearest", "cosine of the history item nearest to the candidate", "-1"),
-    Column("behaviors", "behavior_sim_NN", "SimTier of the inferred behaviours: sum of their confidences", "0"),
-    Column("behaviors", "behavior_nearest", "cosine of the inferred behaviour nearest to the candidate", "-1"),
-    Column("behaviors", "behavior_nearest_confidence", "confidence of that behaviour", "0"),
+    Column("behaviors", "behavior_sim_NN", "SimTier of the inferred behaviors: sum of their confidences", "0"),
+    Column("behaviors", "behavior_nearest", "cosine of the inferred behavior nearest to the candidate", "-1"),
+    Column("behaviors", "behavior_nearest_confidence", "confidence of that behavior", "0"),
     Column("item", "item_present", "1 where the candidate has features, else 0", "0"),
     Column("item", "item_age_log1p", "ln(1 + age in seconds), of a year at most", "that of a year"),
     Column("item", "item_tier", "1 text, 2 knowledge", "0"),
@@ -53,16 +53,16 @@ COLUMNS = (
     Column("user", "user_degraded", "1 where a deadline cut the inference short, else 0", "0"),
     Column("user", "user_history_log1p", "ln(1 + events in the history that was used)", "0"),
 )
-"""Every column, in the order in which they stand in a matrix."""
+"""Every column, in the order of the matrix."""
 GROUPS = tuple(dict.fromkeys(column.group for column in COLUMNS))
 
 
 @dataclass(frozen=True, slots=True)
 class RankingOptions:
-    """Which groups of columns, and how cosines are cut: `tiers` equal ones from `low` to `high`.
+    """Which groups of columns to make; cosines fall into `tiers` equal intervals from `low` to `high`.
 
-    What lies beyond counts in the outermost tier. The order of `groups` makes no difference. A ranker must be trained
-    and asked with the same options; `names` says what they amount to.
+    A cosine outside of them counts in the outermost tier. The order of `groups` makes no difference. Train and serve a
+    ranker with the same options; `names` lists the columns. Raises ValueError for unknown groups or impossible bounds.
     """
 
     groups: tuple[str, ...] = GROUPS
@@ -91,13 +91,17 @@ def _names(groups: frozenset[str], tiers: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CandidateFeatures:
-    """One row a candidate, one column a name; every value is finite."""
+    """One row per candidate, one column per name; every value is finite."""
 
     matrix: NDArray[np.float32]  # (N, F)
     names: tuple[str, ...]  # F
 
+    def __repr__(self) -> str:
+        rows, columns = self.matrix.shape
+        return f"CandidateFeatures({rows} candidates, {columns} columns)"
+
     def column(self, name: str) -> NDArray[np.float32]:
-        """The values of one column (N,); raises ValueError for a name that is none."""
+        """The values of one column (N,); raises ValueError for an unknown name."""
         values: NDArray[np.float32] = self.matrix[:, self.names.index(name)]
         return values
 
@@ -110,11 +114,11 @@ def candidate_features(
 ) -> CandidateFeatures:
     """The columns of `options` for the N candidates of `found`.
 
-    `history` (H, dims) are the vectors of items that the user has dealt with, `behaviors` (B, dims) those of
-    `found.user.behaviors`, in their order; None is none. A row of zeros stands for an item that is absent, and counts
-    nowhere. Raises ValueError where a shape does not fit.
+    `history` (H, dims) are the vectors of items from the user's events, `behaviors` (B, dims) those of the items in
+    `found.user.behaviors`, in their order. None means that there are none. A row of zeros is an absent item and counts
+    in no column. Raises ValueError where a shape does not fit.
 
-    No loop over candidates: 500 of 128 dims against 50 history items and 16 behaviours take about 0.5 ms on one core.
+    500 candidates of 128 dims against 50 history items and 16 behaviors take about 0.5 ms on one core.
     """
     options = options or RankingOptions()
     groups, user, count = set(options.groups), found.user, len(found.present)
@@ -131,7 +135,7 @@ def candidate_features(
         cosines = _cosines(items, lengths, units)
         blocks += [sim_tiers(cosines, options, known=known), _nearest(cosines, known)]
     if "behaviors" in groups:
-        confidences = np.array([one.confidence for one in user.behaviors], np.float32)
+        confidences = np.array([behavior.confidence for behavior in user.behaviors], np.float32)
         units, kept = _units(behaviors, items.shape[1], "behaviors", None if behaviors is None else len(confidences))
         weights = confidences[kept]
         cosines = _cosines(items, lengths, units)
@@ -153,24 +157,24 @@ def sim_tiers(
     *,
     known: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
-    """SimTier: how many `cosines` (N, H) of a row are in each tier (N, tiers), or the sum of their `weights` (H,).
+    """SimTier: the number of `cosines` (N, H) of a row in each tier (N, tiers), or the sum of their `weights` (H,).
 
-    A tier holds its lower bound. Rows that are not `known` are 0 throughout. After "Enhancing Taobao Display
-    Advertising with Multimodal Representations" (arXiv:2407.19467, CIKM 2024), which counts and does not weigh.
+    A tier includes its lower bound. Rows that are not `known` are all 0. After "Enhancing Taobao Display Advertising
+    with Multimodal Representations" (arXiv:2407.19467, CIKM 2024), which counts without weights.
     """
     count, tiers = len(cosines), options.tiers
-    places = ((cosines - np.float32(options.low)) * np.float32(tiers / (options.high - options.low))).astype(np.intp)
-    np.clip(places, 0, tiers - 1, out=places)
-    places += np.arange(0, count * tiers, tiers)[:, None]
+    cells = ((cosines - np.float32(options.low)) * np.float32(tiers / (options.high - options.low))).astype(np.intp)
+    np.clip(cells, 0, tiers - 1, out=cells)
+    cells += np.arange(0, count * tiers, tiers)[:, None]  # one bincount over all rows: each has cells of its own
     each = None if weights is None else np.broadcast_to(weights, cosines.shape).ravel()
-    found = np.bincount(places.ravel(), each, count * tiers).reshape(count, tiers).astype(np.float32)
-    return found if known is None else found * known[:, None]
+    counts = np.bincount(cells.ravel(), each, count * tiers).reshape(count, tiers).astype(np.float32)
+    return counts if known is None else counts * known[:, None]
 
 
 def _rows(found: FeatureRead) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The candidates' vectors (N, dims) and their lengths (N,), both 0 where a candidate is absent."""
+    """The candidates' vectors (N, dims) and their lengths (N,), both 0 for an absent candidate."""
     items = found.item_matrix
-    if not found.present.all():  # the reader's default stands there, which may be anything
+    if not found.present.all():  # absent rows hold the reader's default, which may be anything
         items = np.where(found.present[:, None], items, np.float32(0))
     return items, _lengths(items)
 
@@ -178,7 +182,7 @@ def _rows(found: FeatureRead) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 def _units(
     vectors: NDArray[np.float32] | None, dims: int, what: str, wanted: int | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """Those of `vectors` that are not zero, at length 1, and which they were."""
+    """Those of `vectors` that are not zero, scaled to length 1, and their indices."""
     if vectors is None:
         return np.zeros((0, dims), np.float32), np.zeros(0, np.intp)
     rows = len(vectors) if wanted is None else wanted
@@ -208,14 +212,14 @@ def _cosines(
 
 
 def _nearest(cosines: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(N, 1); -1, the least that a cosine can be, where there is nothing to be near to."""
+    """The largest cosine of each row (N, 1); -1, the least possible, where there is none."""
     return np.where(known, cosines.max(axis=1, initial=-1.0), np.float32(-1))[:, None]
 
 
 def _weight_of_nearest(
     cosines: NDArray[np.float32], weights: NDArray[np.float32], known: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """(N, 1); 0 where there is none."""
+    """The weight of the column with the largest cosine (N, 1); 0 where there is none."""
     if not len(weights):
         return np.zeros((len(cosines), 1), np.float32)
     nearest: NDArray[np.float32] = weights[cosines.argmax(axis=1)] * known

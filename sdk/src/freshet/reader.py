@@ -1,6 +1,6 @@
 """Features for a ranker: one user and all candidates in one round trip, as arrays, never of two versions.
 
-Owns what a ranker calls. `questions.py` knows what is asked and what an answer means, `servers.py` how it gets there.
+Owns the calls for threads. `_protocol.py` knows what to ask and what a reply means, `_transport.py` how to send it.
 Must not write.
 """
 
@@ -17,7 +17,7 @@ import redis
 from numpy.typing import NDArray
 from redis.cluster import RedisCluster
 
-from freshet import changed_items as changes
+from freshet import _changed_items
 from freshet._breaker import CircuitBreaker
 from freshet._protocol import Question, Questions
 from freshet._transport import ClusterServers, Servers, SingleServer
@@ -33,7 +33,7 @@ R = TypeVar("R", bound=ItemsRead)
 
 
 class FeatureReader:
-    """Reads features from Redis; thread-safe, made once and kept.
+    """Reads features from Redis; thread-safe. Make one and keep it.
 
     >>> reader = FeatureReader("redis://features:6379/0")
     >>> found = reader.read("user-7", candidate_ids)
@@ -41,24 +41,27 @@ class FeatureReader:
     >>> scores[~found.present] = prior
 
     `redis_or_url` is a URL (`freshet.connect` lists the schemes: one server, Sentinel, Cluster, TLS), or a redis-py
-    client that does not decode responses; nothing is connected before the first call.
+    client that does not decode responses. The reader connects at the first call. `prefix` is the key prefix that the
+    platform writes with.
 
-    Every answer says which version it holds, and holds one only: the pointer to the active version is fetched in the
-    same round trip as the features, so the next call sees an activation or a rollback, at the price of one more round
-    trip, once. `version` pins one instead, active or not. Before any is activated all is absent and the version "".
+    Every result is of one version and names it. The pointer to the active version is read in the same round trip as the
+    features, so the first call after an activation or a rollback sees it, at the price of one more round trip.
+    `version` pins a version instead, active or not. As long as no version is active, everything is absent and the
+    version is "".
 
-    A call ends after `timeout_s`, whatever hangs. What had not come by then is absent, and flagged: `partial`,
-    `answered`, `errors` of the answer. After `breaker.failures` of them in a row a server is left alone for the
-    cool-down, and answers are partial at once. `raise_errors` raises the first error instead. Wrong credentials,
-    missing rights and values that are no features always raise. Long lists of `items` and `users` have `timeout_s` for
-    each 2,000.
+    A call takes at most `timeout_s`, whatever hangs. Rows that have not arrived by then are absent and flagged in
+    `partial`, `answered` and `errors` of the result. A server that failed several times in a row is not asked for a
+    while (see `CircuitBreaker`), and results are partial at once. With `raise_errors` the first error is raised
+    instead. Wrong credentials, missing rights and keys of another type always raise. `items` and `users` have
+    `timeout_s` for each 2,000 ids.
 
-    `cache` answers items that were read a moment ago from memory (see `LocalCache`: nothing is older than its
-    `max_age_s`), so that only the user and what it lacks are asked for. `observer` is told of every answer;
-    `ReadMetrics` makes Prometheus series of them.
+    `cache` returns recently read items from memory (see `LocalCache`), so that Redis is asked only for the user and the
+    rest. `observer` is called with every result of `read` and `items`; `ReadMetrics` makes Prometheus series of them.
 
-    `default` fills the rows of absent items. `dims` is the width of an answer as long as the version holds no vector;
-    afterwards the version says.
+    `default` fills the rows of absent items. `dims` is the width of the result until the version has its first vector,
+    which then decides.
+
+    Raises ValueError for a URL of an unknown scheme, an invalid prefix or version, or a client that decodes responses.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class FeatureReader:
         clock: Clock = wall_clock,
     ) -> None:
         clustered = parse(redis_or_url).kind == "cluster" if isinstance(redis_or_url, str) else is_cluster(redis_or_url)
-        # Connecting may take longer than a request has, beside it; what comes late serves the next one.
+        # A connection may take longer than one request waits: it goes on in another thread and serves the next request.
         options = {"socket_timeout": max(1.0, timeout_s), "socket_connect_timeout": max(1.0, timeout_s)}
         self._servers = _servers(redis_or_url, breaker, options)
         self._client_or_url = redis_or_url
@@ -98,7 +101,7 @@ class FeatureReader:
         self.close()
 
     def close(self) -> None:
-        """Close the reader's connections; a client it was given stays open."""
+        """Close the reader's connections; a client that it was given stays open."""
         self._servers.close()
         if self._own_client is not None:
             self._own_client.close()
@@ -106,45 +109,46 @@ class FeatureReader:
     def read(self, user_id: str, item_ids: Sequence[str], *, out: NDArray[np.float32] | None = None) -> FeatureRead:
         """The user and N items in one round trip.
 
-        `out`, float32 (at least N, dims) and C-contiguous, takes the vectors; `item_matrix` is then its first N rows.
-        500 items of 128 dims take about 0.6 ms. Ask for a thousand at most: longer lists hold up other readers.
+        If `out` is given, a C-contiguous float32 matrix of (at least N, dims), the vectors are written to it, and
+        `item_matrix` is its first N rows. 500 items of 128 dims take about 0.6 ms. Ask for 1,000 items at most: while
+        Redis serves a longer list, other readers wait.
         """
         started = time.monotonic()
         return self._observed(self._answer(self._questions.read(user_id, item_ids, out)), started)
 
     def items(self, item_ids: Sequence[str], *, out: NDArray[np.float32] | None = None) -> ItemsRead:
-        """N items, any number of them."""
+        """Any number N of items, 2,000 per round trip."""
         started = time.monotonic()
         return self._observed(self._answer(self._questions.items(item_ids, out), each=True), started)
 
     def users(self, user_ids: Sequence[str]) -> list[UserRead]:
-        """Users, any number of them, in the order asked for, all of one version."""
+        """Any number of users in the order of `user_ids`, all of one version, 2,000 per round trip."""
         users, errors = self._answer(self._questions.users(user_ids), each=True)
         self._raise(errors)
         return users
 
     def knowledge(self, item_id: str) -> KnowledgeRead | None:
-        """What is known about one item, or None; raises redis-py's error where the server does not answer."""
+        """What is known about one item, or None; raises redis-py's error if the server does not answer."""
         found, errors = self._answer(self._questions.knowledge(item_id))
         for error in errors:
             raise error
         return found
 
     def changed_items(self, since_ms: int = 0) -> ItemChanges:
-        """Ids of items written or deleted at or after `since_ms` of the server's clock; 0: every live item.
+        """Ids of the items written or deleted at or after `since_ms` of the server's clock; 0 means every live item.
 
-        The bound is inclusive, so that what was written in the millisecond of the last look is not missed. Deletions
-        are remembered for the writer's `ttl_s`. Start again from 0 where `version` is not the one of the last call. Off
-        the hot path: takes as long as it takes, and raises redis-py's errors.
+        The bound is inclusive, so that a write in the same millisecond as the last call is not missed. Deletions are
+        remembered for the writer's `ttl_s`. If `version` is not that of the last call, start again from 0. Not for the
+        hot path: this has no deadline, takes time in proportion to the changes, and raises redis-py's errors.
         """
         version, errors = self._answer(self._questions.version())
         for error in errors:
             raise error
-        answers = changes.ask(self._client(), self._keys, version, since_ms).execute()
-        return changes.changes(self._keys, version, since_ms, answers)
+        answers = _changed_items.ask(self._client(), self._keys, version, since_ms).execute()
+        return _changed_items.changes(self._keys, version, since_ms, answers)
 
     def _answer(self, question: Question[T], *, each: bool = False) -> T:
-        """Ask until the question is answered: within `timeout_s` in all, or for `each` round trip."""
+        """Make round trips until the question is answered; `timeout_s` is for all of them, or for `each`."""
         deadline = time.monotonic() + self._timeout_s
         try:
             parts = next(question)
@@ -167,7 +171,7 @@ class FeatureReader:
             raise errors[0]
 
     def _client(self) -> Client:
-        """The client for what is off the hot path."""
+        """The client for calls that are not on the hot path."""
         if not isinstance(self._client_or_url, str):
             return self._client_or_url
         with self._making:

@@ -1,7 +1,7 @@
-"""The seven contracts as frozen dataclasses, field for field as in the `.avsc` files beside this module.
+"""The records of the seven Avro contracts as frozen dataclasses, with the fields of the `.avsc` files in `schemas/`.
 
-Times are integer milliseconds since the epoch (UTC). Vectors are little-endian float16 bytes; `None` defaults follow
-the Avro defaults. This module imports nothing outside the standard library.
+Times are integer milliseconds since the epoch (UTC). Vectors are little-endian float16 bytes. Defaults are the Avro
+defaults. Must not import anything outside the standard library.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class UserEvent:
-    """One behaviour of one user (topic `user-events`, key = `user_id`)."""
+    """One event of one user (topic `user-events`, key = `user_id`)."""
 
     user_id: str
     item_id: str
@@ -53,9 +53,9 @@ class UserEvent:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One piece of knowledge about an item; `quote` is verbatim item text, or None where the claim is inferred.
+    """One piece of knowledge about an item; `quote` is verbatim item text, or None for an inferred claim.
 
-    `normalized` is the value after the attribute catalogue's rules, None where none applies.
+    `normalized` is the value by the rules of the attribute catalogue, None where no rule applies.
     """
 
     kind: str
@@ -68,7 +68,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Who made a knowledge record, from what, at what cost."""
+    """Which agents and model made a knowledge record, from what, and at what cost."""
 
     agents: Sequence[str] = ()
     prompt_fingerprints: Mapping[str, str] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class ItemFeatures:
 class InferredBehavior:
     """One item the user plausibly engages with beyond the log, with a confidence in [0, 1].
 
-    A behaviour that no item of the catalogue stands for has an empty `item_id` and `text` in its place.
+    A behavior that matches no item of the catalogue has an empty `item_id`, and a `text` instead.
     """
 
     item_id: str
@@ -133,7 +133,7 @@ class InferredBehavior:
 
 @dataclass(frozen=True, slots=True)
 class UserFeatures:
-    """Vectors and inferred behaviours of one user in one version; vectors are `dims` little-endian float16."""
+    """Vectors and inferred behaviors of one user in one version; vectors are `dims` little-endian float16."""
 
     user_id: str
     version: str
@@ -159,7 +159,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that could not be processed, untouched, with the reason (topic `<topic>.dlq`)."""
+    """A record that could not be processed, with its bytes unchanged and the reason (topic `<topic>.dlq`)."""
 
     topic: str
     partition: int
@@ -180,7 +180,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """Nothing that a user did up to `erased_time` may be kept (topic `erasures`, key = `user_digest`)."""
+    """An order to keep no event of a user up to `erased_time` (topic `erasures`, key = `user_digest`)."""
 
     user_digest: str
     erased_time: int

@@ -1,6 +1,6 @@
-"""What a reader answers: arrays of the right shape whatever is missing, all of one version.
+"""What a reader returns: arrays of the right shape whatever is missing, all of one version.
 
-Owns the answers and how stored bytes become them; `blob.py` owns the bytes. Must not know Redis.
+Owns the results and their short `repr`, which shows counts and never an array. Must not know Redis keys or bytes.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from freshet import blob
 from freshet.records import InferredBehavior
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UserRead:
-    """One user's features. An unknown user has zero vectors, no behaviours and an infinite age.
+    """One user's features. An unknown user has zero vectors, no behaviors and an infinite age.
 
-    `log_vector` says what the log shows, `inferred_vector` what a model infers beyond it: weigh them apart. `answered`
-    is False where the server did not answer in time, so that nobody knows whether there is such a user.
+    `log_vector` is made from the events of the log, `inferred_vector` from what a model infers beyond them: weigh them
+    apart. `tier` is 1 for the fallback reasoner, 2 for the diffusion reasoner, 0 for an absent user. `degraded` is True
+    where a deadline cut the inference short. `answered` is False where the server did not answer in time, so that the
+    user may exist all the same.
     """
 
     log_vector: NDArray[np.float32]  # (dims,)
@@ -35,15 +36,29 @@ class UserRead:
     version: str
     answered: bool = True
 
+    def __repr__(self) -> str:
+        if not self.present:
+            return f"UserRead({'absent' if self.answered else 'not answered'}, version={self.version!r})"
+        parts = [
+            "present",
+            f"version={self.version!r}",
+            f"dims={len(self.log_vector)}",
+            f"age={self.age_seconds:.1f} s",
+            f"tier={self.tier}",
+            f"behaviors={len(self.behaviors)}",
+            f"history={self.history_length}",
+        ]
+        return f"UserRead({', '.join(parts)}{', degraded' if self.degraded else ''})"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ItemsRead:
-    """The features of N items, in the order asked for.
+    """The features of N items, in the order of the ids in the request.
 
-    An unknown or deleted item is a row of the reader's default value, with tier 0 and an infinite age; so is one whose
-    server did not answer in time, and its `answered` is False. `partial` says that there is such a row (or user), and
-    `errors` why. `age_seconds` counts from the event that the features were made from; `tier` is 1 for text, 2 for
-    knowledge.
+    A row is absent where the item is unknown or deleted, or where its server did not answer in time; then `answered` is
+    False as well. An absent row holds the reader's `default`, has tier 0 and an infinite age. `partial` is True where
+    some row, or the user, was not answered; `errors` has the reasons. `age_seconds` counts from the event that the
+    features were made from. `tier` is 1 for text, 2 for knowledge.
     """
 
     item_matrix: NDArray[np.float32]  # (N, dims)
@@ -55,82 +70,61 @@ class ItemsRead:
     partial: bool
     errors: tuple[redis.RedisError, ...]
 
+    def __repr__(self) -> str:
+        return f"ItemsRead({_summary(self)})"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureRead(ItemsRead):
-    """N candidates and the user to rank them for, all of one version as it stood at one moment."""
+    """N candidates and the user to rank them for, all of the version that was active at the time of the read."""
 
     user: UserRead
+
+    def __repr__(self) -> str:
+        return f"FeatureRead({_summary(self)}, user={self.user!r})"
 
 
 @dataclass(frozen=True, slots=True)
 class KnowledgeRead:
-    """What is known about one item: `document` has the fields of the Avro contract `ItemKnowledge`."""
+    """What is known about one item: `document` is JSON with the fields of the record `ItemKnowledge`."""
 
     document: dict[str, Any]
     age_seconds: float
     version: str
 
+    def __repr__(self) -> str:
+        item_id, claims = self.document.get("item_id"), len(self.document.get("claims", ()))
+        return f"KnowledgeRead({item_id!r}, version={self.version!r}, age={self.age_seconds:.1f} s, claims={claims})"
+
 
 @dataclass(frozen=True, slots=True)
 class ItemChanges:
-    """Items of one version written and deleted since a moment; pass `newest_ms` to the next call."""
+    """Ids of the items of one version that were written or deleted; pass `newest_ms` to the next call."""
 
     version: str
     written: list[str]
     deleted: list[str]
     newest_ms: int
 
+    def __repr__(self) -> str:
+        counts = f"written={len(self.written)}, deleted={len(self.deleted)}"
+        return f"ItemChanges(version={self.version!r}, {counts}, newest_ms={self.newest_ms})"
 
-@dataclass(frozen=True, slots=True)
-class Answering:
-    """How blobs become answers: what absent items are filled with, and what time it is."""
 
-    default: float
-    now_ms: int
-
-    def items(
-        self,
-        vectors: NDArray[np.float32],
-        present: NDArray[np.bool_],
-        event_time: NDArray[np.int64],
-        tier: NDArray[np.uint8],
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32], NDArray[np.uint8]]:
-        """Matrix, presence, age and tier of N decoded rows."""
-        age = np.maximum((self.now_ms - event_time) * 1e-3, 0.0).astype(np.float32)
-        if not present.all():
-            absent = ~present
-            age[absent] = np.inf
-            vectors[absent] = self.default
-        return vectors, present, age, tier
-
-    def user(self, found: bytes | None, shape: blob.Shape, version: str, *, answered: bool = True) -> UserRead:
-        """The answer for one user's blob."""
-        user = blob.decode_user(found, shape)
-        if user is None:
-            zeros = np.zeros((2, shape.dims), dtype=np.float32)
-            return UserRead(zeros[0], zeros[1], (), False, float("inf"), 0, False, 0, version, answered)
-        header = user.header
-        return UserRead(
-            log_vector=user.log_vector,
-            inferred_vector=user.inferred_vector,
-            behaviors=user.behaviors,
-            present=True,
-            age_seconds=self.age(header.event_time),
-            tier=header.tier,
-            degraded=bool(header.flags & blob.DEGRADED),
-            history_length=header.history_length,
-            version=version,
-        )
-
-    def knowledge(self, found: bytes | None, version: str) -> KnowledgeRead | None:
-        """The answer for one item's knowledge blob."""
-        decoded = blob.decode_knowledge(found)
-        if decoded is None:
-            return None
-        header, document = decoded
-        return KnowledgeRead(document, self.age(header.event_time), version)
-
-    def age(self, event_time: int) -> float:
-        """Seconds since an event; an event of the near future is new."""
-        return max((self.now_ms - event_time) / 1_000, 0.0)
+def _summary(items: ItemsRead) -> str:
+    """How many of the items are present, and how old those are."""
+    count, dims = items.item_matrix.shape
+    parts = [
+        f"{np.count_nonzero(items.present)} of {count} items present",
+        f"version={items.version!r}",
+        f"dims={dims}",
+    ]
+    ages = items.age_seconds[items.present]
+    if len(ages):
+        parts.append(f"age={ages.min():.1f} to {ages.max():.1f} s")
+    if unanswered := count - np.count_nonzero(items.answered):
+        parts.append(f"{unanswered} not answered")
+    if items.partial:
+        reason = f": {type(items.errors[0]).__name__}: {items.errors[0]}" if items.errors else ""
+        parts.append(f"partial{reason}")
+    return ", ".join(parts)

@@ -1,6 +1,6 @@
-"""Vectors as bytes: float16, bfloat16, and int8 with one scale a vector.
+"""Vectors as bytes: float16, bfloat16, and int8 with one scale per vector.
 
-Owns the three dtypes in both directions, many vectors at a time. Must not know headers, records or Redis.
+Owns the three dtypes, encoding and decoding many vectors at a time. Must not know headers, records or Redis.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# The finite float16 are those whose other bits than the sign are less than these.
+# A float16 is finite if its bits without the sign are less than this.
 _INFINITE = 0x7C00
-# A float16 moved to the top of a float32, sign aside, is this much too small, as the exponents' biases are 15 and 127.
+# The bits of a float16, shifted to the top of a float32 below its sign, are a value too small by this factor: the
+# biases of the exponents are 15 and 127.
 _BIAS = np.float32(2.0**112)
 _SIGN_AND_REST = np.int32(~0x7000_0000)
 _SUBNORMAL = np.float32(1e-45)
@@ -26,9 +27,9 @@ _SUBNORMAL = np.float32(1e-45)
 class Dtype:
     """One way to store a vector.
 
-    `fields` are the parts of a stored vector of `dims` values, as NumPy names them. `encode` takes float16 vectors end
-    to end and where each starts, and the end. `decode` fills `out` (N, dims) from N stored vectors. `about` is for the
-    documentation.
+    `fields(dims)` are the parts of a stored vector as fields of a NumPy dtype. `encode(words, starts)` takes the
+    bits of concatenated float16 vectors, and the index at which each starts followed by the end of the last.
+    `decode(stored, out)` fills `out` (N, dims) from N stored vectors. `about` is a sentence for the documentation.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Dtype:
     about: str
 
     def layout(self, dims: int) -> np.dtype[np.void]:
-        """A stored vector as a NumPy type; packed."""
+        """A stored vector as a NumPy dtype without padding."""
         return np.dtype(self.fields(dims))
 
     def size(self, dims: int) -> int:
@@ -48,10 +49,11 @@ class Dtype:
 
 
 def encode_vectors(vectors: Sequence[bytes], dtype: Dtype) -> list[bytes]:
-    """Each of `vectors`, little-endian float16 of any width, as stored; raises ValueError for one that is not finite.
+    """The stored bytes of each of `vectors`, which are little-endian float16 of any width.
 
-    float16 is kept as it is. bfloat16 rounds to even, so an error is at most 2^-8 of the value. int8 rounds to the
-    nearest of 255 steps of a 127th of the vector's largest magnitude, so an error is at most half a step.
+    float16 is stored unchanged. bfloat16 rounds to even, so the error is at most 2^-8 of the value. int8 rounds to one
+    of 255 steps, each a 127th of the vector's largest magnitude, so the error is at most half a step. Raises ValueError
+    for a value that is not finite.
     """
     words = np.frombuffer(b"".join(vectors), "<u2")
     if words.size and int((words & 0x7FFF).max()) >= _INFINITE:
@@ -59,7 +61,7 @@ def encode_vectors(vectors: Sequence[bytes], dtype: Dtype) -> list[bytes]:
     return (
         list(vectors)
         if dtype is FLOAT16
-        else dtype.encode(words, list(accumulate((len(one) // 2 for one in vectors), initial=0)))
+        else dtype.encode(words, list(accumulate((len(vector) // 2 for vector in vectors), initial=0)))
     )
 
 
@@ -72,16 +74,14 @@ def _decode_float16(stored: NDArray[np.void], out: NDArray[np.float32]) -> None:
 
 
 def _widen(words: NDArray[np.uint16], out: NDArray[np.float32]) -> None:
-    """float16 to float32: move the bits and multiply. Four passes take 0.02 ms for 500 x 128, where a cast takes 0.12.
-
-    A thread that takes subnormal float32 for zero (`torch.set_flush_denormal`, some code compiled with -ffast-math)
-    would lose values below 2^-14: it looks them up instead, in 0.05 ms.
-    """
+    """float16 to float32: shift the bits and multiply. Four passes take 0.02 ms for 500 x 128; a cast takes 0.12 ms."""
+    # A thread that flushes subnormal float32 to zero (`torch.set_flush_denormal`, code compiled with -ffast-math) would
+    # lose values below 2^-14 in the multiplication. A table of all float16 values takes 0.05 ms.
     if not _SUBNORMAL * _BIAS > 0:
         np.take(_float32_of_float16(), words, mode="wrap", out=out)
         return
     bits = out.view(np.int32)
-    bits[...] = words.view("<i2")  # spreads the sign over the upper half, of which all but one bit must go again
+    bits[...] = words.view("<i2")  # extends the sign over the upper half; the mask below keeps one bit of it
     np.left_shift(bits, 13, out=bits)
     np.bitwise_and(bits, _SIGN_AND_REST, out=bits)
     np.multiply(out, _BIAS, out=out)
@@ -105,7 +105,7 @@ def _cut(values: NDArray[Any], starts: Sequence[int]) -> list[bytes]:
 
 def _encode_bfloat16(words: NDArray[np.uint16], starts: Sequence[int]) -> list[bytes]:
     bits = _widened(words).view(np.uint32)
-    bits += 0x7FFF + ((bits >> 16) & 1)
+    bits += 0x7FFF + ((bits >> 16) & 1)  # round to even
     return _cut((bits >> 16).astype("<u2"), starts)
 
 
@@ -152,7 +152,7 @@ INT8 = Dtype(
     _decode_int8,
     "one f32 scale, then `dims` x i8 from -127 to 127: value = scale x i8. A vector of zeros has scale 0",
 )
-DTYPES = {one.name: one for one in (FLOAT16, BFLOAT16, INT8)}
+DTYPES = {dtype.name: dtype for dtype in (FLOAT16, BFLOAT16, INT8)}
 """Every dtype by its name."""
 UNKNOWN = replace(FLOAT16, name="", number=0)
-"""Stands in for a dtype of a later release: no vector has it, so that all vectors are absent."""
+"""Replaces a dtype of a later release: no vector has it, so all vectors are absent."""

@@ -41,7 +41,7 @@ class Position(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class StoredDeadLetter:
     """One record of a dead-letter topic; `content` is None where it does not decode as a dead letter."""
 
     record: SourceRecord
@@ -93,15 +93,18 @@ class Filter:
     key: bytes | None = None
     positions: frozenset[Position] = frozenset()
 
-    def __call__(self, letter: Letter) -> bool:
+    def __call__(self, dead_letter: StoredDeadLetter) -> bool:
         return (
-            (not self.reasons or letter.reason in self.reasons)
-            and (not self.stages or letter.stage.startswith(self.stages))
-            and (not self.exceptions or (letter.content is not None and letter.content.exception in self.exceptions))
-            and letter.failed_ms >= self.from_ms
-            and (not self.to_ms or letter.failed_ms < self.to_ms)
-            and (self.key is None or letter.key == self.key)
-            and (not self.positions or letter.position in self.positions)
+            (not self.reasons or dead_letter.reason in self.reasons)
+            and (not self.stages or dead_letter.stage.startswith(self.stages))
+            and (
+                not self.exceptions
+                or (dead_letter.content is not None and dead_letter.content.exception in self.exceptions)
+            )
+            and dead_letter.failed_ms >= self.from_ms
+            and (not self.to_ms or dead_letter.failed_ms < self.to_ms)
+            and (self.key is None or dead_letter.key == self.key)
+            and (not self.positions or dead_letter.position in self.positions)
         )
 
     def __bool__(self) -> bool:
@@ -109,16 +112,16 @@ class Filter:
         return self != Filter()
 
 
-def read_letters(settings: Settings, codec: Codec, ranges: list[Range]) -> Iterator[Letter]:
+def read_dead_letters(settings: Settings, codec: Codec, ranges: list[Range]) -> Iterator[StoredDeadLetter]:
     """Every letter of `ranges`, those of a partition in order. Raises `NothingCame`, `KafkaException`."""
     with RangeReader(settings) as reader:
         for messages in reader.batches(ranges, _BATCH):
             for message in messages:
                 record = SourceRecord.of_message(message)
-                yield Letter(record, _content(codec, record))
+                yield StoredDeadLetter(record, _content(codec, record))
 
 
-def letter_ranges(settings: Settings, topic: str) -> list[Range]:
+def dead_letter_ranges(settings: Settings, topic: str) -> list[Range]:
     """What a dead-letter topic holds now. Raises `NoTopic`, `KafkaException`."""
     with RangeReader(settings) as reader:
         return reader.find(topic)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
-from streams.jobs.dead_letters.read import Letter
+from streams.jobs.dead_letters.read import StoredDeadLetter
 from streams.kafka.dead_letters import ATTEMPT_HEADER
 from streams.kafka.producer import Delivery, Producer
 
@@ -20,7 +20,11 @@ _TIMEOUT_S = 60.0
 
 
 def send_again(
-    producer: Producer, letters: Iterable[Letter], *, pace: Callable[[], None], sent: Callable[[Letter], None]
+    producer: Producer,
+    dead_letters: Iterable[StoredDeadLetter],
+    *,
+    pace: Callable[[], None],
+    sent: Callable[[StoredDeadLetter], None],
 ) -> int:
     """Send the record of each letter once, however many lanes refused it; answers how many.
 
@@ -28,33 +32,35 @@ def send_again(
     `RecordTooLarge`, `KafkaException`: what was not told to `sent` may be sent again.
     """
     seen = set()
-    waits: list[tuple[Letter, Future[Delivery]]] = []
-    for letter in letters:
-        if letter.content is None or letter.position in seen:
+    waits: list[tuple[StoredDeadLetter, Future[Delivery]]] = []
+    for dead_letter in dead_letters:
+        if dead_letter.content is None or dead_letter.position in seen:
             continue
-        seen.add(letter.position)
+        seen.add(dead_letter.position)
         pace()
-        one = letter.content
-        headers = [(name, value) for name, value in _headers(letter) if name not in (ATTEMPT_HEADER, POSITION_HEADER)]
+        one = dead_letter.content
+        headers = [
+            (name, value) for name, value in _headers(dead_letter) if name not in (ATTEMPT_HEADER, POSITION_HEADER)
+        ]
         headers += [
             (ATTEMPT_HEADER, str(one.attempt).encode()),
-            (POSITION_HEADER, str(letter.position).encode()),
+            (POSITION_HEADER, str(dead_letter.position).encode()),
         ]
         timestamp = max(1, one.timestamp)
-        waits.append((letter, producer.send(one.topic, one.key, one.value, headers=headers, timestamp=timestamp)))
+        waits.append((dead_letter, producer.send(one.topic, one.key, one.value, headers=headers, timestamp=timestamp)))
         if len(waits) >= _IN_FLIGHT:
             _confirm(waits, sent)
     _confirm(waits, sent)
     return len(seen)
 
 
-def _headers(letter: Letter) -> list[tuple[str, bytes | None]]:
-    assert letter.content is not None
-    return [(header.name, header.value) for header in letter.content.headers]
+def _headers(dead_letter: StoredDeadLetter) -> list[tuple[str, bytes | None]]:
+    assert dead_letter.content is not None
+    return [(header.name, header.value) for header in dead_letter.content.headers]
 
 
-def _confirm(waits: list[tuple[Letter, Future[Delivery]]], sent: Callable[[Letter], None]) -> None:
-    for letter, wait in waits:
+def _confirm(waits: list[tuple[StoredDeadLetter, Future[Delivery]]], sent: Callable[[StoredDeadLetter], None]) -> None:
+    for dead_letter, wait in waits:
         wait.result(_TIMEOUT_S)
-        sent(letter)
+        sent(dead_letter)
     waits.clear()

@@ -23,7 +23,7 @@ from redis.exceptions import LockError
 
 from freshet.connect import Client, keys_for
 from schemas.codec import Codec
-from streams.jobs.dead_letters.read import Letter, letter_ranges, read_letters
+from streams.jobs.dead_letters.read import StoredDeadLetter, dead_letter_ranges, read_dead_letters
 from streams.kafka.producer import Delivery, KafkaProducer, kafka_config
 from streams.kafka.ranges import Range
 from streams.settings import Settings
@@ -47,20 +47,22 @@ class Dropped:
     kept: int
 
 
-def drop(settings: Settings, client: Client, codec: Codec, topic: str, which: Callable[[Letter], bool]) -> Dropped:
+def drop(
+    settings: Settings, client: Client, codec: Codec, topic: str, which: Callable[[StoredDeadLetter], bool]
+) -> Dropped:
     """Remove those letters of `topic` that `which` is true of; asked twice about each, it must answer the same.
 
     Safe to repeat. Raises `Busy`, `NoTopic`, `KafkaException`, `streams.errors.DeliveryFailed`.
     """
     with _alone(settings, client, topic) as extend:
-        found = letter_ranges(settings, topic)
+        found = dead_letter_ranges(settings, topic)
         last: dict[int, int] = {}
         dropped = 0
-        for letter in read_letters(settings, codec, found):
+        for dead_letter in read_dead_letters(settings, codec, found):
             extend()
-            if which(letter):
+            if which(dead_letter):
                 dropped += 1
-                last[letter.record.partition] = letter.record.offset
+                last[dead_letter.record.partition] = dead_letter.record.offset
         going = [replace(one, end=last[one.partition] + 1) for one in found if one.partition in last]
         if not going:
             return Dropped(0, 0)
@@ -70,18 +72,22 @@ def drop(settings: Settings, client: Client, codec: Codec, topic: str, which: Ca
 
 
 def _append_again(
-    settings: Settings, codec: Codec, ranges: list[Range], which: Callable[[Letter], bool], extend: Callable[[], None]
+    settings: Settings,
+    codec: Codec,
+    ranges: list[Range],
+    which: Callable[[StoredDeadLetter], bool],
+    extend: Callable[[], None],
 ) -> int:
     producer = KafkaProducer(settings)
     kept = 0
     waits: list[Future[Delivery]] = []
     try:
-        for letter in read_letters(settings, codec, ranges):
+        for dead_letter in read_dead_letters(settings, codec, ranges):
             extend()
-            if which(letter):
+            if which(dead_letter):
                 continue
             kept += 1
-            one = letter.record
+            one = dead_letter.record
             waits.append(
                 producer.send(one.topic, one.key, one.value, headers=one.headers, timestamp=max(1, one.timestamp))
             )

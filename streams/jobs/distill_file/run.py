@@ -15,12 +15,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from freshet.records import Item, ItemKnowledge
-from processors.items.cached_distiller import FreshDistiller, ThriftyDistiller
+from processors.items.cached_distiller import CachedDistiller, FreshDistiller
 from processors.items.near_duplicates import sharing_key
 from processors.validate import check_item
 from schemas.knowledge_file import KnowledgeFile
 from streams.backoff import Backoff
-from streams.errors import Family, family
+from streams.errors import Family, family, reason
 from streams.metrics import Metrics
 
 NAME = "distill"
@@ -31,7 +31,7 @@ T = TypeVar("T")
 class Watcher(Protocol):
     """Is told how a run goes."""
 
-    def item(self, tally: Tally) -> None:
+    def item(self, tally: DistillCounts) -> None:
         """The run begins, or one more item is through."""
         ...
 
@@ -41,7 +41,7 @@ class Watcher(Protocol):
 
 
 @dataclasses.dataclass(slots=True)
-class Tally:
+class DistillCounts:
     """What came of a run. `there` items needed nothing; the others are fresh, cache, shared or failed."""
 
     items: int = 0
@@ -140,7 +140,7 @@ class OfflineRun:
         distiller: FreshDistiller,
         watcher: Watcher,
         clock: Callable[[], int],
-        tally: Tally | None = None,
+        tally: DistillCounts | None = None,
         *,
         concurrency: int,
         version: str = "",
@@ -151,17 +151,17 @@ class OfflineRun:
         self._clock = clock
         self._concurrency = concurrency
         self._cache = MemoryCache()
-        self._distiller = ThriftyDistiller(distiller, self._cache, version, clock, sharing=sharing)
+        self._distiller = CachedDistiller(distiller, self._cache, version, clock, sharing=sharing)
         self._sharing = sharing
         self._backoff = Backoff(NAME, Metrics(), most_s=LONGEST_PAUSE_S)
         there = file.fingerprints()
         wanted = {item.item_id: distiller.fingerprint(item) for item in items}
         self._done = {item.item_id: item for item in items if there.get(item.item_id) == wanted[item.item_id]}
         self._to_do = [item for item in items if item.item_id not in self._done]
-        self.tally = tally or Tally()
+        self.tally = tally or DistillCounts()
         self.tally.items, self.tally.there = len(items), len(self._done)
 
-    async def run(self) -> Tally:
+    async def run(self) -> DistillCounts:
         """Distil what is left. Waits for an endpoint that is away; raises what no retry mends, and cancellation.
 
         Whatever ends it, what was made is in the file.
@@ -203,7 +203,7 @@ class OfflineRun:
         except Exception as error:
             if family(error) is not Family.POISON:
                 raise
-            self._file.add_failure(item, self._distiller.fingerprint(item), error)
+            self._file.add_failure(item, self._distiller.fingerprint(item), error, reason=reason(error))
             self.tally.failed += 1
         else:
             self._file.add(knowledge)

@@ -13,7 +13,7 @@ from freshet.records import DeadLetter, Record, UserEvent, UserFeatures
 from schemas.codec import Codec, DecodeError
 from store.erasure_watermarks import Erasures
 from store.versions import Versions
-from streams.jobs.dead_letters.read import Letter
+from streams.jobs.dead_letters.read import StoredDeadLetter
 from streams.jobs.dead_letters.rewrite import drop
 from streams.kafka.producer import kafka_config
 from streams.kafka.subjects import contract_of
@@ -24,19 +24,19 @@ FEWEST_BYTES = 8
 """An id of at least so many bytes is looked for inside of values that do not decode; shorter ones are everywhere."""
 
 
-def names_user(codec: Codec, topics: Topics, moments: Mapping[str, int]) -> Callable[[Letter], bool]:
+def names_user(codec: Codec, topics: Topics, timestamps: Mapping[str, int]) -> Callable[[StoredDeadLetter], bool]:
     """Whether a dead letter is about one of these users, from before its erasure.
 
     By its record's key; by the user in its value, where that decodes; else, for ids of `FEWEST_BYTES`, by the id's
     bytes inside of what does not decode. What a user did after the erasure is not meant.
     """
-    by_key = {user_id.encode(): moment for user_id, moment in moments.items()}
-    long = {key: moment for key, moment in by_key.items() if len(key) >= FEWEST_BYTES}
+    by_key = {user_id.encode(): timestamp for user_id, timestamp in timestamps.items()}
+    long = {key: timestamp for key, timestamp in by_key.items() if len(key) >= FEWEST_BYTES}
 
-    def named(letter: Letter) -> bool:
-        one = letter.content
+    def named(dead_letter: StoredDeadLetter) -> bool:
+        one = dead_letter.content
         if one is None:
-            return _inside(letter.record.value, letter.record.timestamp, long)
+            return _inside(dead_letter.record.value, dead_letter.record.timestamp, long)
         if one.key in by_key and one.timestamp <= by_key[one.key]:
             return True
         record = _record(codec, topics, one)
@@ -48,7 +48,7 @@ def names_user(codec: Codec, topics: Topics, moments: Mapping[str, int]) -> Call
     return named
 
 
-def sweep(context: Context, moments: Mapping[str, int]) -> dict[str, int]:
+def sweep(context: Context, timestamps: Mapping[str, int]) -> dict[str, int]:
     """Remove the dead letters that name these users, of all versions; answers how many, by topic.
 
     Raises as `streams.jobs.dead_letters.rewrite.drop` does.
@@ -56,7 +56,7 @@ def sweep(context: Context, moments: Mapping[str, int]) -> dict[str, int]:
     settings, removed = context.settings, dict[str, int]()
     versions = {settings.version, *Versions(context.redis, settings.key_prefix).names()}
     wanted = {name for version in versions for name in Topics(settings, version).dead_letter_topics}
-    which = names_user(context.codec, context.topics, moments)
+    which = names_user(context.codec, context.topics, timestamps)
     for topic in sorted(existing(kafka_config(settings), wanted)):
         if gone := drop(settings, context.redis, context.codec, topic, which).dropped:
             removed[topic] = gone
@@ -66,22 +66,22 @@ def sweep(context: Context, moments: Mapping[str, int]) -> dict[str, int]:
 def sweep_owed(context: Context) -> int:
     """Remove the dead letters of everybody who was erased since the last sweep; answers of how many users."""
     erasures = Erasures(context.redis, context.settings.key_prefix)
-    owed = erasures.owed()
+    owed = erasures.pending()
     if owed:
         sweep(context, owed)
-        erasures.settle(owed)
+        erasures.done(owed)
     return len(owed)
 
 
-def _record(codec: Codec, topics: Topics, letter: DeadLetter) -> Record | None:
+def _record(codec: Codec, topics: Topics, dead_letter: DeadLetter) -> Record | None:
     """The letter's value as the record of its topic, or as one that names a user; None where it is none of them."""
-    kind = contract_of(topics, letter.topic)
+    kind = contract_of(topics, dead_letter.topic)
     for wanted in dict.fromkeys([kind, UserEvent, UserFeatures]):
-        if wanted is not None and letter.value is not None:
+        if wanted is not None and dead_letter.value is not None:
             with suppress(DecodeError):
-                return cast(Record, codec.decode(cast(Any, wanted), letter.value))
+                return cast(Record, codec.decode(cast(Any, wanted), dead_letter.value))
     return None
 
 
 def _inside(value: bytes | None, timestamp: int, ids: Mapping[bytes, int]) -> bool:
-    return value is not None and any(timestamp <= moment and key in value for key, moment in ids.items())
+    return value is not None and any(timestamp <= timestamp and key in value for key, timestamp in ids.items())

@@ -49,7 +49,7 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
-class Erased:
+class ErasureOutcome:
     """Receipts, and the dead letters that were removed for them all, by topic."""
 
     receipts: Sequence[Receipt]
@@ -64,29 +64,31 @@ class Eraser:
         self._context = context
         self._keys = keys_for(context.redis, settings.key_prefix)
         self._store = HistoryStore(
-            context.redis, settings.key_prefix, length=settings.history_length, ttl_s=settings.feature_ttl_s
+            context.redis, settings.key_prefix, length=settings.history.length, ttl_s=settings.redis.feature_ttl_s
         )
         self._refreshed = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
-        self._writer = FeatureWriter(context.redis, settings.key_prefix, ttl_s=settings.feature_ttl_s)
+        self._writer = FeatureWriter(context.redis, settings.key_prefix, ttl_s=settings.redis.feature_ttl_s)
         self._notices = ErasureNotices(context)
         self._erasures = Erasures(context.redis, settings.key_prefix)
 
-    def erase(self, user_ids: Sequence[str]) -> Erased:
+    def erase(self, user_ids: Sequence[str]) -> ErasureOutcome:
         """Erase these users, whether anything is known of them or not."""
         names = list(dict.fromkeys(user_ids))
         found = self._found(names)
-        moments = self._announce(names)
-        versions = self._forget(moments)
-        self._writer.delete_users(self._versions(), [Deletion(user_id, moment) for user_id, moment in moments.items()])
-        tombstones = self._notices.send(moments, versions)
-        self._erasures.owe(moments)
-        letters = sweep(self._context, moments)
-        self._erasures.settle(moments)
+        timestamps = self._announce(names)
+        versions = self._forget(timestamps)
+        self._writer.delete_users(
+            self._versions(), [Deletion(user_id, timestamp) for user_id, timestamp in timestamps.items()]
+        )
+        tombstones = self._notices.send(timestamps, versions)
+        self._erasures.add_pending(timestamps)
+        dead_letters = sweep(self._context, timestamps)
+        self._erasures.done(timestamps)
         left = self._found(names)
         receipts = [
             Receipt(
                 digest(user_id),
-                moments[user_id],
+                timestamps[user_id],
                 *found[user_id],
                 tombstones=tombstones,
                 remains=self._remains(tombstones),
@@ -94,7 +96,7 @@ class Eraser:
             )
             for user_id in names
         ]
-        return Erased(receipts, letters)
+        return ErasureOutcome(receipts, dead_letters)
 
     def known(self, user_ids: Sequence[str]) -> dict[str, tuple[int, list[str]]]:
         """For a dry run: events kept and versions with features, by user."""
@@ -116,19 +118,19 @@ class Eraser:
         return list(dict.fromkeys([*known, self._context.settings.version]))
 
     def _announce(self, user_ids: Sequence[str]) -> dict[str, int]:
-        moment, topic = self._context.clock(), self._context.topics.user_events
-        sent = [self._context.producer.send(topic, one.encode(), None, timestamp=moment) for one in user_ids]
+        timestamp, topic = self._context.clock(), self._context.topics.user_events
+        sent = [self._context.producer.send(topic, one.encode(), None, timestamp=timestamp) for one in user_ids]
         for future in sent:
             future.result(_DELIVERY_S)
-        return dict.fromkeys(user_ids, moment)
+        return dict.fromkeys(user_ids, timestamp)
 
-    def _forget(self, moments: dict[str, int]) -> Any:
-        versions = self._refreshed.look()
+    def _forget(self, timestamps: dict[str, int]) -> Any:
+        versions = self._refreshed.fetch()
         while True:
             try:
-                self._store.erase(moments, versions)
+                self._store.erase(timestamps, versions)
             except VersionsChanged:
-                versions = self._refreshed.look()
+                versions = self._refreshed.fetch()
             else:
                 return versions
 

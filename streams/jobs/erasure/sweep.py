@@ -17,6 +17,9 @@ from streams.resources import Context, failure_of
 NAME = "erasure-sweep"
 log = logging.getLogger(__name__)
 
+SWEEP_S = 3_600.0
+"""Between two removals of the dead letters of erased users."""
+
 
 class ErasureSweep:
     """See `streams.resources.Lane`."""
@@ -43,7 +46,7 @@ class ErasureSweep:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self._context.settings.erasure_sweep_s)
+            await asyncio.sleep(SWEEP_S)
             try:
                 users = await self._backoff.persevere(lambda: asyncio.to_thread(sweep_owed, self._context))
             except Busy:

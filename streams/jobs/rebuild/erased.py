@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from streams.kafka.batch import Batch, Message
 
 
-class Erased:
+class ErasedUsers:
     """Where and when each user was erased."""
 
     def __init__(self) -> None:
@@ -40,6 +40,6 @@ class Erased:
             return False
         place = message.partition()
         return message.value() is None or any(
-            message.offset() < offset if place == partition else message.timestamp()[1] <= moment
-            for partition, offset, moment in self._at[key]
+            message.offset() < offset if place == partition else message.timestamp()[1] <= timestamp
+            for partition, offset, timestamp in self._at[key]
         )

@@ -18,8 +18,8 @@ from freshet.records import ItemFeatures, ItemKnowledge, UserFeatures
 from processors.validate import ContractViolation, check_deletion
 from schemas.codec import Codec, DecodeError
 from store.erasure_watermarks import digest
-from store.histories import NO_VERSIONS, DueVersions, HistoryBatch
-from streams.jobs.rebuild.erased import Erased
+from store.histories import NO_VERSIONS, HistoryBatch, QueuedVersions
+from streams.jobs.rebuild.erased import ErasedUsers
 from streams.kafka.batch import Message
 from streams.kafka.erasure_notices import read_erasures
 from streams.kafka.ranges import Range, RangeReader
@@ -119,22 +119,22 @@ class Newest:
         return changed
 
     def _of(self, message: Message) -> tuple[str, Standing | None]:
-        value, moment = message.value(), max(0, int(message.timestamp()[1]))
+        value, timestamp = message.value(), max(0, int(message.timestamp()[1]))
         if value is None:
-            return check_deletion(message.key()), Standing.of(encode_deletion(moment, message.offset()), moment)
+            return check_deletion(message.key()), Standing.of(encode_deletion(timestamp, message.offset()), timestamp)
         record = self._codec.decode(self._form.record, value)
         one = self._form.id(record)
         if message.key() != one.encode() or (record.version or self._version) != self._version:
             return one, None
-        return one, Standing.of(self._form.blob(record, self._dtype), moment)
+        return one, Standing.of(self._form.blob(record, self._dtype), timestamp)
 
 
-class Histories:
+class ExpectedHistories:
     """The newest events of each user as the log has them, `length` each: by user, member to time."""
 
     def __init__(self, context: Context) -> None:
-        self._length = context.settings.history_length
-        self._erased = Erased()
+        self._length = context.settings.history.length
+        self._erased = ErasedUsers()
         self._handler = UserEventsHandler(context, replaying=True, store=self)
         self._touched: set[str] = set()
         self._bounds: dict[str, int] = {}
@@ -156,17 +156,17 @@ class Histories:
             self._handler.write(batch)
         return self._touched
 
-    def append(self, batch: HistoryBatch, _versions: DueVersions = NO_VERSIONS) -> int:
+    def append(self, batch: HistoryBatch, _versions: QueuedVersions = NO_VERSIONS) -> int:
         """As `store.histories.HistoryStore.append`."""
         for u, user_id in enumerate(batch.user_ids):
             mine = self.members.setdefault(user_id, {})
             bound = self._bounds.get(user_id) or self._kept_bounds.get(digest(user_id), 0)
             for record in range(int(batch.first[u]), int(batch.first[u + 1])):
                 packed = bytes(batch.data[batch.ends[record] : batch.ends[record + 1]])
-                moment, size = _RECORD_HEAD.unpack_from(packed)
+                timestamp, size = _RECORD_HEAD.unpack_from(packed)
                 member = packed[_RECORD_HEAD.size : _RECORD_HEAD.size + size]
-                if moment > bound:
-                    mine[member] = max(moment, mine.get(member, moment))
+                if timestamp > bound:
+                    mine[member] = max(timestamp, mine.get(member, timestamp))
             if len(mine) > 2 * self._length:
                 self.members[user_id] = dict(self.newest(user_id))
             self._touched.add(user_id)
@@ -177,8 +177,8 @@ class Histories:
         rows = sorted(self.members.get(user_id, {}).items(), key=lambda row: (row[1], row[0]))
         return rows[-self._length :]
 
-    def _forget(self, user_id: str, moment: int) -> None:
-        self._bounds[user_id] = max(moment, self._bounds.get(user_id, 0))
+    def _forget(self, user_id: str, timestamp: int) -> None:
+        self._bounds[user_id] = max(timestamp, self._bounds.get(user_id, 0))
         # What of the user stands after the erasure in this very batch comes in again below.
         self.members[user_id] = {}
         self._touched.add(user_id)

@@ -19,11 +19,12 @@ from freshet.connect import keys_for
 from freshet.layout import Keys
 from store.erasure_watermarks import Erasures
 from store.histories import History, HistoryStore
-from store.refresh_queue import DueUsers, RefreshPolicy
+from store.refresh_queue import RefreshPolicy, RefreshQueue
 from store.scan import headers
 from store.versions import Versions
 from streams.backoff import Backoff
-from streams.jobs.rebuild.erased import Erased
+from streams.consumers.batch_consumer import BATCH_RECORDS
+from streams.jobs.rebuild.erased import ErasedUsers
 from streams.jobs.replay.feed import Rate
 from streams.kafka.batch import Batch, Handler, Message
 from streams.kafka.erasure_notices import read_erasures
@@ -73,12 +74,12 @@ class Rebuild:
         topics, version = context.topics, context.settings.version
         await self._redis(lambda: self._versions.create(version, by=worker_name()))
         done.activated = await self._redis(lambda: self._versions.activate_if_none(version))
-        moments = await asyncio.to_thread(read_erasures, context)
-        await self._redis(lambda: Erasures(context.redis, context.settings.key_prefix).restore(moments))
+        timestamps = await asyncio.to_thread(read_erasures, context)
+        await self._redis(lambda: Erasures(context.redis, context.settings.key_prefix).restore(timestamps))
         sink = SinkHandler(context)
         for topic in (topics.item_knowledge, topics.item_features, topics.user_features):
             await self._topic(topic, topic, sink, Batch.of, stop)
-        erased = Erased()
+        erased = ErasedUsers()
         await self._read(ERASURES, topics.user_events, lambda messages: _at_once(erased.note, messages), stop)
         events = UserEventsHandler(context, replaying=True)
         await self._topic(HISTORIES, topics.user_events, events, erased.standing, stop)
@@ -111,7 +112,7 @@ class Rebuild:
         stop: asyncio.Event,
     ) -> int:
         """Give every record of `topic` up to its present end to `work`; answers how many."""
-        size = self._context.settings.firehose_batch
+        size = BATCH_RECORDS
         read = 0
         with RangeReader(self._context.settings) as reader:
             ranges: list[Range] = await asyncio.to_thread(reader.find, topic)
@@ -132,14 +133,16 @@ class Rebuild:
         """A worker that died with Redis may have left users unrefreshed: those with events their features lack."""
         settings = self._context.settings
         store = HistoryStore(self._context.redis, settings.key_prefix)
-        due = DueUsers(self._context.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings))
+        due = RefreshQueue(
+            self._context.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings.refresh)
+        )
         pages, seen = store.scan_users(), 0
         while not stop.is_set() and (page := await asyncio.to_thread(next, pages, None)) is not None:
             for start in range(0, len(page), _USERS):
                 users = page[start : start + _USERS]
                 histories = await self._redis(lambda users=users: store.load(users))  # type: ignore[misc]
                 behind = await self._redis(lambda histories=histories: self._behind(histories))  # type: ignore[misc]
-                self._done.due += await self._redis(lambda behind=behind: due.mark(behind)) if behind else 0  # type: ignore[misc]
+                self._done.due += await self._redis(lambda behind=behind: due.enqueue(behind)) if behind else 0  # type: ignore[misc]
             seen += len(page)
             self._progress(DUE, seen, seen)
 

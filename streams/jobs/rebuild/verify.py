@@ -15,7 +15,7 @@ from typing import Any
 
 from freshet.connect import keys_for
 from store.scan import Pace, nodes, scan
-from streams.jobs.rebuild.expected import ITEM, KNOWLEDGE, USER, Form, Histories, Newest, Standing, View
+from streams.jobs.rebuild.expected import ITEM, KNOWLEDGE, USER, ExpectedHistories, Form, Newest, Standing, View
 from streams.resources import Context
 
 MISSING, OLDER, NEWER, DIFFERENT, EXTRA = "missing", "older", "newer", "different", "extra"
@@ -61,9 +61,9 @@ def verify(
     settings, topics = context.settings, context.topics
     report = Report(settings.version)
     sides: list[_Side] = [
-        _Entities(context, "item", "i", topics.item_features, ITEM, settings.item_ttl_s),
-        _Entities(context, "user", "u", topics.user_features, USER, settings.feature_ttl_s),
-        _Entities(context, "knowledge", "k", topics.item_knowledge, KNOWLEDGE, settings.knowledge_ttl_s),
+        _Entities(context, "item", "i", topics.item_features, ITEM, settings.redis.item_ttl_s),
+        _Entities(context, "user", "u", topics.user_features, USER, settings.redis.feature_ttl_s),
+        _Entities(context, "knowledge", "k", topics.item_knowledge, KNOWLEDGE, settings.redis.knowledge_ttl_s),
         _Histories(context),
     ]
     for side in sides:
@@ -102,15 +102,15 @@ class _Side(ABC):
 class _Entities(_Side):
     """Features or knowledge of the version."""
 
-    def __init__(self, context: Context, name: str, letter: str, topic: str, form: Form, ttl_s: int) -> None:
+    def __init__(self, context: Context, name: str, dead_letter: str, topic: str, form: Form, ttl_s: int) -> None:
         settings = context.settings
         self.name = name
         self._redis: Any = context.redis
         self._keys = keys_for(context.redis, settings.key_prefix)
         self._version, self._clock, self._ttl_ms = settings.version, context.clock, 1_000 * ttl_s
-        self._newest = Newest(context.codec, form, settings.version, settings.vector_dtype)
-        self._stem = f"{settings.key_prefix}:{settings.version}:{letter}:"
-        self._key = {"i": self._keys.item, "u": self._keys.user, "k": self._keys.knowledge}[letter]
+        self._newest = Newest(context.codec, form, settings.version, settings.vectors.dtype)
+        self._stem = f"{settings.key_prefix}:{settings.version}:{dead_letter}:"
+        self._key = {"i": self._keys.item, "u": self._keys.user, "k": self._keys.knowledge}[dead_letter]
         self.view = View(settings, topic, self._newest)
 
     @property
@@ -176,9 +176,9 @@ class _Histories(_Side):
         settings = context.settings
         self._redis: Any = context.redis
         self._keys = keys_for(context.redis, settings.key_prefix)
-        self._clock, self._ttl_ms = context.clock, 1_000 * settings.feature_ttl_s
-        self._length = settings.history_length
-        self._log = Histories(context)
+        self._clock, self._ttl_ms = context.clock, 1_000 * settings.redis.feature_ttl_s
+        self._length = settings.history.length
+        self._log = ExpectedHistories(context)
         self.view = View(settings, context.topics.user_events, self._log)
 
     @property

@@ -75,7 +75,7 @@ def estimate(
         answers=len(answers),
         tokens=mean(one.provenance.tokens_in + one.provenance.tokens_out for one in answers) if answers else None,
         seconds=mean(one.provenance.latency_seconds for one in answers) if answers else None,
-        at_once=settings.llm_concurrency,
+        at_once=settings.llm.concurrency,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Container, Sequence
 from contextlib import suppress
 from typing import Any
 
-from streams.consumers.assignment import Intake, MakeWindow
+from streams.consumers.assignment import Intake, MakeInFlight
 from streams.kafka.batch import Message
 from streams.kafka.offsets import Place
 from streams.kafka.ranges import Range, RangeReader
@@ -44,7 +44,7 @@ class Rate:
                 await asyncio.sleep(self._free_at - now)
 
 
-class Feed:
+class ReplayFeed:
     """Gives the records of `ranges` to a window; `wanted` are the keys that count, None for all."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Feed:
         stage: str,
         ranges: Sequence[Range],
         metrics: Metrics,
-        make_window: MakeWindow,
+        make_window: MakeInFlight,
         *,
         wanted: Container[bytes] | None,
         rate: Rate,

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from freshet.connect import Client, keys_for
-from streams.jobs.replay.plan import Plan, Stage
+from streams.jobs.replay.plan import ReplayPlan, Stage
 from streams.jobs.replay.request import Request
 from streams.kafka.ranges import Range
 
@@ -34,7 +34,7 @@ class Job:
     users of each stage that are, filtered ones left out; `finished`: the stages that are over."""
 
     id: str
-    plan: Plan
+    plan: ReplayPlan
     state: str = "running"
     owner: str = ""
     begun_ms: int = 0
@@ -49,7 +49,7 @@ class Job:
         return [replace(one, first=max(one.first, reached.get(one.partition, 0))) for one in stage.ranges]
 
 
-def new_job(plan: Plan, owner: str, now_ms: int) -> Job:
+def new_job(plan: ReplayPlan, owner: str, now_ms: int) -> Job:
     """A job that has not begun, with an id that sorts by time."""
     name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now_ms / 1_000))}-{secrets.token_hex(2)}"
     return Job(name, plan, owner=owner, begun_ms=now_ms, saved_ms=now_ms)
@@ -105,5 +105,8 @@ def _job(row: Mapping[str, Any]) -> Job:
     }
     rest = {name: row[name] for name in ("id", "state", "owner", "begun_ms", "saved_ms", "done")}
     return Job(
-        **rest, plan=Plan(Request(**plan["request"]), stages), positions=positions, finished=tuple(row["finished"])
+        **rest,
+        plan=ReplayPlan(Request(**plan["request"]), stages),
+        positions=positions,
+        finished=tuple(row["finished"]),
     )

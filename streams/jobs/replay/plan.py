@@ -44,7 +44,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReplayPlan:
     """A request and what it comes to at the moment of asking; the ends of its ranges stay, however long it takes."""
 
     request: Request
@@ -62,7 +62,7 @@ def make_plan(
     keys: frozenset[bytes],
     histories: HistoryStore,
     progress: Callable[[int], None] = lambda _: None,
-) -> Plan:
+) -> ReplayPlan:
     """Ask Kafka for the ranges and, where all users are wanted, count them; raises `NoTopic` and both clients' errors.
 
     Users come from their histories unless a time bounds the replay: events that retention has deleted count too.
@@ -82,10 +82,10 @@ def make_plan(
                 stages.append(Stage(NAMED, users=len(keys)))
             else:
                 stages.append(Stage(HISTORIES, users=_counted(histories.scan_users(), progress)))
-    return Plan(request, tuple(stages))
+    return ReplayPlan(request, tuple(stages))
 
 
-def warnings(plan: Plan, versions: Versions) -> list[str]:
+def warnings(plan: ReplayPlan, versions: Versions) -> list[str]:
     """What an operator should know before it begins."""
     version, said = plan.request.version, []
     for stage in plan.stages:

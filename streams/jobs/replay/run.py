@@ -20,7 +20,7 @@ from dataclasses import replace
 from store.histories import HistoryStore
 from store.refresh_queue import USERS_PER_CALL
 from streams.backoff import Backoff
-from streams.jobs.replay.feed import Feed, Rate, Tell, keys_in
+from streams.jobs.replay.feed import Rate, ReplayFeed, Tell, keys_in
 from streams.jobs.replay.jobs import Job, Jobs
 from streams.jobs.replay.plan import EVENTS, HISTORIES, NAMED, Stage
 from streams.jobs.replay.stages import WINDOWS, UserMarker, named
@@ -28,7 +28,7 @@ from streams.kafka.offsets import Place
 from streams.kafka.ranges import Range, RangeReader
 from streams.resources import Context
 from streams.settings import Settings
-from streams.worker.membership import Registration
+from streams.worker.membership import Membership
 
 _SAVE_S = 5.0
 
@@ -57,7 +57,7 @@ class Run:
         1. Join the version as its workers do: components that differ are refused, a deletion is heard of.
         2. Stage after stage. 3. Keep the state, whatever happened.
         """
-        registration = Registration(self.job.plan.lanes, self._context)
+        registration = Membership(self.job.plan.lanes, self._context)
         state = "failed"
         try:
             await registration.start()
@@ -118,10 +118,12 @@ class Run:
                 return
             wanted = feed.keys
 
-    def _feed(self, stage: Stage, ranges: Sequence[Range], wanted: Container[bytes] | None, *, collect: bool) -> Feed:
+    def _feed(
+        self, stage: Stage, ranges: Sequence[Range], wanted: Container[bytes] | None, *, collect: bool
+    ) -> ReplayFeed:
         context = self._context
         window = WINDOWS[stage.name](context)
-        return Feed(
+        return ReplayFeed(
             context.settings, stage.name, ranges, context.metrics, window,
             wanted=wanted, rate=self._rate, collect=collect,
         )  # fmt: skip

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from store.refresh_queue import DueUsers, RefreshPolicy
+from store.refresh_queue import RefreshPolicy, RefreshQueue
 from streams.backoff import Backoff
-from streams.consumers.assignment import MakeWindow
-from streams.consumers.in_flight import BatchWindow, Fail, Finish
+from streams.consumers.assignment import MakeInFlight
+from streams.consumers.in_flight import Batcher, Fail, Finish
 from streams.jobs.replay.plan import EVENTS
 from streams.kafka.record import SourceRecord
 from streams.lanes.item_distill import distill_window
@@ -28,13 +28,13 @@ class UserMarker:
 
     def __init__(self, context: Context) -> None:
         settings = context.settings
-        policy = RefreshPolicy.of(settings)
-        self._due = DueUsers(context.redis, settings.version, settings.key_prefix, policy=policy)
+        policy = RefreshPolicy.of(settings.refresh)
+        self._due = RefreshQueue(context.redis, settings.version, settings.key_prefix, policy=policy)
         self._backoff = Backoff("replay", context.metrics)
 
     async def mark(self, user_ids: Sequence[str]) -> int:
         """Those of `user_ids` that have a history are due afterwards; answers how many."""
-        return await self._backoff.persevere(lambda: asyncio.to_thread(self._due.mark, user_ids))
+        return await self._backoff.persevere(lambda: asyncio.to_thread(self._due.enqueue, user_ids))
 
     async def of_records(self, records: Sequence[SourceRecord]) -> None:
         """The users of these events; one who erased has no history, and a key that names nobody marks nobody."""
@@ -53,16 +53,16 @@ def named(keys: set[bytes] | frozenset[bytes]) -> list[str]:
     return found
 
 
-def _events_window(context: Context) -> MakeWindow:
+def _events_window(context: Context) -> MakeInFlight:
     marker = UserMarker(context)
 
-    def window(finish: Finish, fail: Fail) -> BatchWindow:
-        return BatchWindow(marker.of_records, finish, fail, size=_EVENTS_TOGETHER, wait_s=_WAIT_S)
+    def window(finish: Finish, fail: Fail) -> Batcher:
+        return Batcher(marker.of_records, finish, fail, size=_EVENTS_TOGETHER, wait_s=_WAIT_S)
 
     return window
 
 
-WINDOWS: dict[str, Callable[[Context], MakeWindow]] = {
+WINDOWS: dict[str, Callable[[Context], MakeInFlight]] = {
     "item-text": text_window,
     "item-distill": distill_window,
     EVENTS: _events_window,

@@ -159,9 +159,9 @@ def test_a_service_that_cannot_start_ends_the_others_and_shows_its_log(settings:
 def test_other_processes_get_the_addresses_while_it_runs_and_only_then(settings: Settings, tmp_path: Path) -> None:
     toy = Toy(tmp_path, "redis")
     with Stack(settings, services=[toy]):
-        assert resolve(settings, "redis").redis == toy.address
+        assert resolve(settings, "redis").redis.url == toy.address
         given = Settings.load({}, home=tmp_path, redis="redis://elsewhere:6379/0")
-        assert resolve(given).redis == "redis://elsewhere:6379/0"
+        assert resolve(given).redis.url == "redis://elsewhere:6379/0"
     assert read_state(settings.home) is not None, "the next start takes its ports from it"
     with pytest.raises(SettingError, match=r"FRESHET_REDIS is .*freshet up"):
         resolve(settings, "redis")

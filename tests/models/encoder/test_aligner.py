@@ -16,7 +16,7 @@ def unit(rng: np.random.Generator, rows: int, dims: int) -> np.ndarray:
 
 
 def test_random_projection_keeps_cosines_and_its_seed() -> None:
-    """Catches a projection that scrambles neighbours, or differs between two workers."""
+    """Catches a projection that scrambles neighbors, or differs between two workers."""
     vectors = unit(np.random.default_rng(1), 50, 384)
     vectors[1] = vectors[0] * 0.95 + vectors[1] * 0.05
     aligned = LinearAligner.random(0).align(vectors)

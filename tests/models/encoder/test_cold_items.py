@@ -6,20 +6,20 @@ import numpy as np
 
 from models.encoder.cold_items import ColdConfig, ColdItems, cold_buyers, cold_items, held_out, recall_at
 from models.encoder.pairs import DAY_MS
-from models.reasoner.sequences import Log
+from models.reasoner.sequences import TrainingLog
 
 SPLIT = 100 * DAY_MS
 CONFIG = ColdConfig(known=10, least_baskets=2, top=2, damping=1, least_together=2)
 
 
-def world() -> Log:
+def world() -> TrainingLog:
     """Users 0-9 bought items 0-3 before the split; afterwards item 4 goes with 0, item 5 with nothing."""
     events = [(user, item, user * DAY_MS) for user in range(10) for item in (0, 1, 2, 3)]
     events += [(user, item, SPLIT + DAY_MS) for user in range(4) for item in (0, 4)]
     events += [(4, 1, SPLIT), (4, 4, SPLIT), (5, 5, SPLIT), (6, 5, SPLIT)]
     events.sort(key=lambda event: (event[0], event[2]))
     users, items, times = (np.array(column, dtype=np.int64) for column in zip(*events, strict=True))
-    return Log(users, items, times, 10)
+    return TrainingLog(users, items, times, 10)
 
 
 def test_cold_is_what_was_first_seen_later_and_its_truth_is_what_it_met() -> None:

@@ -14,7 +14,7 @@ from models.encoder.aligner_training import AlignerConfig, train_aligner
 from models.encoder.cold_items import ColdConfig
 from models.encoder.contrastive import HeadConfig, Texts, train_head
 from models.encoder.pairs import DAY_MS, NothingToLearn, Pairs, co_engaged
-from models.reasoner.sequences import EventColumns, code
+from models.reasoner.sequences import TrainingEvents, code
 
 ITEMS, GROUPS, DIMS = 200, 10, 48
 HEAD = HeadConfig(dims=16, steps=80, check_every=40, batch=64, learning_rate=6e-3, seed=1)
@@ -34,7 +34,7 @@ def texts(rng: np.random.Generator, *, telling: bool = True) -> Texts:
     return Texts(unit, (told / np.linalg.norm(told, axis=1, keepdims=True)).astype(np.float32), known)
 
 
-def events(rng: np.random.Generator, *, days: int = 100) -> EventColumns:
+def events(rng: np.random.Generator, *, days: int = 100) -> TrainingEvents:
     """Baskets of one group each; each item is first seen on its own day."""
     users, items, times = [], [], []
     for basket in range(2_000):
@@ -47,10 +47,10 @@ def events(rng: np.random.Generator, *, days: int = 100) -> EventColumns:
             users.append(str(basket % 97))
             items.append(str(item))
             times.append(day * DAY_MS + basket)
-    return EventColumns(users, items, np.array(times, dtype=np.int64))
+    return TrainingEvents(users, items, np.array(times, dtype=np.int64))
 
 
-def pairs(columns: EventColumns) -> Pairs:
+def pairs(columns: TrainingEvents) -> Pairs:
     log = code(columns, [int(item) for item in columns.item_ids])
     return co_engaged(log, ITEMS, np.random.default_rng(0))
 
@@ -132,7 +132,7 @@ def test_pca_is_kept_where_the_head_does_not_win() -> None:
 def test_an_empty_log_says_what_is_missing() -> None:
     """Catches a crash in the middle of training instead of a sentence."""
     plain = Texts.alone(texts(np.random.default_rng(1)).text)
-    strangers = EventColumns(["u"], ["stranger"], np.array([1], dtype=np.int64))
+    strangers = TrainingEvents(["u"], ["stranger"], np.array([1], dtype=np.int64))
     with pytest.raises(NothingToLearn, match="none of 1 events is about one of the 200 items"):
         train_aligner(strangers, [str(i) for i in range(ITEMS)], plain, AlignerConfig(head=HEAD))
 

@@ -108,6 +108,6 @@ def test_an_unknown_back_end_and_missing_weights_are_said(folder: Path, tmp_path
 def test_settings_name_the_encoder_and_its_back_end(folder: Path, tmp_path: Path) -> None:
     """Catches a worker that goes its own way about the encoder."""
     settings = Settings.load({}, home=tmp_path, encoder=str(folder), encoder_backend="torch")
-    assert isinstance(prepared_encoder(settings), MiniLmEncoder)
-    with pytest.raises(SettingError, match="FRESHET_ENCODER_BACKEND is 'tpu'"):
+    assert isinstance(prepared_encoder(settings.encoder, settings.home), MiniLmEncoder)
+    with pytest.raises(SettingError, match="FRESHET_ENCODER__BACKEND is 'tpu'"):
         prepared_encoder(Settings.load({}, home=tmp_path, encoder_backend="tpu"))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from models.encoder.pairs import DAY_MS, co_engaged
-from models.reasoner.sequences import Log
+from models.reasoner.sequences import TrainingLog
 
 
-def log(*events: tuple[int, int, int]) -> Log:
+def log(*events: tuple[int, int, int]) -> TrainingLog:
     """(user, item, time) in order of user and time."""
     users, items, times = (np.array(column, dtype=np.int64) for column in zip(*events, strict=True))
-    return Log(users, items, times, int(users.max()) + 1)
+    return TrainingLog(users, items, times, int(users.max()) + 1)
 
 
 def counted(pairs) -> dict[tuple[int, int], int]:

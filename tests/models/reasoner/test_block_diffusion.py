@@ -9,11 +9,10 @@ import torch
 from models.reasoner import block_diffusion as block_reasoner
 from models.reasoner.block_diffusion import BlockDiffusionReasoner
 from models.reasoner.catalogue import Catalogue
-from models.reasoner.cooccurrence_table import Neighbours
+from models.reasoner.cooccurrence_table import NeighborTable
 from models.reasoner.reasoner import Inference, ReasonerSources, make_reasoner
-from models.reasoner.sampler import Plan
-from models.reasoner.schedules import SCHEDULES
-from streams.settings import CHOICES, SettingError, Settings
+from models.reasoner.sampler import SlotPlan
+from streams.settings import SettingError, Settings
 from tests.models.reasoner.reasoner_tools import (
     DIMS,
     Told,
@@ -64,14 +63,14 @@ def test_all_slots_filled_no_duplicates_nothing_seen(steps):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_the_batch_does_not_matter(temperature):
-    together = infer(USERS, plan=Plan(temperature=temperature))
+    together = infer(USERS, plan=SlotPlan(temperature=temperature))
     for history, inference in zip(USERS, together, strict=True):
-        [alone] = infer([history], plan=Plan(temperature=temperature))
+        [alone] = infer([history], plan=SlotPlan(temperature=temperature))
         assert_same(alone, inference)
 
 
 def test_the_same_seed_gives_the_same_answer():
-    warm = reasoner(plan=Plan(temperature=2.0))
+    warm = reasoner(plan=SlotPlan(temperature=2.0))
 
     def answers(seed: int) -> list[Inference]:
         return warm.infer(USERS, catalogue(), slots=6, steps=2, seed=seed)
@@ -183,7 +182,7 @@ def test_a_shortlist_infers_what_full_scoring_does(monkeypatch, steps):
     """Catches a large catalogue in which seen, removed or late items are treated otherwise than in a small one."""
 
     def changing() -> list[list[Inference]]:
-        live, warm = catalogue(), reasoner(plan=Plan(temperature=1.0))
+        live, warm = catalogue(), reasoner(plan=SlotPlan(temperature=1.0))
         answers = [warm.infer(USERS, live, slots=6, steps=steps)]
         live.remove(["i1", "i5", items_of(answers[0][0])[0]])
         live.upsert(["new"], unit_vectors(1, seed=3) * 50)
@@ -209,26 +208,26 @@ def test_a_shortlist_is_the_same_alone_and_in_a_batch(monkeypatch):
     """Catches a list that is longer, or other, because of who else is asked."""
     monkeypatch.setattr(block_reasoner, "FULL_SCORING_ITEMS", 10)
     monkeypatch.setattr(block_reasoner, "SHORTLIST", 8)
-    warm = BlockDiffusionReasoner(replace(checkpoint(), neighbours=neighbours()))
+    warm = BlockDiffusionReasoner(replace(checkpoint(), neighbors=neighbors()))
     together = warm.infer(USERS, catalogue(), slots=6, steps=2)
     for history, inference in zip(USERS, together, strict=True):
         [alone] = warm.infer([history], catalogue(), slots=6, steps=2)
         assert_same(alone, inference)
 
 
-def neighbours() -> Neighbours:
+def neighbors() -> NeighborTable:
     """Of each of 40 items the next three."""
     rows = (torch.arange(40)[:, None] + torch.arange(1, 4)) % 40
-    return Neighbours(rows, torch.tensor([0.6, 0.3, 0.1]).expand(40, -1).contiguous(), half_life=3.0)
+    return NeighborTable(rows, torch.tensor([0.6, 0.3, 0.1]).expand(40, -1).contiguous(), half_life=3.0)
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_neighbours_lift_what_was_done_nearby_also_when_the_catalogue_has_another_order(monkeypatch, large):
-    """Catches neighbours by the checkpoint's rows looked up by the catalogue's, and removed ones that come back."""
+def test_neighbors_lift_what_was_done_nearby_also_when_the_catalogue_has_another_order(monkeypatch, large):
+    """Catches neighbors by the checkpoint's rows looked up by the catalogue's, and removed ones that come back."""
     if large:
         monkeypatch.setattr(block_reasoner, "FULL_SCORING_ITEMS", 10)
         monkeypatch.setattr(block_reasoner, "SHORTLIST", 4)
-    made = replace(checkpoint(), neighbours=neighbours())
+    made = replace(checkpoint(), neighbors=neighbors())
     made.network.score_weight.fill_(0.02)
     live = Catalogue(["new", *names(40)[::-1]], unit_vectors(41))
     live.remove(["i12"])
@@ -241,7 +240,8 @@ def test_neighbours_lift_what_was_done_nearby_also_when_the_catalogue_has_anothe
 def sources(**settings: object) -> ReasonerSources:
     nothing: object = None
     return ReasonerSources(
-        settings=Settings.load({}, **settings),  # type: ignore[arg-type]
+        settings=Settings.load({}, **settings).reasoner,  # type: ignore[arg-type]
+        timeout_s=1.0,
         checkpoint=checkpoint(),
         encoder=lambda: nothing,  # type: ignore[arg-type,return-value]
         aligner=lambda: nothing,  # type: ignore[arg-type,return-value]
@@ -261,6 +261,5 @@ def test_the_settings_decide_how_slots_are_placed_and_fixed():
     assert between == reasoner(between=3).infer(spread, catalogue(), slots=6, steps=2) != plain
     drawn = make_reasoner("block-diffusion", sources(temperature=2.0)).infer(spread, catalogue(), slots=6, steps=2)
     assert drawn != plain
-    with pytest.raises(SettingError, match="FRESHET_SCHEDULE is 'fast', wanted fixed, confidence or entropy"):
+    with pytest.raises(SettingError, match="FRESHET_REASONER__SCHEDULE is 'fast', wanted fixed, confidence or entropy"):
         sources(schedule="fast")
-    assert CHOICES["schedule"] == tuple(SCHEDULES)

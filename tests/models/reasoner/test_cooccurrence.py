@@ -12,7 +12,7 @@ def behaviors(reasoner: CooccurrenceReasoner, history: Told, slots: int = 4) -> 
     return [behavior.item_id for behavior in inference.behaviors]
 
 
-def test_neighbours_come_by_how_often_they_stand_together():
+def test_neighbors_come_by_how_often_they_stand_together():
     assert behaviors(CooccurrenceReasoner(PAIRS), told("new", "i1")) == ["i2", "i3"]
 
 
@@ -67,7 +67,7 @@ def test_newer_pairs_weigh_more():
 
 
 def test_memory_is_bounded():
-    config = CooccurrenceConfig(max_items=50, max_neighbours=5, max_users=20)
+    config = CooccurrenceConfig(max_items=50, max_neighbors=5, max_users=20)
     reasoner = CooccurrenceReasoner(config=config)
     for user in range(500):
         reasoner.observe([told(f"u{user}", "hub", f"i{user}", f"j{user % 40}")])

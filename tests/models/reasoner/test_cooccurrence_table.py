@@ -6,24 +6,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.reasoner.cooccurrence_table import FLOOR, NeighbourConfig, Neighbours, Offset, count_pairs, neighbours
-from models.reasoner.sequences import Log
+from models.reasoner.cooccurrence_table import FLOOR, NeighborConfig, NeighborTable, Offset, count_pairs, neighbors
+from models.reasoner.sequences import TrainingLog
 
 ITEMS = 12
 
 
-def log(users: int = 30, length: int = 8, seed: int = 0) -> Log:
+def log(users: int = 30, length: int = 8, seed: int = 0) -> TrainingLog:
     rng = np.random.default_rng(seed)
     items = np.concatenate([rng.permutation(ITEMS)[:length] for _ in range(users)])
-    return Log(np.repeat(np.arange(users), length), items, np.tile(np.arange(length), users), users)
+    return TrainingLog(np.repeat(np.arange(users), length), items, np.tile(np.arange(length), users), users)
 
 
-def table_of(of: Log, **config: float) -> Neighbours:
-    made = NeighbourConfig(**{"window": 2, "most": ITEMS, **config})  # type: ignore[arg-type]
-    return neighbours(count_pairs(of, ITEMS, np.random.default_rng(1), distinct=True, window=made.window), ITEMS, made)
+def table_of(of: TrainingLog, **config: float) -> NeighborTable:
+    made = NeighborConfig(**{"window": 2, "most": ITEMS, **config})  # type: ignore[arg-type]
+    return neighbors(count_pairs(of, ITEMS, np.random.default_rng(1), distinct=True, window=made.window), ITEMS, made)
 
 
-def by_hand(of: Log, config: NeighbourConfig, users: set[int]) -> np.ndarray:
+def by_hand(of: TrainingLog, config: NeighborConfig, users: set[int]) -> np.ndarray:
     """Weights (N, N) of pairs at most `window` events apart, counted one by one."""
     counts = np.zeros((ITEMS, ITEMS))
     for user in users:
@@ -36,7 +36,7 @@ def by_hand(of: Log, config: NeighbourConfig, users: set[int]) -> np.ndarray:
     return counts / np.sqrt(total)[:, None] / total**config.damping
 
 
-def dense(table: Neighbours) -> np.ndarray:
+def dense(table: NeighborTable) -> np.ndarray:
     made = np.zeros((ITEMS, ITEMS))
     for item in range(ITEMS):
         for row, weight in zip(table.rows[item].tolist(), table.weights[item].tolist(), strict=True):
@@ -49,11 +49,11 @@ def dense(table: Neighbours) -> np.ndarray:
 def test_pairs_are_counted_as_by_hand(damping):
     """Catches wrong windows, distances or damping, and users that run into one another."""
     of = log()
-    config = NeighbourConfig(window=2, most=ITEMS, damping=damping)
+    config = NeighborConfig(window=2, most=ITEMS, damping=damping)
     np.testing.assert_allclose(dense(table_of(of, damping=damping)), by_hand(of, config, set(range(30))), rtol=1e-5)
 
 
-def test_the_best_neighbours_are_kept():
+def test_the_best_neighbors_are_kept():
     """Catches a table cut in the order of rows."""
     whole, few = dense(table_of(log())), dense(table_of(log(), most=3))
     for item in range(ITEMS):
@@ -62,7 +62,7 @@ def test_the_best_neighbours_are_kept():
 
 def test_events_of_one_time_have_no_order():
     """Catches pairs of a basket that depend on how it was stored."""
-    one = Log(np.zeros(3, dtype=np.int64), np.array([1, 2, 3]), np.zeros(3, dtype=np.int64), 1)
+    one = TrainingLog(np.zeros(3, dtype=np.int64), np.array([1, 2, 3]), np.zeros(3, dtype=np.int64), 1)
     table = dense(table_of(one))
     assert (table[[1, 1, 2], [2, 3, 3]] > 0).all()
 
@@ -117,7 +117,7 @@ def test_offsets_of_some_items_are_those_of_all(entries, count):
         torch.testing.assert_close(whole[user][found], whole[user].sort(descending=True).values[: len(found)])
 
 
-def test_the_offset_is_zero_for_what_is_no_neighbour_and_grows_with_the_share():
+def test_the_offset_is_zero_for_what_is_no_neighbor_and_grows_with_the_share():
     """Catches a floor that is forgotten."""
     made = Offset(torch.tensor([[1, 2]]), torch.tensor([[0.25, 0.75]])).dense(4)[0]
     assert made[0] == made[3] == 0

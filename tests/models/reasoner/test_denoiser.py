@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.reasoner.denoiser import BlockDenoiser, Reading, Scratch
-from models.reasoner.infill import Layout, layout
+from models.reasoner.infill import SlotLayout, layout
 from models.reasoner.network import MASK_ROW, rotations
 from models.reasoner.shortlist import CandidateIndex, Shortlist
 from tests.models.reasoner.reasoner_tools import network, unit_vectors
@@ -24,11 +24,11 @@ def histories(users: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndar
     return [rng.integers(ITEMS, size=n) for n in lengths], [np.cumsum(rng.integers(0, 9, size=n)) for n in lengths]
 
 
-def denoiser(rows: list[np.ndarray], layouts: list[Layout]) -> BlockDenoiser:
+def denoiser(rows: list[np.ndarray], layouts: list[SlotLayout]) -> BlockDenoiser:
     return BlockDenoiser(NETWORK, EMBEDDINGS, BIAS, Reading.of(rows, layouts, 200))
 
 
-def uncached(rows: np.ndarray, of: Layout, slots: Tensor) -> Tensor:
+def uncached(rows: np.ndarray, of: SlotLayout, slots: Tensor) -> Tensor:
     """Logits (S, N) in one pass without a cache: history causal, the block bidirectional."""
     head = rows[: len(rows) - of.observed]
     width = SLOTS + of.observed
@@ -52,8 +52,8 @@ def uncached(rows: np.ndarray, of: Layout, slots: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("between", [0, 2, 4])
-def test_cached_equals_uncached_also_between_behaviours(between):
-    """Catches a prefix cache, a padding or an observed behaviour in the block that changes what a slot reads."""
+def test_cached_equals_uncached_also_between_behaviors(between):
+    """Catches a prefix cache, a padding or an observed behavior in the block that changes what a slot reads."""
     rows, times = histories(9)
     layouts = [layout(each, SLOTS, between, tail=5) for each in times]
     assert between == 0 or {of.observed for of in layouts} != {0}
@@ -64,7 +64,7 @@ def test_cached_equals_uncached_also_between_behaviours(between):
         torch.testing.assert_close(logits[user], uncached(rows[user], layouts[user], slots[user]), rtol=1e-4, atol=1e-4)
 
 
-def test_a_slot_between_behaviours_reads_what_comes_after_it():
+def test_a_slot_between_behaviors_reads_what_comes_after_it():
     """Catches infilling that only looks back."""
     of = [layout([0, 10, 20], SLOTS, 2, tail=3)]
     masks = torch.full((1, SLOTS), MASK_ROW)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.reasoner.sequences import (
-    EventColumns,
+    TrainingEvents,
     code,
     most_frequent,
     padded,
@@ -15,14 +15,14 @@ from models.reasoner.sequences import (
 from tests.models.reasoner.reasoner_tools import told
 
 
-def columns(*events: tuple[str, int, int]) -> tuple[EventColumns, list[int]]:
+def columns(*events: tuple[str, int, int]) -> tuple[TrainingEvents, list[int]]:
     """Events as (user, row, time)."""
     users, rows, times = zip(*events, strict=True)
-    return EventColumns(users, [f"i{row}" for row in rows], np.array(times)), list(rows)
+    return TrainingEvents(users, [f"i{row}" for row in rows], np.array(times)), list(rows)
 
 
 def test_histories_become_columns():
-    events = EventColumns.of_histories([told("u", "a", "b"), told("v"), told("w", "c")])
+    events = TrainingEvents.of_histories([told("u", "a", "b"), told("v"), told("w", "c")])
     assert list(events.user_ids) == ["u", "u", "w"]
     assert list(events.item_ids) == ["a", "b", "c"]
     assert events.event_times.tolist() == [1000, 2000, 1000]
@@ -55,7 +55,7 @@ def test_ties_are_shuffled_and_order_is_kept():
     assert all(set(order[:8]) == set(range(8)) for order in orders)
 
 
-def test_windows_hold_real_neighbours():
+def test_windows_hold_real_neighbors():
     log = code(*columns(*(("u", row, row) for row in range(100)), ("v", 200, 1), ("w", 300, 1), ("w", 301, 2)))
     made = sequences(log, np.random.default_rng(0), distinct=True)
     seen = 0

@@ -108,7 +108,7 @@ def test_a_removed_item_may_have_any_vector():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_neighbours_and_the_size_of_a_pass_do_not_matter(dtype, monkeypatch):
+def test_neighbors_and_the_size_of_a_pass_do_not_matter(dtype, monkeypatch):
     """Catches scores of one user in the buffer of another, also where many users take several passes."""
     embeddings, bias, states = whole((500, WIDTH), 0), real((500,), 1), whole((7, WIDTH), 2)
     index = indexed(embeddings, bias, dtype)

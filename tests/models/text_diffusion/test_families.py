@@ -15,7 +15,7 @@ from models.text_diffusion import dream, llada
 from models.text_diffusion.infilling import InfillingWriter
 from models.text_diffusion.loading import ModelFolderError, load_writer
 from models.text_diffusion.network import Block
-from models.text_diffusion.prompt import Log
+from models.text_diffusion.prompt import PromptLog
 from tests.models.text_diffusion.tiny import (
     DREAM_CONFIG,
     EOS_ID,
@@ -29,7 +29,7 @@ from tests.models.text_diffusion.tiny import (
     write_folder,
 )
 
-LOG = Log(("green tea", "tea pot"), (0, 0))
+LOG = PromptLog(("green tea", "tea pot"), (0, 0))
 
 
 @pytest.fixture(autouse=True)

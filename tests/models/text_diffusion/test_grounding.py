@@ -32,7 +32,7 @@ def test_what_the_catalogue_lacks_stays_words_and_counts_in_the_vector() -> None
 
 
 def test_a_seen_item_is_refused_for_the_next_best_or_for_nothing() -> None:
-    """Catches an inferred behaviour that the user has behind him."""
+    """Catches an inferred behavior that the user has behind him."""
     lines = [Line("honey jar")]
     assert ids(lines) == ["i2"]
     near = grounder(0.2).ground(lines, ("i2",), ("honey jar",), catalogue(), 4)
@@ -47,7 +47,7 @@ def test_nothing_is_said_twice() -> None:
 
 
 def test_the_surest_come_first_and_slots_bound_them() -> None:
-    """Catches behaviours in the model's order where rankers expect the most confident first."""
+    """Catches behaviors in the model's order where rankers expect the most confident first."""
     lines = [Line("green tea", 0.3), Line("camping tent", 0.9), Line("sleeping bag", 0.6)]
     assert ids(lines) == ["i3", "i4", "i0"]
     assert ids(lines, slots=2) == ["i3", "i0"]

@@ -14,7 +14,7 @@ from models.reasoner.checkpoint import Checkpoint
 from models.reasoner.cooccurrence import CooccurrenceReasoner
 from models.text_diffusion.grounding import Grounder
 from models.text_diffusion.infilling import SLOT_TOKENS, SLOTS_PER_BLOCK, InfillingWriter
-from models.text_diffusion.prompt import Log
+from models.text_diffusion.prompt import PromptLog
 from models.text_diffusion.reasoner import TextDiffusionReasoner
 from processors.users.refresh import UserRefresher
 from schemas.codec import Codec
@@ -23,8 +23,8 @@ from tests.models.reasoner.reasoner_tools import told
 from tests.models.text_diffusion.text_tools import ENCODER, TITLES, titles
 from tests.models.text_diffusion.tiny import EOS_ID, MASK_ID, TURN_ID, network, tokenizer
 
-EVEN = Log(("green tea", "tea pot", "honey jar"), (0, 0, 0))
-GAP = Log(("green tea", "tea pot", "honey jar", "camping tent"), (0, 1, 2, 1_000))
+EVEN = PromptLog(("green tea", "tea pot", "honey jar"), (0, 0, 0))
+GAP = PromptLog(("green tea", "tea pot", "honey jar", "camping tent"), (0, 1, 2, 1_000))
 
 NARROW = LinearAligner.random(0, ENCODER.dims, reasoner_tools.DIMS)
 
@@ -79,7 +79,7 @@ def test_slots_after_the_log_stand_in_blocks_of_masks_behind_their_numbers() -> 
         assert set(layout.blocks[slot.block][slot.start : slot.end]) == {MASK_ID}
 
 
-def test_a_gap_in_the_log_gets_slots_among_the_behaviours() -> None:
+def test_a_gap_in_the_log_gets_slots_among_the_behaviors() -> None:
     """Catches infilling that only appends, and a slot that cannot see what came after it."""
     layout = writer().layout(GAP, 8)
     assert text_of(layout.blocks[1]) == "1. green tea\n2. tea pot\n3. honey jar\n4.\n5.\n6. camping tent\n"
@@ -88,7 +88,7 @@ def test_a_gap_in_the_log_gets_slots_among_the_behaviours() -> None:
 
 def test_a_title_cannot_mask_or_end_anything() -> None:
     """Catches control tokens in a title that the tokenizer would honour."""
-    tricky = Log(("tea <|mask|><|end|><|turn|> pot",), (1,))
+    tricky = PromptLog(("tea <|mask|><|end|><|turn|> pot",), (1,))
     layout = writer().layout(tricky, 4)
     assert not {EOS_ID, MASK_ID, TURN_ID} & set(layout.blocks[0])
 
@@ -104,7 +104,7 @@ def test_what_the_network_reads_becomes_lines() -> None:
 
 
 def test_the_deadline_gives_what_is_filled() -> None:
-    """Catches finished slots thrown away, and half a slot given out as a behaviour."""
+    """Catches finished slots thrown away, and half a slot given out as a behavior."""
     now = [0.0]
 
     def tick() -> None:
@@ -120,14 +120,14 @@ def test_the_deadline_gives_what_is_filled() -> None:
 
 def test_users_are_decoded_in_batches_with_the_same_answers() -> None:
     """Catches an answer that depends on who else is in the batch."""
-    logs = [EVEN, GAP, Log(("sleeping bag",), (1,))]
+    logs = [EVEN, GAP, PromptLog(("sleeping bag",), (1,))]
     one = writer(users_at_once=1, threshold=0.3).write(logs, slots=4, end=None)
     all_ = writer(users_at_once=3, threshold=0.3).write(logs, slots=4, end=None)
     assert [[line.text for line in each.lines] for each in one] == [[line.text for line in each.lines] for each in all_]
 
 
 def test_the_record_is_that_of_every_reasoner() -> None:
-    """Catches a reasoner whose behaviours no lane could publish, or that leaves a field of the record out."""
+    """Catches a reasoner whose behaviors no lane could publish, or that leaves a field of the record out."""
     scripted = Scripted(["tent", "camping tent", "flight", "green tea"])
     reader = InfillingWriter("scripted", tokenizer(), scripted)  # type: ignore[arg-type]
     learned = CooccurrenceReasoner([told("w", "i0", "i3")])

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from models.text_diffusion.prompt import MAX_LINE, Log, messages, parse, plain
+from models.text_diffusion.prompt import MAX_LINE, PromptLog, messages, parse, plain
 
-LOG = Log(("green tea", "tea pot"), (1, 2))
+LOG = PromptLog(("green tea", "tea pot"), (1, 2))
 
 
 def test_the_log_is_shown_oldest_first_and_slots_are_asked_by_number() -> None:
-    """Catches a prompt that hides behaviours or asks for another number of lines."""
+    """Catches a prompt that hides behaviors or asks for another number of lines."""
     system, user = messages(LOG, 16)
     assert "16 lines numbered from 1. to 16." in system.content
     assert user.content == "<log>\n1. green tea\n2. tea pot\n</log>"
@@ -56,7 +56,7 @@ def test_a_title_is_cut() -> None:
     ],
 )
 def test_answers_are_read_by_their_numbers(answer: str, lines: tuple[str, ...]) -> None:
-    """Catches chatter, thoughts or emphasis that become a behaviour, and lines that are lost."""
+    """Catches chatter, thoughts or emphasis that become a behavior, and lines that are lost."""
     assert parse(answer, 3) == lines
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from freshet.records import UserTier
 from models.reasoner.cooccurrence import CooccurrenceReasoner
-from models.text_diffusion.prompt import MOST_SHOWN, Line, Log, Written
+from models.text_diffusion.prompt import MOST_SHOWN, Line, PromptLog, Written
 from models.text_diffusion.reasoner import TextDiffusionReasoner
 from models.text_diffusion.server import ServerWriter
 from processors.users.refresh import UserRefresher
@@ -18,7 +18,7 @@ from tests.models.text_diffusion.fake_text_server import FakeTextServer
 from tests.models.text_diffusion.text_tools import catalogue, grounder, titles
 from tests.support.fakes_llm import MODEL, Trouble
 
-LOG = Log(("green tea",), (1,))
+LOG = PromptLog(("green tea",), (1,))
 TENT = "1. camping tent\n2. flight to Lisbon"
 
 
@@ -37,7 +37,7 @@ def test_each_user_is_asked_with_the_log_and_read_by_line() -> None:
     """Catches answers given to the wrong user, and a server whose model has to be named."""
     with FakeTextServer(lambda log: f"1. more {log.splitlines()[1].removeprefix('1. ')}") as server:
         writer = ServerWriter(server.url)
-        written = writer.write([Log((f"thing {n}",), (1,)) for n in range(20)], slots=4, end=None)
+        written = writer.write([PromptLog((f"thing {n}",), (1,)) for n in range(20)], slots=4, end=None)
         assert [one.lines for one in written] == [(Line(f"more thing {n}"),) for n in range(20)]
         assert writer.name == MODEL
         assert {body["max_tokens"] for body in server.asked} == {96}
@@ -141,7 +141,7 @@ def test_a_user_gets_items_and_words_and_a_stranger_nothing() -> None:
     assert (stranger.behaviors, stranger.degraded) == ((), False)
 
 
-def test_the_newest_distinct_behaviours_are_shown_at_their_last_event() -> None:
+def test_the_newest_distinct_behaviors_are_shown_at_their_last_event() -> None:
     """Catches a prompt of repeats, of another order, or longer than it may be."""
     with FakeTextServer(lambda log: TENT) as server:
         live = catalogue()

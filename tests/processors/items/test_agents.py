@@ -8,14 +8,14 @@ import pytest
 
 from freshet.records import Claim, Item
 from processors.items.agents import (
+    AGENT_SETS,
     NO_CATEGORY,
-    TEAMS,
-    UnknownTeam,
+    UnknownAgentSet,
     agent,
+    agent_set,
     catalogue_analyst,
     category_picker,
     numbered,
-    team,
 )
 from processors.items.attribute_catalogue import AttributeCatalogue
 from processors.items.examples import Example
@@ -29,7 +29,7 @@ ITEM = Item("i", 1, 'Shelf 21" deep')
 ).categories
 
 
-@pytest.mark.parametrize("name", TEAMS["full"])
+@pytest.mark.parametrize("name", AGENT_SETS["full"])
 def test_every_agent_has_a_versioned_prompt_and_a_closed_schema(name: str) -> None:
     """Catches an agent without a file, and a schema that lets anything in."""
     one = agent(name)
@@ -44,12 +44,12 @@ def test_every_agent_has_a_versioned_prompt_and_a_closed_schema(name: str) -> No
 
 def test_teams_are_named_or_listed() -> None:
     """Catches a profile that asks nobody, or a critic with nothing to judge."""
-    assert team("cpu") == ("attribute_analyst", "need_analyst")
-    assert team("full")[-1] == "critic"
-    assert team("need_analyst, critic") == ("need_analyst", "critic")
+    assert agent_set("cpu") == ("attribute_analyst", "need_analyst")
+    assert agent_set("full")[-1] == "critic"
+    assert agent_set("need_analyst, critic") == ("need_analyst", "critic")
     for wrong in ("", "gpu", "critic", "critic,need_analyst", "need_analyst,need_analyst", "category_picker"):
-        with pytest.raises(UnknownTeam):
-            team(wrong)
+        with pytest.raises(UnknownAgentSet):
+            agent_set(wrong)
 
 
 def test_the_catalogue_analyst_is_asked_for_exactly_the_categorys_attributes() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from freshet.records import Claim, Item, ItemKnowledge, Provenance
 from models.llm.client import LLMUnavailable
-from processors.items.cached_distiller import ThriftyDistiller
+from processors.items.cached_distiller import CachedDistiller
 from processors.items.distiller import InvalidKnowledge
 from processors.items.item_text import content_fingerprint, digest
 from processors.items.near_duplicates import sharing_key
@@ -25,8 +25,8 @@ LAMP = Item("lamp", 7, "Desk Lamp DL-40", brand="Lumo")
 class FakeDistiller:
     """Counts what it is asked; `recipe` is its prompt, `troubles` are raised first, `gate` holds answers back."""
 
-    def __init__(self, recipe: str = "r1") -> None:
-        self.recipe = recipe
+    def __init__(self, distillation: str = "r1") -> None:
+        self.distillation = distillation
         self.asked: list[str] = []
         self.troubles: deque[Exception] = deque()
         self.gate: asyncio.Event | None = None
@@ -35,7 +35,7 @@ class FakeDistiller:
         """Its name is known."""
 
     def fingerprint(self, item: Item) -> str:
-        return digest(content_fingerprint(item), self.recipe)
+        return digest(content_fingerprint(item), self.distillation)
 
     async def distill(self, item: Item, *, source_partition: int = -1, source_offset: int = -1) -> ItemKnowledge:
         self.asked.append(item.item_id)
@@ -48,7 +48,7 @@ class FakeDistiller:
             item.event_time,
             NOW_MS,
             self.fingerprint(item),
-            f"by {self.recipe}",
+            f"by {self.distillation}",
             (Claim("attribute", "brand", item.brand, item.brand), Claim("attribute", "colour", "Red", "Red")),
             Provenance(("a",), {}, "m", "", 100, 50, 2, 1.0),
             source_partition,
@@ -92,13 +92,13 @@ def cache() -> FakeCache:
     return FakeCache()
 
 
-def thrifty(
+def cached_distiller(
     distiller: FakeDistiller, cache: FakeCache, version: str = "v1", *, sharing: bool = True
-) -> ThriftyDistiller:
-    return ThriftyDistiller(distiller, cache, version, FakeClock(), sharing=sharing)
+) -> CachedDistiller:
+    return CachedDistiller(distiller, cache, version, FakeClock(), sharing=sharing)
 
 
-async def distilled(one: ThriftyDistiller, item: Item) -> ItemKnowledge:
+async def distilled(one: CachedDistiller, item: Item) -> ItemKnowledge:
     knowledge = await one.distill(item, source_partition=1, source_offset=2)
     await one.remember(item, knowledge)
     return knowledge
@@ -106,7 +106,7 @@ async def distilled(one: ThriftyDistiller, item: Item) -> ItemKnowledge:
 
 async def test_fresh_knowledge_carries_its_content_and_version(cache: FakeCache) -> None:
     """Catches a record from which the cache cannot be made again."""
-    knowledge = await distilled(thrifty(FakeDistiller(), cache), RED)
+    knowledge = await distilled(cached_distiller(FakeDistiller(), cache), RED)
     assert (knowledge.content_fingerprint, knowledge.version) == (content_fingerprint(RED), "v1")
     assert (knowledge.provenance.origin, knowledge.provenance.calls) == ("fresh", 2)
 
@@ -114,7 +114,7 @@ async def test_fresh_knowledge_carries_its_content_and_version(cache: FakeCache)
 async def test_the_same_content_costs_nothing_and_is_the_new_records(cache: FakeCache) -> None:
     """Catches tokens for a new price, costs counted twice, and a copy that keeps the old record's time or place."""
     distiller = FakeDistiller()
-    one = thrifty(distiller, cache)
+    one = cached_distiller(distiller, cache)
     await distilled(one, RED)
     cheaper = replace(RED, price=1.0, event_time=99)
     knowledge = await one.known(cheaper, source_partition=3, source_offset=4)
@@ -126,22 +126,22 @@ async def test_the_same_content_costs_nothing_and_is_the_new_records(cache: Fake
     assert distiller.asked == ["red"]
 
 
-async def test_a_new_recipe_inside_a_version_distils_nothing_again_and_a_new_version_does(cache: FakeCache) -> None:
+async def test_a_new_recipe_inside_a_version_distills_nothing_again_and_a_new_version_does(cache: FakeCache) -> None:
     """Catches a catalogue paid for twice by an edited prompt, or a new version that keeps the old prompts' answers."""
-    await distilled(thrifty(FakeDistiller("r1"), cache), RED)
+    await distilled(cached_distiller(FakeDistiller("r1"), cache), RED)
     edited = FakeDistiller("r2")
-    assert (await distilled(thrifty(edited, cache), RED)).summary == "by r1"
+    assert (await distilled(cached_distiller(edited, cache), RED)).summary == "by r1"
     assert edited.asked == []
-    assert (await distilled(thrifty(edited, cache, "v2"), RED)).summary == "by r2"
+    assert (await distilled(cached_distiller(edited, cache, "v2"), RED)).summary == "by r2"
     same = FakeDistiller("r1")
-    assert (await distilled(thrifty(same, cache, "v3"), RED)).version == "v3"
+    assert (await distilled(cached_distiller(same, cache, "v3"), RED)).version == "v3"
     assert same.asked == []
 
 
 async def test_a_variant_shares_and_says_so(cache: FakeCache) -> None:
     """Catches a share that hides where it came from, costs something, or claims the leader's colour."""
     distiller = FakeDistiller()
-    one = thrifty(distiller, cache)
+    one = cached_distiller(distiller, cache)
     await distilled(one, RED)
     knowledge = await distilled(one, BLUE)
     assert distiller.asked == ["red"]
@@ -160,10 +160,10 @@ async def test_a_variant_shares_and_says_so(cache: FakeCache) -> None:
 
 async def test_sharing_can_be_switched_off(cache: FakeCache) -> None:
     """Catches a switch without effect, also on what another version shared."""
-    await distilled(thrifty(FakeDistiller(), cache), RED)
-    await distilled(thrifty(FakeDistiller(), cache), BLUE)
+    await distilled(cached_distiller(FakeDistiller(), cache), RED)
+    await distilled(cached_distiller(FakeDistiller(), cache), BLUE)
     distiller = FakeDistiller()
-    knowledge = await distilled(thrifty(distiller, cache, "v2", sharing=False), BLUE)
+    knowledge = await distilled(cached_distiller(distiller, cache, "v2", sharing=False), BLUE)
     assert distiller.asked == ["blue"]
     assert knowledge.provenance.origin == "fresh"
 
@@ -172,7 +172,7 @@ async def test_many_at_once_ask_once(cache: FakeCache) -> None:
     """Catches ten calls for an item or its variants that a feed brings at once; also before Kafka confirms."""
     distiller = FakeDistiller()
     distiller.gate = asyncio.Event()
-    one = thrifty(distiller, cache)
+    one = cached_distiller(distiller, cache)
     items = [RED, *[replace(RED, item_id=f"copy{n}") for n in range(4)], BLUE, LAMP]
     tasks = [asyncio.create_task(one.distill(item)) for item in items]
     await until(lambda: len(distiller.asked) == 2)
@@ -188,7 +188,7 @@ async def test_a_leader_that_is_cancelled_leaves_the_lead_to_another(cache: Fake
     """Catches followers that are cancelled with their leader, or wait for ever."""
     distiller = FakeDistiller()
     distiller.gate = asyncio.Event()
-    one = thrifty(distiller, cache)
+    one = cached_distiller(distiller, cache)
     leader = asyncio.create_task(one.distill(RED))
     await until(lambda: distiller.asked == ["red"])
     followers = [asyncio.create_task(one.distill(replace(RED, item_id=f"f{n}"))) for n in range(3)]
@@ -205,7 +205,7 @@ async def test_a_follower_that_is_cancelled_leaves_its_leader_alone(cache: FakeC
     """Catches one record's rebalance that throws another's answer away."""
     distiller = FakeDistiller()
     distiller.gate = asyncio.Event()
-    one = thrifty(distiller, cache)
+    one = cached_distiller(distiller, cache)
     leader = asyncio.create_task(one.distill(RED))
     await until(lambda: distiller.asked == ["red"])
     follower = asyncio.create_task(one.distill(replace(RED, item_id="f")))
@@ -221,7 +221,7 @@ async def test_a_leaders_bad_answer_is_not_its_followers_fault(cache: FakeCache)
     distiller = FakeDistiller()
     distiller.gate = asyncio.Event()
     distiller.troubles.append(InvalidKnowledge("no JSON", "{"))
-    one = thrifty(distiller, cache)
+    one = cached_distiller(distiller, cache)
     tasks = [asyncio.create_task(one.distill(item)) for item in (RED, BLUE, replace(RED, item_id="r2"))]
     await until(lambda: len(distiller.asked) == 1)
     await asyncio.sleep(0.05)
@@ -235,7 +235,7 @@ async def test_an_endpoint_that_is_away_fails_each_by_itself_and_nobody_hangs(ca
     """Catches followers that hang when the endpoint dies under their leader."""
     distiller = FakeDistiller()
     distiller.troubles.extend([LLMUnavailable("away")] * 3)
-    one = thrifty(distiller, cache)
+    one = cached_distiller(distiller, cache)
     tasks = [asyncio.create_task(one.distill(replace(RED, item_id=f"i{n}"))) for n in range(3)]
     async with asyncio.timeout(5):
         results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -244,9 +244,9 @@ async def test_an_endpoint_that_is_away_fails_each_by_itself_and_nobody_hangs(ca
 
 
 async def test_nothing_is_distilled_without_the_cache_and_no_failure_is_kept(cache: FakeCache) -> None:
-    """Catches a Redis outage that distils the whole catalogue, and a failure served from the cache for months."""
+    """Catches a Redis outage that distills the whole catalogue, and a failure served from the cache for months."""
     distiller = FakeDistiller()
-    one = thrifty(distiller, cache)
+    one = cached_distiller(distiller, cache)
     cache.trouble = ConnectionError("redis is away")
     with pytest.raises(ConnectionError):
         await one.distill(RED)

@@ -15,7 +15,7 @@ from models.llm.client import Completion, LLMUnavailable, Message
 from processors.items import agents
 from processors.items.agents import NO_CATEGORY
 from processors.items.attribute_catalogue import AttributeCatalogue
-from processors.items.distiller import Distiller, Recipe
+from processors.items.distiller import DistillationConfig, Distiller
 from processors.items.examples import Example, ExampleBank
 from tests.support.fakes import FakeClock
 from tests.support.fakes_encoder import FakeEncoder
@@ -87,7 +87,7 @@ async def test_the_critic_is_asked_last_and_what_it_drops_is_gone() -> None:
         },
         critic={"reasoning": "no astronauts", "drop": [2]},
     )
-    knowledge = await Distiller(llm, FakeClock(), recipe=Recipe("full")).distill(ITEM)
+    knowledge = await Distiller(llm, FakeClock(), distillation=DistillationConfig("full")).distill(ITEM)
     assert llm.asked == ["attribute_analyst", "need_analyst", "critic"]
     assert "2. audience: astronauts" in llm.calls[-1][1][-1].content
     assert [claim.value for claim in knowledge.claims] == ["12 oz", "bath", "wash"]
@@ -96,8 +96,8 @@ async def test_the_critic_is_asked_last_and_what_it_drops_is_gone() -> None:
 async def test_with_a_catalogue_exactly_its_attributes_are_answered() -> None:
     """Catches an attribute that is neither stated nor called absent."""
     llm = ScriptedLlm(catalogue_analyst={"Brand": "acme", "Size": "20 OZ"})
-    recipe = Recipe("attribute_analyst", CATALOGUE)
-    knowledge = await Distiller(llm, FakeClock(), recipe=recipe).distill(ITEM)
+    distillation = DistillationConfig("attribute_analyst", CATALOGUE)
+    knowledge = await Distiller(llm, FakeClock(), distillation=distillation).distill(ITEM)
     assert llm.asked == ["catalogue_analyst"]
     assert knowledge.category == ("Hair",)
     assert [(claim.name, claim.value, claim.quote) for claim in knowledge.claims] == [("Brand", "Acme", "Acme")]
@@ -108,12 +108,12 @@ async def test_a_category_nobody_names_is_picked_among_the_nearest() -> None:
     """Catches an item that is asked for another category's attributes."""
     item = dataclasses.replace(ITEM, category=("drugstore",))
     llm = ScriptedLlm(category_picker={"reasoning": "shampoo", "category": "Hair"}, catalogue_analyst={"Brand": "Acme"})
-    recipe = Recipe("attribute_analyst", CATALOGUE, encoder=FakeEncoder())
-    knowledge = await Distiller(llm, FakeClock(), recipe=recipe).distill(item)
+    distillation = DistillationConfig("attribute_analyst", CATALOGUE, encoder=FakeEncoder())
+    knowledge = await Distiller(llm, FakeClock(), distillation=distillation).distill(item)
     assert llm.asked == ["category_picker", "catalogue_analyst"]
     assert knowledge.category == ("Hair",)
     nowhere = ScriptedLlm(category_picker={"reasoning": "car", "category": NO_CATEGORY})
-    knowledge = await Distiller(nowhere, FakeClock(), recipe=recipe).distill(item)
+    knowledge = await Distiller(nowhere, FakeClock(), distillation=distillation).distill(item)
     assert (nowhere.asked, knowledge.category, knowledge.claims) == (["category_picker"], (), ())
 
 
@@ -124,8 +124,8 @@ async def test_the_nearest_examples_of_the_category_are_shown_and_named() -> Non
         for name, title, category in (("a", "shmp", "Hair"), ("b", "shmp kids", "Hair"), ("c", "shmp", "Garden"))
     ]
     llm = ScriptedLlm(catalogue_analyst={})
-    recipe = Recipe("attribute_analyst", CATALOGUE, ExampleBank(shown, FakeEncoder()), examples=1)
-    knowledge = await Distiller(llm, FakeClock(), recipe=recipe).distill(ITEM)
+    distillation = DistillationConfig("attribute_analyst", CATALOGUE, ExampleBank(shown, FakeEncoder()), examples=1)
+    knowledge = await Distiller(llm, FakeClock(), distillation=distillation).distill(ITEM)
     assert knowledge.provenance.examples == ("b",)
     assert "shmp kids" in llm.calls[0][1][1].content
 
@@ -160,7 +160,7 @@ async def test_cancelling_a_distillation_cancels_its_calls() -> None:
 
 
 async def test_the_model_is_named_before_fingerprints_are_compared() -> None:
-    """Catches a restarted worker that distils again what a version of the same recipe has, until its first call."""
+    """Catches a restarted worker that distills again what a version of the same recipe has, until its first call."""
 
     class Unnamed(FakeLlm):
         name = ""
@@ -181,20 +181,22 @@ def test_the_fingerprint_follows_what_the_answer_depends_on(monkeypatch: pytest.
     """Catches tokens spent on a new price, and stale knowledge after a new prompt, model, catalogue or team."""
     llm = FakeLlm()
 
-    def made(recipe: Recipe | None = None, **others: str) -> str:
-        return Distiller(llm, FakeClock(), recipe=recipe, **others).fingerprint(ITEM)
+    def made(distillation: DistillationConfig | None = None, **others: str) -> str:
+        return Distiller(llm, FakeClock(), distillation=distillation, **others).fingerprint(ITEM)
 
     base = Distiller(llm, FakeClock())
     assert base.fingerprint(dataclasses.replace(ITEM, price=9.0, event_time=8)) == base.fingerprint(ITEM) == made()
     assert base.fingerprint(dataclasses.replace(ITEM, title="x")) != base.fingerprint(ITEM)
     changed = [
         made(model_revision="r2"),
-        made(Recipe("full")),
-        made(Recipe(catalogue=CATALOGUE)),
-        made(Recipe(examples=1)),
-        made(Recipe(bank=ExampleBank([]))),
+        made(DistillationConfig("full")),
+        made(DistillationConfig(catalogue=CATALOGUE)),
+        made(DistillationConfig(examples=1)),
+        made(DistillationConfig(bank=ExampleBank([]))),
     ]
     real = agents.agent
-    edited = {name: dataclasses.replace(real(name), prompt=real(name).prompt + "!") for name in agents.TEAMS["full"]}
+    edited = {
+        name: dataclasses.replace(real(name), prompt=real(name).prompt + "!") for name in agents.AGENT_SETS["full"]
+    }
     monkeypatch.setattr(agents, "agent", edited.__getitem__)
     assert len({*changed, made(), base.fingerprint(ITEM)}) == len(changed) + 2

@@ -82,7 +82,7 @@ def test_the_categorys_name_supports_nothing() -> None:
     assert catalogue_claims(SHELF, home("", ""), {"Brand": "Home"})[0] == []
 
 
-def test_values_are_normalised_by_their_rule() -> None:
+def test_values_are_normalized_by_their_rule() -> None:
     """Catches a rule of the catalogue that nobody follows."""
     rows = [{"category": "Home", "attribute": "Width", "rule": "Convert to centimeters (cm)."}]
     [category] = AttributeCatalogue.from_rows(rows).categories

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processors.items.value_rules import allowed, normaliser
+from processors.items.value_rules import allowed, normalizer
 
 TO_CM = (
     "Convert and standardize the Width measurement to centimeters (cm). If no unit is specified, assume inches.\n"
@@ -46,29 +46,29 @@ UNITS = "Replace 'GB' with 'Gigabytes', 'TB' with 'Terabytes'. Remove any hyphen
 )
 def test_values_take_the_form_their_rule_asks_for(rule: str, value: str, wanted: str | None) -> None:
     """Catches a width in inches beside one in centimetres; and a guess where the value does not fit."""
-    normalise = normaliser(rule)
-    assert normalise is not None
-    assert normalise(value) == wanted
+    normalize = normalizer(rule)
+    assert normalize is not None
+    assert normalize(value) == wanted
 
 
 def test_a_rule_nobody_understands_leaves_the_value_alone() -> None:
     """Catches a normal form made up by code."""
-    assert normaliser("") is None
-    assert normaliser("Expand the Manufacturer Name if it is abbreviated.") is None
+    assert normalizer("") is None
+    assert normalizer("Expand the Manufacturer Name if it is abbreviated.") is None
 
 
 def test_meaning_decides_where_words_do_not() -> None:
     """Catches an allowed value picked at random, and one that is not allowed."""
-    normalise = normaliser(ONE_OF, lambda value, options: options[-1] if value == "clear" else None)
+    normalize = normalizer(ONE_OF, lambda value, options: options[-1] if value == "clear" else None)
     assert allowed(ONE_OF) == ("Black", "Gray and Metallic", "No Color/Transparent")
-    assert normalise is not None
-    assert normalise("clear") == "No Color/Transparent"
-    assert normalise("???") is None
+    assert normalize is not None
+    assert normalize("clear") == "No Color/Transparent"
+    assert normalize("???") is None
 
 
 @given(st.sampled_from([TO_CM, UNITS, ONE_OF, "single numeric"]), st.text(max_size=40))
 def test_any_value_is_survived(rule: str, value: str) -> None:
     """Catches a listing that stops a worker by its numbers."""
-    normalise = normaliser(rule)
-    assert normalise is not None
-    assert normalise(value) is None or normalise(value)
+    normalize = normalizer(rule)
+    assert normalize is not None
+    assert normalize(value) is None or normalize(value)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freshet.records import UserEvent
-from processors.users.fold_events import _BLANK, Erased, EventRows, fold, suspicious
+from processors.users.fold_events import _BLANK, ErasedUser, EventRows, fold, suspicious
 from processors.validate import ContractViolation, check_event
 from schemas.columns import EVENT_SCHEMA
 from store.histories import HistoryBatch, HistoryEvent
@@ -110,7 +110,7 @@ def test_the_fold_packs_byte_by_byte_as_the_histories_do(events):
 def test_an_erasure_forgets_what_came_before_it_and_keeps_what_came_after():
     # Catches erasing by user alone, which would drop events sent after the erasure or keep those before.
     rows = rows_of([event("a", f"i{n}", time=NOW + n) for n in range(4)] + [event("b", "x")], places=[0, 2, 5, 9, 3])
-    folded = records(fold(rows, {"a": Erased(4, 9), "nobody": Erased(1, 8)}))
+    folded = records(fold(rows, {"a": ErasedUser(4, 9), "nobody": ErasedUser(1, 8)}))
     assert {user: (erased, len(packed)) for user, (erased, packed) in folded.items()} == {
         "a": (9, 2),
         "b": (0, 1),
@@ -119,7 +119,7 @@ def test_an_erasure_forgets_what_came_before_it_and_keeps_what_came_after():
     assert [record[-6:] for record in folded["a"][1]] == [b"i2view", b"i3view"]
 
 
-@pytest.mark.parametrize("erasures", [{}, {"a": Erased(7, 5)}, {"a": Erased(7, 5), "b": Erased(9, 5)}])
+@pytest.mark.parametrize("erasures", [{}, {"a": ErasedUser(7, 5)}, {"a": ErasedUser(7, 5), "b": ErasedUser(9, 5)}])
 def test_a_batch_of_erasures_alone_has_no_events(erasures):
     batch = fold(rows_of([]), erasures)
     assert len(batch) == 0

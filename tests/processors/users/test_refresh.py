@@ -53,7 +53,7 @@ def vector(raw: bytes) -> list[float]:
     return np.frombuffer(raw, dtype="<f2").astype(float).round(3).tolist()
 
 
-def test_a_user_gets_both_vectors_and_the_behaviours():
+def test_a_user_gets_both_vectors_and_the_behaviors():
     behaviors = (InferredBehavior("c", 0.8), InferredBehavior("d", 0.6))
     [user] = refreshed([told("u", "a")], FakeReasoner({"u": Inference(behaviors, degraded=True)}))
     assert vector(user.log_vector) == [1, 0, 0, 0]
@@ -65,7 +65,7 @@ def test_a_user_gets_both_vectors_and_the_behaviours():
     assert user.degraded
 
 
-def test_behaviours_in_words_count_in_the_inferred_vector():
+def test_behaviors_in_words_count_in_the_inferred_vector():
     """Catches words that are published and forgotten in the vector, or that push the items out of it."""
     behaviors = (InferredBehavior("c", 0.8), InferredBehavior("", 0.6, "a flight"))
     words = np.array([0, 0, 0, 0.6], dtype=np.float32)
@@ -149,7 +149,7 @@ def world_features(drawn: Drawn, order: Sequence[int]) -> list[UserFeatures]:
 
 @given(users, st.randoms(use_true_random=False))
 def test_a_users_features_do_not_depend_on_the_batch(drawn: Drawn, rng: random.Random) -> None:
-    """Catches a user who gets a neighbour's vector, or another one in other company."""
+    """Catches a user who gets a neighbor's vector, or another one in other company."""
     order = list(range(len(drawn)))
     rng.shuffle(order)
     together = world_features(drawn, order)

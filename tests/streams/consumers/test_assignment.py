@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from streams.consumers.assignment import Intake
-from streams.consumers.in_flight import SlidingWindow
+from streams.consumers.in_flight import InFlightLimiter
 from streams.kafka.record import SourceRecord
 from streams.metrics import Metrics
 
@@ -33,7 +33,7 @@ class Work:
 
 
 def make(work: Work, size: int = 10) -> Intake:
-    return Intake("lane", Metrics(), lambda finish, fail: SlidingWindow(work, finish, fail, size=size))
+    return Intake("lane", Metrics(), lambda finish, fail: InFlightLimiter(work, finish, fail, size=size))
 
 
 async def test_positions_follow_the_first_unfinished_record() -> None:
@@ -111,7 +111,7 @@ async def test_the_first_failure_is_kept_and_nothing_more_is_taken() -> None:
     async def work(record: SourceRecord) -> None:
         raise RuntimeError(f"bug at {record.offset}")
 
-    intake = Intake("lane", Metrics(), lambda finish, fail: SlidingWindow(work, finish, fail, size=5))
+    intake = Intake("lane", Metrics(), lambda finish, fail: InFlightLimiter(work, finish, fail, size=5))
     intake.open(1)
     await intake.take(record(0), 1)
     await intake.take(record(1), 1)

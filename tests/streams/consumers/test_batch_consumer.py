@@ -11,7 +11,7 @@ import redis
 from freshet.records import DeadLetter
 from schemas.codec import Codec
 from streams.consumers import batch_consumer as firehose
-from streams.consumers.batch_consumer import Firehose
+from streams.consumers.batch_consumer import BatchConsumer
 from streams.errors import Reason, TooManyDeadLetters
 from streams.kafka.batch import Batch, Rejected
 from streams.resources import Context
@@ -72,7 +72,7 @@ class Bench:
         self.partitions = partitions
         make_topic(kafka, self.topic, partitions)
         make_topic(kafka, self.topic + ".dlq", 1)
-        self.open: list[Firehose] = []
+        self.open: list[BatchConsumer] = []
         self.sent = 0
 
     def send(self, count: int) -> None:
@@ -80,21 +80,21 @@ class Bench:
         send_all(self.settings, self.topic, [(b"%d" % n, b"%d" % n) for n in numbers])
         self.sent += count
 
-    async def lane(self, handler) -> Firehose:
+    async def lane(self, handler) -> BatchConsumer:
         context = Context(self.settings)
-        lane = Firehose("test", context, [self.topic], handler)
+        lane = BatchConsumer("test", context, [self.topic], handler)
         lane.context = context
         await lane.start()
         self.open.append(lane)
         return lane
 
-    async def stop(self, lane: Firehose) -> None:
+    async def stop(self, lane: BatchConsumer) -> None:
         self.open.remove(lane)
         await lane.stop()
         await lane.context.close()
 
     def committed(self) -> int:
-        offsets = [committed(self.settings.kafka, f"{self.settings.topic_prefix}freshet-v1-test", self.topic, p)
+        offsets = [committed(self.settings.kafka.servers, f"{self.settings.topic_prefix}freshet-v1-test", self.topic, p)
                    for p in range(self.partitions)]  # fmt: skip
         return sum(offset or 0 for offset in offsets)
 
@@ -165,7 +165,7 @@ async def test_a_transient_error_costs_time_and_no_record(bench):
     assert lane.context.metrics.backing_off.labels(lane="test")._value.get() == 0
 
 
-async def test_a_stop_while_a_neighbour_is_away_commits_nothing(bench):
+async def test_a_stop_while_a_dependency_is_away_commits_nothing(bench):
     # Catches a drain that acknowledges what it could not write, or that hangs.
     b = bench()
     b.send(10)
@@ -206,15 +206,17 @@ async def test_rejected_records_are_dead_letters_and_the_rest_goes_on(bench):
     await b.lane(handler)
     await until(lambda: b.committed() == 100, "the commit")
     assert len(handler.written) == 97
-    letters = [Codec().decode(DeadLetter, record.value) for record in read_all(b.settings.kafka, b.topic + ".dlq")]
-    assert [(letter.offset, letter.value, letter.reason, letter.stage) for letter in letters] == [
-        (n, b"%d" % n, "bad_payload", "test/decode") for n in (0, 50, 99)
+    dead_letters = [
+        Codec().decode(DeadLetter, record.value) for record in read_all(b.settings.kafka.servers, b.topic + ".dlq")
     ]
+    assert [
+        (dead_letter.offset, dead_letter.value, dead_letter.reason, dead_letter.stage) for dead_letter in dead_letters
+    ] == [(n, b"%d" % n, "bad_payload", "test/decode") for n in (0, 50, 99)]
 
 
 async def test_a_run_of_dead_letters_stops_the_lane_but_scattered_ones_do_not(bench):
     # Catches counting the letters of a batch as one run, which would stop a lane over one per cent of poison.
-    b = bench(partitions=1, dead_letter_run=20)
+    b = bench(partitions=1, dead_letters_run=20)
     b.send(100)
     scattered = Recorder(reject=lambda message: int(message.value()) % 2 == 0)
     lane = await b.lane(scattered)

@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from unittest.mock import AsyncMock
 
@@ -14,8 +13,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import CommitFailedError, GroupAuthorizationFailedError, IllegalStateError, UnknownError
 
-from streams.consumers.faust_consumer import FaustLane
-from streams.consumers.in_flight import BatchWindow, SlidingWindow
+from streams.consumers.faust_consumer import FaustConsumer
+from streams.consumers.in_flight import Batcher, InFlightLimiter
 from streams.kafka.producer import KafkaProducer
 from streams.kafka.record import SourceRecord
 from streams.resources import Context
@@ -35,7 +34,7 @@ def numbered(n: int, first: int = 0) -> list[tuple[bytes, bytes]]:
 async def filled(settings: Settings, name: str, records: int) -> str:
     """A new topic of one partition that holds so many records."""
     topic = f"{settings.topic_prefix}{name}"
-    make_topic(settings.kafka, topic)
+    make_topic(settings.kafka.servers, topic)
     await asyncio.to_thread(send_all, settings, topic, numbered(records))
     return topic
 
@@ -46,14 +45,16 @@ async def nothing(records: Sequence[SourceRecord]) -> None:
 
 def batch_lane(
     settings: Settings, topic: str, work: Callable[[Sequence[SourceRecord]], Awaitable[None]], name: str = "lane"
-) -> FaustLane:
-    return FaustLane(
-        name, Context(settings), topic, lambda finish, fail: BatchWindow(work, finish, fail, size=10, wait_s=0.05)
+) -> FaustConsumer:
+    return FaustConsumer(
+        name, Context(settings), topic, lambda finish, fail: Batcher(work, finish, fail, size=10, wait_s=0.05)
     )
 
 
-def sliding_lane(settings: Settings, topic: str, work: Callable[[SourceRecord], Awaitable[None]]) -> FaustLane:
-    return FaustLane("lane", Context(settings), topic, lambda finish, fail: SlidingWindow(work, finish, fail, size=50))
+def sliding_lane(settings: Settings, topic: str, work: Callable[[SourceRecord], Awaitable[None]]) -> FaustConsumer:
+    return FaustConsumer(
+        "lane", Context(settings), topic, lambda finish, fail: InFlightLimiter(work, finish, fail, size=50)
+    )
 
 
 async def test_reads_a_fresh_topic_from_record_0_and_commits_behind_the_last(settings: Settings) -> None:
@@ -69,13 +70,13 @@ async def test_reads_a_fresh_topic_from_record_0_and_commits_behind_the_last(set
     await until(lambda: len(seen) >= 100, "100 records")
     await lane.stop()
     assert seen == list(range(100))
-    assert committed(settings.kafka, f"{settings.topic_prefix}freshet-v1-lane", topic) == 100
+    assert committed(settings.kafka.servers, f"{settings.topic_prefix}freshet-v1-lane", topic) == 100
 
 
 async def test_records_arrive_untouched(settings: Settings) -> None:
     """Catches a null value, a null key, a header or a timestamp that Faust decodes, drops or rounds."""
     topic = f"{settings.topic_prefix}untouched"
-    make_topic(settings.kafka, topic)
+    make_topic(settings.kafka.servers, topic)
     producer = KafkaProducer(settings)
     for key, value, headers in ((b"k", None, []), (None, b"\xff\x00", [("h", b"1"), ("h", None)]), (b"", b"", [])):
         producer.send(topic, key, value, headers=headers, timestamp=1_700_000_000_123).result(10)
@@ -89,7 +90,7 @@ async def test_records_arrive_untouched(settings: Settings) -> None:
     await lane.start()
     await until(lambda: len(seen) == 3, "3 records")
     await lane.stop()
-    assert seen == await asyncio.to_thread(read_all, settings.kafka, topic)
+    assert seen == await asyncio.to_thread(read_all, settings.kafka.servers, topic)
     assert seen[1].headers == (("h", b"1"), ("h", None))
     assert seen[0].timestamp == 1_700_000_000_123
 
@@ -97,7 +98,7 @@ async def test_records_arrive_untouched(settings: Settings) -> None:
 async def test_members_that_come_and_go_lose_nothing(settings: Settings) -> None:
     """Catches records lost in a rebalance: fetched before it, in work during it, or skipped after it."""
     topic = f"{settings.topic_prefix}balanced"
-    make_topic(settings.kafka, topic, partitions=4)
+    make_topic(settings.kafka.servers, topic, partitions=4)
     total = 1_500
     seen: Counter[tuple[int, int]] = Counter()
 
@@ -119,14 +120,16 @@ async def test_members_that_come_and_go_lose_nothing(settings: Settings) -> None
     await until(lambda: len(seen) == total, f"{total} records", timeout_s=60)
     for lane in lanes:
         await lane.stop()
-    ends = [committed(settings.kafka, f"{settings.topic_prefix}freshet-v1-lane", topic, p) or 0 for p in range(4)]
+    ends = [
+        committed(settings.kafka.servers, f"{settings.topic_prefix}freshet-v1-lane", topic, p) or 0 for p in range(4)
+    ]
     assert sum(ends) == total
     assert sum(seen.values()) < 2 * total, "rebalances repeat what was in work, not everything"
 
 
 async def test_a_lane_that_waits_stays_in_its_group(settings: Settings) -> None:
     """Catches a member that is expelled while the LLM is down: its work would start over elsewhere, for ever."""
-    settings = replace(settings, session_timeout_s=2.0)
+    settings = settings.replace(session_timeout_s=2.0)
     topic = await filled(settings, "waiting", 700)
     began, go = [], asyncio.Event()
 
@@ -165,7 +168,7 @@ async def test_a_commit_that_kafka_refuses_for_now_is_made_later(
     await lane.start()
     failed = asyncio.create_task(lane.wait_failed())
     group = f"{settings.topic_prefix}freshet-v1-lane"
-    await until(lambda: committed(settings.kafka, group, topic) == 20, "the commit to be repeated")
+    await until(lambda: committed(settings.kafka.servers, group, topic) == 20, "the commit to be repeated")
     assert len(refused) == 3
     assert not failed.done()
     failed.cancel()
@@ -217,7 +220,7 @@ async def test_a_commit_that_kafka_forbids_ends_the_lane(settings: Settings, mon
 async def test_no_port_is_bound(settings: Settings) -> None:
     """Catches Faust's web server on 0.0.0.0:6066."""
     topic = f"{settings.topic_prefix}ports"
-    make_topic(settings.kafka, topic)
+    make_topic(settings.kafka.servers, topic)
     before = listening()
 
     lane = batch_lane(settings, topic, nothing)

@@ -59,7 +59,7 @@ def test_ours_commits_what_the_tracker_says(positions: dict[Any, int], last: int
 async def test_1_a_record_in_work_holds_back_the_commit_of_everything_after_it(settings: Settings) -> None:
     """Path 1 on a fresh topic (record 0) and on a resumed one (record 31)."""
     topic, group = f"{settings.topic_prefix}held", f"{settings.topic_prefix}freshet-v1-lane"
-    make_topic(settings.kafka, topic)
+    make_topic(settings.kafka.servers, topic)
     await asyncio.to_thread(send_all, settings, topic, numbered(50))
     seen: list[int] = []
     done: list[int] = []
@@ -75,9 +75,9 @@ async def test_1_a_record_in_work_holds_back_the_commit_of_everything_after_it(s
     await lane.start()
     await until(lambda: len(done) == 49, "49 records")
     await asyncio.sleep(2.5)  # two commit intervals
-    assert committed(settings.kafka, group, topic) is None
+    assert committed(settings.kafka.servers, group, topic) is None
     await lane.stop()
-    assert committed(settings.kafka, group, topic) is None
+    assert committed(settings.kafka.servers, group, topic) is None
 
     seen.clear()
     stuck.clear()
@@ -85,7 +85,7 @@ async def test_1_a_record_in_work_holds_back_the_commit_of_everything_after_it(s
     lane = sliding_lane(settings, topic, work)
     await lane.start()
     await until(lambda: len(seen) == 50, "50 records again")
-    await until(lambda: committed(settings.kafka, group, topic) == 31, "the commit of 31")
+    await until(lambda: committed(settings.kafka.servers, group, topic) == 31, "the commit of 31")
     await lane.stop()
     assert sorted(seen) == list(range(50))
 
@@ -93,7 +93,7 @@ async def test_1_a_record_in_work_holds_back_the_commit_of_everything_after_it(s
     stuck.clear()
     lane = sliding_lane(settings, topic, work)
     await lane.start()
-    await until(lambda: committed(settings.kafka, group, topic) == 50, "the commit of 50")
+    await until(lambda: committed(settings.kafka.servers, group, topic) == 50, "the commit of 50")
     await lane.stop()
     assert sorted(seen) == list(range(31, 50))
 
@@ -101,7 +101,7 @@ async def test_1_a_record_in_work_holds_back_the_commit_of_everything_after_it(s
 async def test_2_and_5_an_error_acknowledges_nothing_then_or_later(settings: Settings) -> None:
     """Paths 2 and 5: the failing record is not acked, and nothing behind it is while the lane is dying."""
     topic, group = f"{settings.topic_prefix}error", f"{settings.topic_prefix}freshet-v1-lane"
-    make_topic(settings.kafka, topic)
+    make_topic(settings.kafka.servers, topic)
     await asyncio.to_thread(send_all, settings, topic, numbered(20))
 
     async def work(record: SourceRecord) -> None:
@@ -115,15 +115,15 @@ async def test_2_and_5_an_error_acknowledges_nothing_then_or_later(settings: Set
     assert str(error) == "bug"
     await asyncio.to_thread(send_all, settings, topic, numbered(20, 20))
     await asyncio.sleep(2.5)
-    assert committed(settings.kafka, group, topic) in (None, 5)
+    assert committed(settings.kafka.servers, group, topic) in (None, 5)
     await lane.stop()
-    assert committed(settings.kafka, group, topic) == 5
+    assert committed(settings.kafka.servers, group, topic) == 5
 
 
 async def test_3_a_cancellation_acknowledges_nothing(settings: Settings) -> None:
     """Path 3: a stop in the middle of the work leaves its record to the next start."""
     topic, group = f"{settings.topic_prefix}cancel", f"{settings.topic_prefix}freshet-v1-lane"
-    make_topic(settings.kafka, topic)
+    make_topic(settings.kafka.servers, topic)
     await asyncio.to_thread(send_all, settings, topic, numbered(10))
     cancelled: list[int] = []
 
@@ -137,16 +137,16 @@ async def test_3_a_cancellation_acknowledges_nothing(settings: Settings) -> None
 
     lane = sliding_lane(settings, topic, work)
     await lane.start()
-    await until(lambda: committed(settings.kafka, group, topic) == 3, "the commit of 3")
+    await until(lambda: committed(settings.kafka.servers, group, topic) == 3, "the commit of 3")
     await lane.stop()
     assert sorted(cancelled) == list(range(3, 10))
-    assert committed(settings.kafka, group, topic) == 3
+    assert committed(settings.kafka.servers, group, topic) == 3
 
 
 async def test_4_a_batch_that_fails_half_way_is_read_again_whole(settings: Settings) -> None:
     """Path 4: Faust's `take` acks the unfinished batch in a `finally`; here the whole batch comes again."""
     topic, group = f"{settings.topic_prefix}half", f"{settings.topic_prefix}freshet-v1-lane"
-    make_topic(settings.kafka, topic)
+    make_topic(settings.kafka.servers, topic)
     await asyncio.to_thread(send_all, settings, topic, numbered(10))
     done: list[int] = []
     broken = [True]
@@ -161,13 +161,13 @@ async def test_4_a_batch_that_fails_half_way_is_read_again_whole(settings: Setti
     await lane.start()
     assert str(await asyncio.wait_for(lane.wait_failed(), 20)) == "bug"
     await lane.stop()
-    before = committed(settings.kafka, group, topic) or 0
+    before = committed(settings.kafka.servers, group, topic) or 0
     assert before <= 7
     done.clear()
     broken.clear()
     lane = batch_lane(settings, topic, work)
     await lane.start()
-    await until(lambda: committed(settings.kafka, group, topic) == 10, "the commit of 10")
+    await until(lambda: committed(settings.kafka.servers, group, topic) == 10, "the commit of 10")
     await lane.stop()
     assert done == list(range(before, 10))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from streams.consumers.in_flight import BatchWindow, SlidingWindow
+from streams.consumers.in_flight import Batcher, InFlightLimiter
 from streams.kafka.offsets import OffsetTracker, Ticket
 from streams.kafka.record import SourceRecord
 
@@ -36,7 +36,7 @@ async def test_a_batch_starts_when_it_is_full() -> None:
     async def work(records: Sequence[SourceRecord]) -> None:
         batches.append([record.offset for record in records])
 
-    window = BatchWindow(work, log.finish, log.errors.append, size=3, wait_s=3600)
+    window = Batcher(work, log.finish, log.errors.append, size=3, wait_s=3600)
     for offset in range(3):
         window.add(*log.entry(offset))
     await asyncio.sleep(0.01)
@@ -51,7 +51,7 @@ async def test_a_lonely_record_does_not_wait_for_company() -> None:
     async def work(records: Sequence[SourceRecord]) -> None:
         pass
 
-    window = BatchWindow(work, log.finish, log.errors.append, size=100, wait_s=0.02)
+    window = Batcher(work, log.finish, log.errors.append, size=100, wait_s=0.02)
     window.add(*log.entry(0))
     await asyncio.sleep(0.1)
     assert log.finished == [0]
@@ -65,7 +65,7 @@ async def test_what_comes_during_a_batch_is_the_next_one_and_then_space_runs_out
         batches.append(len(records))
         await go.wait()
 
-    window = BatchWindow(work, log.finish, log.errors.append, size=2, wait_s=3600)
+    window = Batcher(work, log.finish, log.errors.append, size=2, wait_s=3600)
     for offset in range(4):
         await asyncio.wait_for(window.space(), 1)
         window.add(*log.entry(offset))
@@ -85,7 +85,7 @@ async def test_a_drain_flushes_a_half_full_batch() -> None:
     async def work(records: Sequence[SourceRecord]) -> None:
         pass
 
-    window = BatchWindow(work, log.finish, log.errors.append, size=100, wait_s=3600)
+    window = Batcher(work, log.finish, log.errors.append, size=100, wait_s=3600)
     window.add(*log.entry(0))
     assert await window.drain(1)
     assert log.finished == [0]
@@ -101,8 +101,8 @@ async def test_a_drain_gives_up_and_what_is_cancelled_is_not_finished() -> None:
     async def slow(record: SourceRecord) -> None:
         await asyncio.sleep(3600)
 
-    batch = BatchWindow(work, log.finish, log.errors.append, size=1, wait_s=0.01)
-    sliding = SlidingWindow(slow, log.finish, log.errors.append, size=2)
+    batch = Batcher(work, log.finish, log.errors.append, size=1, wait_s=0.01)
+    sliding = InFlightLimiter(slow, log.finish, log.errors.append, size=2)
     for number, window in enumerate((batch, sliding)):
         window.add(*log.entry(2 * number))
         window.add(*log.entry(2 * number + 1))
@@ -124,10 +124,10 @@ async def test_an_error_is_told_and_nothing_of_its_batch_is_finished() -> None:
     async def one(record: SourceRecord) -> None:
         raise RuntimeError("bug")
 
-    window = BatchWindow(work, log.finish, log.errors.append, size=1, wait_s=0.01)
+    window = Batcher(work, log.finish, log.errors.append, size=1, wait_s=0.01)
     window.add(*log.entry(0))
     await window.drain(1)
-    sliding = SlidingWindow(one, log.finish, log.errors.append, size=2)
+    sliding = InFlightLimiter(one, log.finish, log.errors.append, size=2)
     sliding.add(*log.entry(1))
     await sliding.drain(1)
     assert log.finished == []
@@ -135,7 +135,7 @@ async def test_an_error_is_told_and_nothing_of_its_batch_is_finished() -> None:
 
 
 async def test_a_slow_record_holds_back_its_key_and_nobody_else() -> None:
-    """Catches a barrier: neighbours waiting for one slow item; and a key's update overtaking the one before."""
+    """Catches a barrier: neighbors waiting for one slow item; and a key's update overtaking the one before."""
     log, go, order = Log(), asyncio.Event(), []
 
     async def work(record: SourceRecord) -> None:
@@ -143,7 +143,7 @@ async def test_a_slow_record_holds_back_its_key_and_nobody_else() -> None:
             await go.wait()
         order.append(record.offset)
 
-    window = SlidingWindow(work, log.finish, log.errors.append, size=10)
+    window = InFlightLimiter(work, log.finish, log.errors.append, size=10)
     for offset, key in enumerate((b"slow", b"b", b"slow", b"c", None, None)):
         window.add(*log.entry(offset, key))
     await asyncio.sleep(0.02)
@@ -160,7 +160,7 @@ async def test_a_sliding_window_is_bounded_and_slides() -> None:
     async def work(record: SourceRecord) -> None:
         await gates[record.offset].wait()
 
-    window = SlidingWindow(work, log.finish, log.errors.append, size=2)
+    window = InFlightLimiter(work, log.finish, log.errors.append, size=2)
     window.add(*log.entry(0))
     window.add(*log.entry(1))
     with pytest.raises(TimeoutError):
@@ -183,7 +183,7 @@ async def test_parked_records_let_others_pass_and_have_a_limit_too() -> None:
             window.park()
             await go.wait()
 
-    window = SlidingWindow(work, log.finish, log.errors.append, size=2, parking=3)
+    window = InFlightLimiter(work, log.finish, log.errors.append, size=2, parking=3)
     for offset in range(3):
         window.add(*log.entry(offset, b"%d" % offset))
         await asyncio.sleep(0.01)
@@ -211,7 +211,7 @@ async def test_who_waits_behind_a_parked_key_parks_as_well() -> None:
             window.park()
             await go.wait()
 
-    window = SlidingWindow(work, log.finish, log.errors.append, size=2, parking=10)
+    window = InFlightLimiter(work, log.finish, log.errors.append, size=2, parking=10)
     for offset in range(5):
         window.add(*log.entry(offset, b"a"))
         await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Batches of what waits: nothing waits for a full one, and nobody fails for a neighbour."""
+"""Batches of what waits: nothing waits for a full one, and nobody fails for a neighbor."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_what_waits_is_the_next_batch() -> None:
 
 
 async def test_a_bad_item_fails_alone() -> None:
-    """Catches neighbours that fail with it."""
+    """Catches neighbors that fail with it."""
     work = Doubler()
     batcher = MicroBatcher(work, size=8)
     first = asyncio.create_task(batcher.submit(0))

@@ -80,7 +80,7 @@ class FakeMessage:
 
 @dataclass
 class Fault:
-    """Strikes at the `at`-th call of a neighbour: `how` is what is raised, before the call or after it."""
+    """Strikes at the `at`-th call of a dependency: `how` is what is raised, before the call or after it."""
 
     at: int
     how: str
@@ -167,7 +167,7 @@ class World(ABC):
     def __init__(self, valkey: str, client: redis.Redis) -> None:
         client.flushall()
         self.client, self.broker = client, FakeBroker()
-        self.settings = Settings.load({}, redis=valkey, firehose_batch=BATCH, dims=8)
+        self.settings = Settings.load({}, redis=valkey, dims=8)
         self.log = [FakeMessage((self.topic, 0), at, *row) for at, row in enumerate(self.rows())]
         self.committed: dict[tuple[str, int], int] = {}
 
@@ -228,8 +228,8 @@ class Events(World):
     topic = "user-events"
 
     def rows(self) -> list[tuple[bytes | None, bytes | None]]:
-        def event(user: str, n: int, moment: int = NOW - 5_000) -> tuple[bytes, bytes]:
-            return user.encode(), CODEC.encode(UserEvent(user, f"i{n}", "view", moment + n))
+        def event(user: str, n: int, timestamp: int = NOW - 5_000) -> tuple[bytes, bytes]:
+            return user.encode(), CODEC.encode(UserEvent(user, f"i{n}", "view", timestamp + n))
 
         return [event("a", 0), event("b", 1), (b"x", b"bad"), event("a", 3), (b"a", None), event("b", 5),
                 event("a", 6, NOW), (None, None)]  # fmt: skip
@@ -263,8 +263,8 @@ class Features(World):
     topic = "item-features-v1"
 
     def rows(self) -> list[tuple[bytes | None, bytes | None]]:
-        def item(name: str, moment: int, at: int) -> tuple[bytes, bytes]:
-            one = ItemFeatures(name, "v1", 1, NOW - 9_000 + moment, NOW, 8, bytes(16), 0, at)
+        def item(name: str, timestamp: int, at: int) -> tuple[bytes, bytes]:
+            one = ItemFeatures(name, "v1", 1, NOW - 9_000 + timestamp, NOW, 8, bytes(16), 0, at)
             return name.encode(), CODEC.encode(one)
 
         return [item("a", 5, 0), item("b", 1, 1), item("a", 3, 2), (b"x", b"bad"), (b"c", None), item("b", 9, 5),
@@ -280,8 +280,8 @@ class Features(World):
         header = decode_header(self.client.get(KEYS.item("v1", (message.k or b"").decode())))  # type: ignore[arg-type]
         if message.v is None:
             return header is not None and header.deleted
-        moment = CODEC.decode(ItemFeatures, message.v).event_time
-        return header is not None and (header.deleted or header.event_time >= moment)
+        timestamp = CODEC.decode(ItemFeatures, message.v).event_time
+        return header is not None and (header.deleted or header.event_time >= timestamp)
 
     def check_end(self) -> None:
         found = [decode_header(self.client.get(KEYS.item("v1", name))) for name in "abc"]  # type: ignore[arg-type]
@@ -317,7 +317,7 @@ def test_struck_at_every_call(
 
 
 @pytest.mark.parametrize("kind", [Events, Features])
-def test_rebalanced_at_every_read_while_a_neighbour_is_away(
+def test_rebalanced_at_every_read_while_a_dependency_is_away(
     valkey: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, kind: Any
 ) -> None:
     """Catches a batch in hand that is acknowledged after its partition has left, and come back."""

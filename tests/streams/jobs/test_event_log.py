@@ -45,7 +45,7 @@ class Shop:
 
     def put(self, partition: int, records: Sequence[Told], timestamp: int = 0) -> None:
         """Produce to one partition, whatever the key."""
-        producer = Producer({"bootstrap.servers": self.settings.kafka})
+        producer = Producer({"bootstrap.servers": self.settings.kafka.servers})
         for key, value in records:
             producer.produce(self.topics.user_events, value, key, partition, timestamp=timestamp)
         assert producer.flush(20) == 0
@@ -121,7 +121,7 @@ def test_bad_records_are_skipped_and_counted(shop: Shop) -> None:
 
 
 def test_an_event_that_was_sent_twice_counts_once(shop: Shop) -> None:
-    """Catches a producer's retry as a second behaviour; without an event id two events are two."""
+    """Catches a producer's retry as a second behavior; without an event id two events are two."""
     shop.events(event("a", "x", event_id="1"), event("a", "x", event_id="1"), event("b", "x", event_id="1"))
     shop.events(event("c", "x"), event("c", "x"))
     log = shop.log()
@@ -163,7 +163,7 @@ def test_no_group_is_joined_and_what_comes_later_is_left(shop: Shop) -> None:
 
     read_topic(shop.settings, shop.topics.user_events, meanwhile, lambda _d, _t: None)
     assert sum(seen) == 50
-    groups = AdminClient({"bootstrap.servers": shop.settings.kafka}).list_consumer_groups().result().valid
+    groups = AdminClient({"bootstrap.servers": shop.settings.kafka.servers}).list_consumer_groups().result().valid
     assert not [one.group_id for one in groups if one.group_id.startswith(shop.settings.topic_prefix)]
 
 
@@ -192,10 +192,10 @@ def filled(shop: Shop, tmp_path: Path) -> Shop:
 def command(shop: Shop, tmp_path: Path, *arguments: str, **env: str) -> Result:
     settings = shop.settings
     environment = {
-        "FRESHET_KAFKA": settings.kafka,
+        "FRESHET_KAFKA": settings.kafka.servers,
         "FRESHET_TOPIC_PREFIX": settings.topic_prefix,
         "FRESHET_HOME": str(tmp_path / "home"),
-        "FRESHET_DIMS": "16",
+        "FRESHET_VECTORS__DIMS": "16",
         **env,
     }
     return CliRunner().invoke(main, ["train", *arguments, "--json"], env=environment)
@@ -212,7 +212,7 @@ def test_both_models_train_from_the_topics(
     filled: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
     """Catches a source that only works on files, or that says nothing of what it left out."""
-    monkeypatch.setattr(streams.jobs.train, "prepared_encoder", lambda _: FakeEncoder(64))
+    monkeypatch.setattr(streams.jobs.train, "prepared_encoder", lambda *_: FakeEncoder(64))
     result = command(filled, tmp_path, model, "--from-topic", "--steps", "4")
     told = answer(result)
     assert told["skipped"] == 1
@@ -227,7 +227,7 @@ def test_the_reasoner_trains_from_the_histories(
     filled: Shop, valkey: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a history without its times or types, and one read for an erased user."""
-    monkeypatch.setattr(streams.jobs.train, "prepared_encoder", lambda _: FakeEncoder(64))
+    monkeypatch.setattr(streams.jobs.train, "prepared_encoder", lambda *_: FakeEncoder(64))
     log = filled.log().events.to_pylist()
     with redis.Redis.from_url(valkey) as client:
         store = HistoryStore(client)
@@ -280,6 +280,6 @@ def test_a_broker_that_is_away_is_one_sentence(tmp_path: Path) -> None:
 def test_topics_of_another_prefix_are_somebody_elses(shop: Shop) -> None:
     """Catches a prefix that only the lanes look at."""
     shop.events(event("a", "x"))
-    other = Settings.load({}, kafka=shop.settings.kafka, topic_prefix="other.")
+    other = Settings.load({}, kafka=shop.settings.kafka.servers, topic_prefix="other.")
     with pytest.raises(LogError, match=r"no topic other\.user-events"):
         read_event_topic(other, Topics(other).user_events, CODEC, NOW, lambda _d, _t: None)

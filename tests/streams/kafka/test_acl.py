@@ -1,4 +1,4 @@
-"""The ACL lines of `docs/security.md` on the real broker: each role can do its work, and not another's."""
+"""The ACL lines of the page on security, on the real broker: each role can do its work, and not another's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from tests.support import command_line, servers
 from tests.support.secured_kafka import REPOSITORY, SecuredKafka, running, scram, start
 
 pytestmark = pytest.mark.timeout(300)
-PAGE = REPOSITORY / "docs" / "security.md"
+PAGE = REPOSITORY / "docs" / "use" / "operators" / "security.md"
 WORDS = {role: f"{role}-word" for role in ("platform", "worker", "operator")}
 TOLD = (
     "kafka", "redis", "kafka_security", "kafka_ca_file", "kafka_username", "kafka_password", "dims", "partitions",
@@ -84,12 +83,12 @@ def roles(valkey: str, tmp_path: Path) -> Iterator[Callable[[str], Settings]]:
             client = AdminClient(kafka_config(admin))
             for made in client.create_acls(documented()).values():
                 made.result(30)
-            yield lambda role: replace(admin, kafka_username=role, kafka_password=WORDS[role])
+            yield lambda role: admin.replace(kafka_username=role, kafka_password=WORDS[role])
 
 
 def freshet(settings: Settings, *arguments: str) -> str:
     """What the command line says, to the role of `settings`."""
-    told = {name: getattr(settings, name) for name in TOLD}
+    told = {name: settings.value(name) for name in TOLD}
     return command_line.freshet(*arguments, **told, llm="http://127.0.0.1:9/v1")
 
 
@@ -140,7 +139,7 @@ def test_each_role_can_do_its_work_and_no_other(roles: Callable[[str], Settings]
     )
     child = start(
         worker, tmp_path, FRESHET_KAFKA_USERNAME="worker", FRESHET_KAFKA_PASSWORD=WORDS["worker"],
-        FRESHET_ERASURE_SWEEP_S="1",
+        TEST_SWEEP_S="1",
     )  # fmt: skip
 
     def until(holds: Callable[[], Any], what: str) -> None:
@@ -152,7 +151,7 @@ def test_each_role_can_do_its_work_and_no_other(roles: Callable[[str], Settings]
     def lettered() -> set[str]:
         return {one["topic"] for one in json.loads(freshet(operator, "dlq", "list", "--json"))["groups"]}
 
-    with redis.Redis.from_url(worker.redis) as client:
+    with redis.Redis.from_url(worker.redis.url) as client:
         until(lambda: client.exists("f:v1:k:i1") and client.exists("f:v1:u:u1"), "features")
         until(lambda: topics.dead_letters(topics.items) in lettered(), "a dead letter")
         until(lambda: begin(operator, topics.dead_letters(topics.user_events)) > 0, "the erased user's letter to go")

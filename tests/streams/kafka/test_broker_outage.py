@@ -41,7 +41,7 @@ async def test_a_broker_restart_costs_time_and_nothing_else(tmp_path: Path) -> N
         await asyncio.sleep(AWAY_S)
         assert not failed.done(), failed
         await asyncio.to_thread(server.start)
-        assert settings.kafka == server.address
+        assert settings.kafka.servers == server.address
         await asyncio.to_thread(send_all, settings, topics.items, items(50, 50))
         await until(lambda: committed(server.address, "freshet-v1-item-text", topics.items) == 100, "the commit", 90)
         assert not failed.done(), failed

@@ -32,9 +32,9 @@ def record(offset: int = 7, partition: int = 3) -> SourceRecord:
 
 def test_a_dead_letter_holds_everything_there_was() -> None:
     """Catches bytes, headers or a position lost on the way: nothing could be replayed from it."""
-    broker, letters = make()
+    broker, dead_letters = make()
     error = DecodeError("unknown_schema", "00ff", "no such schema")
-    letters.send(record(), Reason.UNKNOWN_SCHEMA, "item-text/read", error=error).result(0)
+    dead_letters.send(record(), Reason.UNKNOWN_SCHEMA, "item-text/read", error=error).result(0)
     [stored] = broker.logs["items.dlq"]
     assert stored.key == b"\x00key"
     got = CODEC.decode(DeadLetter, stored.value or b"")
@@ -47,21 +47,21 @@ def test_a_dead_letter_holds_everything_there_was() -> None:
 
 def test_a_run_stops_the_worker_and_a_good_record_ends_the_run() -> None:
     """Catches a topic poured into its dead letters; and a limit that adds up over weeks."""
-    _, letters = make(run_limit=3)
+    _, dead_letters = make(run_limit=3)
     for offset in range(10):
-        letters.send(record(offset), Reason.BAD_FRAMING, "x/y")
-        letters.good("items", 3)
+        dead_letters.send(record(offset), Reason.BAD_FRAMING, "x/y")
+        dead_letters.good("items", 3)
     for offset in range(10, 13):
-        letters.send(record(offset), Reason.BAD_FRAMING, "x/y")
-    letters.send(record(0, partition=1), Reason.BAD_FRAMING, "x/y")  # another partition, another run
-    with pytest.raises(TooManyDeadLetters, match=r"items\[3\].*offset 13.*FRESHET_DEAD_LETTER_RUN"):
-        letters.send(record(13), Reason.BAD_FRAMING, "x/y")
+        dead_letters.send(record(offset), Reason.BAD_FRAMING, "x/y")
+    dead_letters.send(record(0, partition=1), Reason.BAD_FRAMING, "x/y")  # another partition, another run
+    with pytest.raises(TooManyDeadLetters, match=r"items\[3\].*offset 13.*FRESHET_DEAD_LETTERS__RUN"):
+        dead_letters.send(record(13), Reason.BAD_FRAMING, "x/y")
 
 
 def test_long_messages_are_cut() -> None:
     """Catches a dead letter that outgrows the broker's limit because a validator quotes the record."""
-    broker, letters = make()
-    letters.send(record(), Reason.EMPTY_TITLE, "x/y", error=ContractViolation("empty_title", "x" * 10**6))
+    broker, dead_letters = make()
+    dead_letters.send(record(), Reason.EMPTY_TITLE, "x/y", error=ContractViolation("empty_title", "x" * 10**6))
     [value] = broker.values("items.dlq")
     assert len(value or b"") < 2_000
 
@@ -69,8 +69,8 @@ def test_long_messages_are_cut() -> None:
 @pytest.mark.parametrize("raw", ["{", "绿" * 10**5, "x" * 10**6, "lone \ud800 surrogate"])
 def test_a_models_raw_answer_is_kept_within_bounds(raw: str) -> None:
     """Catches an answer nobody can look at afterwards, one that no reader decodes, or one that outgrows the topic."""
-    broker, letters = make()
-    letters.send(record(), Reason.INVALID_KNOWLEDGE, "x/y", error=InvalidKnowledge("no", raw)).result(0)
+    broker, dead_letters = make()
+    dead_letters.send(record(), Reason.INVALID_KNOWLEDGE, "x/y", error=InvalidKnowledge("no", raw)).result(0)
     [value] = broker.values("items.dlq")
     output = CODEC.decode(DeadLetter, value or b"").output
     assert output.startswith(raw[:1])
@@ -79,8 +79,8 @@ def test_a_models_raw_answer_is_kept_within_bounds(raw: str) -> None:
 
 def test_a_record_sent_again_counts_its_attempts() -> None:
     """Catches a record that goes round for ever, each time as if it were the first."""
-    broker, letters = make()
+    broker, dead_letters = make()
     again = replace(record(), headers=((ATTEMPT_HEADER, b"4"),))
-    letters.send(again, Reason.EMPTY_TITLE, "x/y").result(0)
-    letters.send(replace(again, offset=8, headers=((ATTEMPT_HEADER, b"-x"),)), Reason.EMPTY_TITLE, "x/y").result(0)
+    dead_letters.send(again, Reason.EMPTY_TITLE, "x/y").result(0)
+    dead_letters.send(replace(again, offset=8, headers=((ATTEMPT_HEADER, b"-x"),)), Reason.EMPTY_TITLE, "x/y").result(0)
     assert [CODEC.decode(DeadLetter, value or b"").attempt for value in broker.values("items.dlq")] == [5, 1]

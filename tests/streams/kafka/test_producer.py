@@ -23,7 +23,7 @@ def settings(kafka: str, topic_prefix: str) -> Settings:
 async def test_a_confirmed_record_stands_where_it_says(settings: Settings) -> None:
     """Catches a future that ends before the broker has the record, or lost headers and time."""
     topic = f"{settings.topic_prefix}confirmed"
-    make_topic(settings.kafka, topic)
+    make_topic(settings.kafka.servers, topic)
     producer = KafkaProducer(settings)
     futures = [
         producer.send(topic, b"k", b"%d" % n, headers=[("h", b"v")], timestamp=1_700_000_000_000) for n in range(100)
@@ -31,7 +31,7 @@ async def test_a_confirmed_record_stands_where_it_says(settings: Settings) -> No
     places = await delivered(futures)
     producer.close()
     assert [place.offset for place in places] == list(range(100))
-    found = await asyncio.to_thread(read_all, settings.kafka, topic)
+    found = await asyncio.to_thread(read_all, settings.kafka.servers, topic)
     assert [record.value for record in found] == [b"%d" % n for n in range(100)]
     assert found[0].headers == (("h", b"v"),)
     assert found[0].timestamp == 1_700_000_000_000
@@ -40,7 +40,7 @@ async def test_a_confirmed_record_stands_where_it_says(settings: Settings) -> No
 def test_a_record_too_large_is_its_own_fault(settings: Settings) -> None:
     """Catches a lane that waits for a broker which will never take the record: refused here, or by the broker."""
     topic = f"{settings.topic_prefix}large"
-    make_topic(settings.kafka, topic)
+    make_topic(settings.kafka.servers, topic)
     producer = KafkaProducer(settings)
     for size in (2_000_000, 5_000_000):
         value = os.urandom(size)  # does not compress

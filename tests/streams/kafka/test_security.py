@@ -161,12 +161,12 @@ def test_oauth_tokens(valkey: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"kafka_security": "sasl_ssl"}, "KAFKA_USERNAME"),
-        ({"kafka_security": "sasl_ssl", "kafka_username": "u"}, "KAFKA_PASSWORD"),
-        ({"kafka_password": "p"}, "KAFKA_SECURITY"),
-        ({"kafka_security": "ssl", "kafka_cert_file": "c"}, "KAFKA_KEY_FILE"),
-        ({"kafka_security": "sasl_ssl", "kafka_mechanism": "OAUTHBEARER"}, "KAFKA_TOKEN_URL"),
-        ({"kafka_security": "tls"}, "KAFKA_SECURITY"),
+        ({"kafka_security": "sasl_ssl"}, "KAFKA__USERNAME"),
+        ({"kafka_security": "sasl_ssl", "kafka_username": "u"}, "KAFKA__PASSWORD"),
+        ({"kafka_password": "p"}, "KAFKA__SECURITY"),
+        ({"kafka_security": "ssl", "kafka_cert_file": "c"}, "KAFKA__KEY_FILE"),
+        ({"kafka_security": "sasl_ssl", "kafka_mechanism": "OAUTHBEARER"}, "KAFKA__TOKEN_URL"),
+        ({"kafka_security": "tls"}, "KAFKA__SECURITY"),
     ],
 )
 def test_settings_that_do_not_belong_together_name_themselves(given: dict[str, str], named: str) -> None:
@@ -184,9 +184,9 @@ def test_secrets_come_from_files_too(tmp_path: Path) -> None:
         "FRESHET_KAFKA_USERNAME": "u",
         "FRESHET_KAFKA_SECURITY": "sasl_ssl",
     }
-    assert Settings.load(env).kafka_password == "s3cret"
-    assert Settings.load({**env, "FRESHET_KAFKA_PASSWORD": "own"}).kafka_password == "own"
+    assert Settings.load(env).kafka.password == "s3cret"
+    assert Settings.load({**env, "FRESHET_KAFKA_PASSWORD": "own"}).kafka.password == "own"
     file.write_text("redis://:pw@host:6379/0\n")
-    assert Settings.load({"FRESHET_REDIS_FILE": str(file)}).redis.endswith("host:6379/0")
+    assert Settings.load({"FRESHET_REDIS_FILE": str(file)}).redis.url.endswith("host:6379/0")
     with pytest.raises(SettingError, match=r"FRESHET_REDIS_FILE.*readable file"):
         Settings.load({"FRESHET_REDIS_FILE": str(tmp_path / "none")})

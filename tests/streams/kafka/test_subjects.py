@@ -124,8 +124,8 @@ async def test_producers_ahead_and_behind_of_a_running_worker(
         letters_topic = topics.dead_letters(topics.user_events)
         await until(lambda: len(read_all(kafka, letters_topic)) == 1, "the letter of what names no schema we have")
     [record] = read_all(kafka, letters_topic)
-    letter = Codec(await asyncio.to_thread(client_of, registry)).decode(DeadLetter, record.value or b"")
-    assert (letter.reason, letter.value) == ("unknown_schema", unknown), "kept whole, for after the upgrade"
+    dead_letter = Codec(await asyncio.to_thread(client_of, registry)).decode(DeadLetter, record.value or b"")
+    assert (dead_letter.reason, dead_letter.value) == ("unknown_schema", unknown), "kept whole, for after the upgrade"
 
 
 def client_of(registry: RegistryStub) -> Any:

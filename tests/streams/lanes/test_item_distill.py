@@ -15,7 +15,7 @@ from models.llm.limits import BudgetSpent
 from processors.items.distiller import InvalidKnowledge
 from schemas.codec import Codec
 from streams.consumers.assignment import Intake
-from streams.consumers.in_flight import Fail, Finish, SlidingWindow
+from streams.consumers.in_flight import Fail, Finish, InFlightLimiter
 from streams.errors import DeliveryFailed
 from streams.kafka.record import SourceRecord
 from streams.lanes.item_distill import ItemDistill
@@ -94,9 +94,9 @@ class Lane:
     """The lane's core behind an intake, as `FaustLane` drives it."""
 
     def __init__(self, context: Context, distiller: FakeDistiller, size: int = 8, parking: int = 0) -> None:
-        def window(finish: Finish, fail: Fail) -> SlidingWindow:
+        def window(finish: Finish, fail: Fail) -> InFlightLimiter:
             core = ItemDistill(context, distiller)
-            made = SlidingWindow(core.process, finish, fail, size=size, parking=parking)
+            made = InFlightLimiter(core.process, finish, fail, size=size, parking=parking)
             core.park = made.park
             return made
 
@@ -186,7 +186,7 @@ async def test_known_knowledge_passes_an_llm_that_is_away(context: Context, brok
 
 
 async def test_without_the_cache_nothing_goes_on_and_nothing_is_lost(context: Context, broker: FakeBroker) -> None:
-    """Catches a Redis outage that distils what is known, dead-letters, or acknowledges what was not remembered."""
+    """Catches a Redis outage that distills what is known, dead-letters, or acknowledges what was not remembered."""
     distiller = FakeDistiller()
     distiller.redis_away = 2
     lane = Lane(context, distiller)
@@ -285,12 +285,12 @@ async def test_an_answer_that_stays_invalid_is_a_dead_letter(context: Context, b
     lane = Lane(context, distiller)
     await lane.feed(source(broker, item("a"), item("b"), item("c")))
     await lane.end()
-    letters = [CODEC.decode(DeadLetter, value or b"") for value in broker.values(LETTERS)]
-    assert {(one.key, one.reason, one.stage) for one in letters} == {
+    dead_letters = [CODEC.decode(DeadLetter, value or b"") for value in broker.values(LETTERS)]
+    assert {(one.key, one.reason, one.stage) for one in dead_letters} == {
         (b"a", "invalid_knowledge", "item-distill/distill"),
         (b"b", "llm_rejected", "item-distill/distill"),
     }
-    assert {one.output for one in letters} == {"{", ""}
+    assert {one.output for one in dead_letters} == {"{", ""}
     assert list(broker.latest(KNOWLEDGE)) == [b"c"]
     assert lane.position() == 3
 

@@ -58,20 +58,20 @@ async def running(settings: Settings, *names: str) -> AsyncIterator[Context]:
 
 def knowledge(settings: Settings) -> dict[str, ItemKnowledge]:
     """The newest knowledge of each item."""
-    records = read_all(settings.kafka, Topics(settings).item_knowledge)
+    records = read_all(settings.kafka.servers, Topics(settings).item_knowledge)
     decoded = [CODEC.decode(ItemKnowledge, record.value) for record in records if record.value]
     return {one.item_id: one for one in decoded}
 
 
 def text_tier(settings: Settings) -> set[str]:
-    records = read_all(settings.kafka, Topics(settings).item_features)
+    records = read_all(settings.kafka.servers, Topics(settings).item_features)
     decoded = [CODEC.decode(ItemFeatures, record.value) for record in records if record.value]
     return {one.item_id for one in decoded if one.tier == ItemTier.TEXT}
 
 
 def acknowledged(settings: Settings, count: int) -> bool:
     group = f"{settings.topic_prefix}freshet-v1-item-distill"
-    return (committed(settings.kafka, group, Topics(settings).items) or 0) == count
+    return (committed(settings.kafka.servers, group, Topics(settings).items) or 0) == count
 
 
 @pytest.mark.timeout(300)
@@ -136,7 +136,7 @@ async def test_unchanged_and_price_only_updates_cost_no_call_also_after_redis_wa
             await until(lambda: acknowledged(settings, 80), "new prices after the loss", 60)
         assert llm.served == calls
         # A new recipe inside the version changes nothing; a new version with the same one costs nothing either.
-        async with running(replace(settings, llm_model="another"), "item-distill"):
+        async with running(settings.replace(llm_model="another"), "item-distill"):
             await send(settings, [replace(one, price=4.0, event_time=one.event_time + 3_000) for one in items])
             await until(lambda: acknowledged(settings, 100), "new prices under a new model", 60)
         assert llm.served == calls
@@ -169,6 +169,6 @@ async def test_a_spent_budget_puts_items_off_and_drops_nothing(kafka: str, valke
         assert int(client.hget("f:budget", "spent") or 0) <= 6_000
         client.delete("f:budget-held")  # of calls the stop has cancelled
         client.hincrby("f:budget", "hour", -1)  # the next hour
-        async with running(replace(settings, llm_tokens_per_hour=1_000_000), "item-distill"):
+        async with running(settings.replace(llm_tokens_per_hour=1_000_000), "item-distill"):
             await until(lambda: len(knowledge(settings)) == 60, "the rest in the next hour", 90)
         assert await asyncio.to_thread(read_all, kafka, topics.dead_letters(topics.items)) == []

@@ -29,7 +29,7 @@ def broker() -> FakeBroker:
 
 @pytest.fixture
 def context(broker: FakeBroker) -> Context:
-    context = Context(Settings.load({}, dead_letter_run=5), clock=FakeClock())
+    context = Context(Settings.load({}, dead_letters_run=5), clock=FakeClock())
     context.producer = FakeProducer(broker)
     context.encoder = FakeEncoder()
     return context
@@ -50,7 +50,7 @@ def source(broker: FakeBroker, *values: Item | bytes | None, key: bytes | None =
     ]
 
 
-def letters(broker: FakeBroker) -> list[DeadLetter]:
+def dead_letters(broker: FakeBroker) -> list[DeadLetter]:
     return [CODEC.decode(DeadLetter, value or b"") for value in broker.values(LETTERS)]
 
 
@@ -77,13 +77,13 @@ async def test_a_deletion_keeps_its_place_and_its_time(context: Context, broker:
     assert made[1].timestamp == NOW_MS - 5_000
 
 
-async def test_poison_becomes_a_dead_letter_and_its_neighbours_go_on(context: Context, broker: FakeBroker) -> None:
+async def test_poison_becomes_a_dead_letter_and_its_neighbors_go_on(context: Context, broker: FakeBroker) -> None:
     """Catches a bad record that stops the lane, or takes its batch with it, or loses its bytes."""
     bad = item("e", event_time=NOW_MS + 10**7)
     records = source(broker, item("a"), b"garbage", item("c", " "), bad, item("z"), key=b"k")
     await ItemText(context).process(records)
     assert [record.key for record in broker.logs[FEATURES]] == [b"a", b"z"]
-    found = letters(broker)
+    found = dead_letters(broker)
     assert [(one.reason, one.offset, one.key) for one in found] == [
         ("bad_framing", 1, b"k"),
         ("empty_title", 2, b"c"),
@@ -120,7 +120,7 @@ async def test_a_registry_that_is_down_is_waited_for(context: Context, broker: F
     context.codec = Flaky()
     await ItemText(context).process(source(broker, item("a")))
     assert list(broker.latest(FEATURES)) == [b"a"]
-    assert letters(broker) == []
+    assert dead_letters(broker) == []
 
 
 async def test_a_result_too_large_for_the_broker_is_a_dead_letter(context: Context, broker: FakeBroker) -> None:
@@ -129,7 +129,7 @@ async def test_a_result_too_large_for_the_broker_is_a_dead_letter(context: Conte
     assert isinstance(producer, FakeProducer)
     producer.failures.append(RecordTooLarge("too large"))
     await ItemText(context).process(source(broker, item("a"), item("b")))
-    assert [(one.reason, one.stage) for one in letters(broker)] == [("too_large", "item-text/publish")]
+    assert [(one.reason, one.stage) for one in dead_letters(broker)] == [("too_large", "item-text/publish")]
     assert list(broker.latest(FEATURES)) == [b"b"]
 
 
@@ -146,7 +146,7 @@ async def test_a_dead_letter_sent_again_does_not_count_twice(context: Context, b
     producer.failures.extend([DeliveryFailed("away")] * 4)
     lane = ItemText(context)
     await lane.process(source(broker, b"garbage", b"garbage", key=b"k"))
-    assert len(letters(broker)) >= 2
+    assert len(dead_letters(broker)) >= 2
 
 
 async def test_process_returns_only_when_the_broker_has_confirmed(context: Context, broker: FakeBroker) -> None:

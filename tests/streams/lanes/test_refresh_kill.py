@@ -20,8 +20,8 @@ from freshet.records import ItemFeatures, ItemTier, UserFeatures
 from local.stack.process import ChildProcess, log_tail
 from schemas.codec import Codec
 from store.feature_writer import FeatureWriter
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
-from store.refresh_queue import DueState, DueUsers
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
+from store.refresh_queue import QueueState, RefreshQueue
 from streams.settings import Settings
 from tests.support.lane_tools import make_topics, read_all, until
 
@@ -41,13 +41,12 @@ def client(valkey: str) -> Iterator[redis.Redis]:
 
 def worker(settings: Settings, tmp_path: Path, name: str, lease_s: int) -> ChildProcess:
     environment = {
-        "FRESHET_KAFKA": settings.kafka,
-        "FRESHET_REDIS": settings.redis,
+        "FRESHET_KAFKA": settings.kafka.servers,
+        "FRESHET_REDIS": settings.redis.url,
         "FRESHET_TOPIC_PREFIX": settings.topic_prefix,
         "FRESHET_HOME": str(tmp_path),
-        "FRESHET_DIMS": "8",
+        "FRESHET_VECTORS__DIMS": "8",
         "FRESHET_REFRESH_BATCH": "50",
-        "FRESHET_REFRESH_POLL_S": "0.1",
         "FRESHET_LEASE_S": str(lease_s),
     }
     child = ChildProcess(
@@ -91,8 +90,8 @@ async def test_a_killed_worker_costs_its_batch_one_refresh_more_and_nobody_is_fo
         [ItemFeatures(f"i{n}", "v1", ItemTier.TEXT, NOW, NOW, 8, v.tobytes()) for n, v in enumerate(vectors)]
     )
     events = [HistoryEvent(user, f"i{(n + m) % 40}", "view", NOW + m) for n, user in enumerate(USERS) for m in range(3)]
-    HistoryStore(client).append(HistoryBatch.of(events), DueVersions(["v1"]))
-    due = DueUsers(client, "v1")
+    HistoryStore(client).append(HistoryBatch.of(events), QueuedVersions(["v1"]))
+    due = RefreshQueue(client, "v1")
     assert due.state().due == len(USERS)
     doomed = worker(settings, tmp_path, "doomed", DOOMED_LEASE_S)
     other = worker(settings, tmp_path, "other", OTHER_LEASE_S)
@@ -112,4 +111,4 @@ async def test_a_killed_worker_costs_its_batch_one_refresh_more_and_nobody_is_fo
     twice = {user for user, count in refreshes.items() if count > 1}
     assert twice <= orphans
     assert max(refreshes.values()) <= 2
-    assert due.state() == DueState(0, 0, 0, 0.0)
+    assert due.state() == QueueState(0, 0, 0, 0.0)

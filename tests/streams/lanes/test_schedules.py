@@ -17,7 +17,7 @@ import pytest
 from freshet.records import DeadLetter, Item, ItemFeatures, ItemKnowledge
 from schemas.codec import Codec
 from streams.consumers.assignment import Intake
-from streams.consumers.in_flight import BatchWindow, Fail, Finish, SlidingWindow, Window
+from streams.consumers.in_flight import Batcher, Fail, Finish, InFlightLimiter, Window
 from streams.errors import DeliveryFailed
 from streams.kafka.offsets import OffsetTracker, Place, Ticket
 from streams.kafka.record import SourceRecord
@@ -54,7 +54,7 @@ def records(broker: FakeBroker) -> list[SourceRecord]:
 
 
 class World:
-    """One lane over neighbours that outlive it, as Kafka outlives a worker."""
+    """One lane over dependencies that outlive it, as Kafka outlives a worker."""
 
     def __init__(self, lane: str, make_window: Callable[..., Window] | None = None) -> None:
         self.broker = FakeBroker()
@@ -69,13 +69,13 @@ class World:
 
         def window(finish: Finish, fail: Fail) -> Window:
             if self._lane == "item-text":
-                made = self._make_window or BatchWindow
+                made = self._make_window or Batcher
                 return made(ItemText(context).process, finish, fail, size=3, wait_s=0.02)
             distiller = FakeDistiller()
             for name in ("known", "distill", "remember"):
                 setattr(distiller, name, calls.wrap(getattr(distiller, name)))
             core = ItemDistill(context, distiller)
-            sliding = SlidingWindow(core.process, finish, fail, size=4, parking=2)
+            sliding = InFlightLimiter(core.process, finish, fail, size=4, parking=2)
             core.park = sliding.park
             return sliding
 
@@ -83,8 +83,8 @@ class World:
 
     def durable(self, record: SourceRecord) -> bool:
         """Whether the lane's whole result for a record is on a topic."""
-        letters = {CODEC.decode(DeadLetter, value or b"").offset for value in self.broker.values(LETTERS)}
-        if record.offset in letters:
+        dead_letters = {CODEC.decode(DeadLetter, value or b"").offset for value in self.broker.values(LETTERS)}
+        if record.offset in dead_letters:
             return True
         wanted = [FEATURES] if self._lane == "item-text" else [KNOWLEDGE, FEATURES]
         return all(self._on(topic, record) for topic in wanted)
@@ -159,7 +159,7 @@ def test_stopped_at_every_await_point(monkeypatch: pytest.MonkeyPatch, lane: str
 
 @pytest.mark.parametrize("error", [DeliveryFailed("away"), Unheard("what is this")], ids=["transient", "fatal"])
 def test_failed_at_every_call(monkeypatch: pytest.MonkeyPatch, lane: str, error: Exception) -> None:
-    """Catches an error of any neighbour, at any call, that is taken for success, or that loses what was in work."""
+    """Catches an error of any dependency, at any call, that is taken for success, or that loses what was in work."""
     counting = Calls()
     run(monkeypatch, lane, counting, None, "crash")
     assert counting.made > 8
@@ -168,7 +168,7 @@ def test_failed_at_every_call(monkeypatch: pytest.MonkeyPatch, lane: str, error:
     print(f"{lane}: {counting.made} calls failed, one each time")
 
 
-class EagerWindow(BatchWindow):
+class EagerWindow(Batcher):
     """Mutant: acknowledges before it works."""
 
     async def _run(self, batch: list[tuple[Ticket, SourceRecord]]) -> None:
@@ -177,7 +177,7 @@ class EagerWindow(BatchWindow):
         await super()._run(batch)
 
 
-class ForgivingWindow(BatchWindow):
+class ForgivingWindow(Batcher):
     """Mutant: takes an error for a result."""
 
     async def _run(self, batch: list[tuple[Ticket, SourceRecord]]) -> None:
@@ -189,7 +189,7 @@ class ForgivingWindow(BatchWindow):
         self._begin()
 
 
-class CleaningWindow(BatchWindow):
+class CleaningWindow(Batcher):
     """Mutant: acknowledges in a `finally`, as Faust's `take` does."""
 
     async def _run(self, batch: list[tuple[Ticket, SourceRecord]]) -> None:
@@ -227,7 +227,7 @@ def condemned(monkeypatch: pytest.MonkeyPatch, **mutant: Any) -> bool:
 
 
 @pytest.mark.parametrize("window", [EagerWindow, ForgivingWindow, CleaningWindow])
-def test_mutants_of_the_window_are_condemned(monkeypatch: pytest.MonkeyPatch, window: type[BatchWindow]) -> None:
+def test_mutants_of_the_window_are_condemned(monkeypatch: pytest.MonkeyPatch, window: type[Batcher]) -> None:
     """Catches a check that is content with any lane."""
     assert condemned(monkeypatch, make_window=window)
 

@@ -20,8 +20,8 @@ from freshet.records import ItemFeatures, ItemTier, UserFeatures
 from schemas.codec import Codec
 from store.feature_writer import FeatureWriter
 from store.functions import Library
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
-from store.refresh_queue import DueUsers
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
+from store.refresh_queue import RefreshQueue
 from streams.errors import DeliveryFailed
 from streams.lanes.user_refresh import UserRefreshLane
 from streams.resources import Context
@@ -57,7 +57,7 @@ class World:
         items = [ItemFeatures(f"i{n}", "v1", ItemTier.TEXT, NOW, NOW, 8, v.tobytes()) for n, v in enumerate(vectors)]
         FeatureWriter(client).put_items(items)
         events = [HistoryEvent(user, f"i{n}", "view", NOW + n, f"e{n}") for user in USERS for n in range(3)]
-        HistoryStore(client).append(HistoryBatch.of(events), DueVersions(["v1"]))
+        HistoryStore(client).append(HistoryBatch.of(events), QueuedVersions(["v1"]))
 
     def lane(self, loop: StepLoop, calls: Calls) -> UserRefreshLane:
         context = Context(self.settings)
@@ -88,7 +88,7 @@ class World:
                 loop.finish(task.done)
                 task.result()
         assert self.durable() == set(USERS)
-        assert DueUsers(self.client, "v1").size() == 0
+        assert RefreshQueue(self.client, "v1").size() == 0
 
 
 def work(
@@ -115,7 +115,7 @@ def work(
                 return steps, error
         patched.setattr(Library, "call", call)
         if how == "crash":  # a dead process gives nothing back
-            patched.setattr(DueUsers, "release", lambda *_: 0)
+            patched.setattr(RefreshQueue, "release", lambda *_: 0)
             for task in asyncio.all_tasks(loop):
                 task.cancel()
             loop.step()

@@ -60,12 +60,12 @@ class Flow:
 
     def done(self) -> bool:
         group = f"{self.settings.topic_prefix}freshet-v1-sink"
-        return all(committed(self.settings.kafka, group, topic) == count for topic, count in self.sent.items())
+        return all(committed(self.settings.kafka.servers, group, topic) == count for topic, count in self.sent.items())
 
-    def letters(self, topic: str) -> list[DeadLetter]:
+    def dead_letters(self, topic: str) -> list[DeadLetter]:
         return [
             CODEC.decode(DeadLetter, record.value)
-            for record in read_all(self.settings.kafka, self.topics.dead_letters(topic))
+            for record in read_all(self.settings.kafka.servers, self.topics.dead_letters(topic))
         ]
 
 
@@ -158,7 +158,7 @@ async def test_what_cannot_be_stored_is_a_dead_letter_and_its_batch_is_kept(flow
     await flow.lane.start()
     await until(flow.done, "the commit")
     assert flow.reader.read("u", list("abcdef")).present.tolist() == [True, False, False, False, False, True]
-    assert [(letter.key, letter.reason, letter.stage) for letter in flow.letters(topic)] == [
+    assert [(dead_letter.key, dead_letter.reason, dead_letter.stage) for dead_letter in flow.dead_letters(topic)] == [
         (b"b", "bad_framing", "sink/decode"),
         (b"c", "bad_payload", "sink/decode"),
         (b"d", "key_mismatch", "sink/decode"),
@@ -168,7 +168,7 @@ async def test_what_cannot_be_stored_is_a_dead_letter_and_its_batch_is_kept(flow
 
 async def test_vectors_are_stored_and_live_as_the_settings_say(kafka, valkey, topic_prefix):
     # Catches a setting of the page that no worker reads.
-    flow = Flow(kafka, valkey, topic_prefix, vector_dtype="int8", item_ttl_s=200, knowledge_ttl_s=300)
+    flow = Flow(kafka, valkey, topic_prefix, vectors_dtype="int8", item_ttl_s=200, knowledge_ttl_s=300)
     flow.send(flow.topics.item_features, "i", item(fill=2.0))
     flow.send(flow.topics.item_knowledge, "i", knowledge())
     await flow.lane.start()
@@ -198,4 +198,4 @@ async def test_knowledge_fills_the_cache_and_goes_to_its_own_version(flow):
     assert flow.reader.knowledge("j") is None
     assert flow.client.exists("f:v2:k:j")
     assert flow.reader.knowledge("k").document["summary"] == "of before there were versions"
-    assert flow.letters(flow.topics.item_knowledge) == []
+    assert flow.dead_letters(flow.topics.item_knowledge) == []

@@ -113,8 +113,8 @@ async def test_the_lane_publishes_what_the_text_model_infers(client: redis.Redis
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({}, "FRESHET_REASONER_URL"),
-        ({"reasoner_model": "/no/such/folder"}, "FRESHET_REASONER_MODEL is .*no readable config.json"),
+        ({}, "FRESHET_REASONER__URL"),
+        ({"reasoner_model": "/no/such/folder"}, "FRESHET_REASONER__MODEL is .*no readable config.json"),
     ],
 )
 async def test_a_wrong_setting_names_itself(valkey: str, tmp_path, settings: dict[str, object], told: str) -> None:

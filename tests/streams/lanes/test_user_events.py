@@ -11,7 +11,7 @@ from local.stack.valkey import ValkeyServer
 from schemas.codec import Codec
 from store.erasure_watermarks import Erasures, digest
 from store.histories import HistoryStore
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 from streams.lanes.user_events import UserEventsLane
 from streams.resources import Context
 from streams.settings import Settings
@@ -51,7 +51,8 @@ class Flow:
     def committed(self) -> int:
         group = f"{self.settings.topic_prefix}freshet-user-events"
         offsets = [
-            committed(self.settings.kafka, group, self.topics.user_events, p) for p in range(self.settings.partitions)
+            committed(self.settings.kafka.servers, group, self.topics.user_events, p)
+            for p in range(self.settings.kafka.partitions)
         ]
         return sum(offset or 0 for offset in offsets)
 
@@ -99,7 +100,7 @@ async def test_events_become_histories_and_due_users(flow):
     await f.lane()
     await until(f.done, "the commit")
     assert f.items("u3") == [f"i{n}" for n in range(103, 200, 20)]
-    assert DueUsers(f.client, "v1").size() == 20
+    assert RefreshQueue(f.client, "v1").size() == 20
 
 
 async def test_each_kind_of_poison_is_a_dead_letter_and_the_rest_of_its_batch_is_kept(flow):
@@ -124,14 +125,16 @@ async def test_each_kind_of_poison_is_a_dead_letter_and_the_rest_of_its_batch_is
     await f.lane()
     await until(f.done, "the commit")
     assert f.items("u") == [f"i{n}" for n in range(len(records))]
-    letters = [
+    dead_letters = [
         CODEC.decode(DeadLetter, record.value)
-        for record in read_all(f.settings.kafka, f.topics.dead_letters(f.topics.user_events))
+        for record in read_all(f.settings.kafka.servers, f.topics.dead_letters(f.topics.user_events))
     ]
-    assert {letter.reason: (letter.key, letter.value) for letter in letters[:-2]} == poison
-    assert [(letter.reason, letter.value) for letter in letters[-2:]] == [("key_mismatch", None)] * 2
-    assert {letter.stage for letter in letters} == {"user-events/decode", "user-events/validate"}
-    assert len(letters) == len(poison) + 2
+    assert {dead_letter.reason: (dead_letter.key, dead_letter.value) for dead_letter in dead_letters[:-2]} == poison
+    assert [(dead_letter.reason, dead_letter.value) for dead_letter in dead_letters[-2:]] == [
+        ("key_mismatch", None)
+    ] * 2
+    assert {dead_letter.stage for dead_letter in dead_letters} == {"user-events/decode", "user-events/validate"}
+    assert len(dead_letters) == len(poison) + 2
 
 
 async def test_a_null_value_erases_what_came_before_it_and_nothing_else(flow):
@@ -144,14 +147,14 @@ async def test_a_null_value_erases_what_came_before_it_and_nothing_else(flow):
     await until(f.done, "the commit")
     assert f.items("a") == ["new"]
     assert f.items("b") == ["kept"]
-    deletions = read_all(f.settings.kafka, f.topics.user_features)
+    deletions = read_all(f.settings.kafka.servers, f.topics.user_features)
     assert [(record.key, record.value) for record in deletions] == [(b"a", None), (b"never seen", None)]
     # The lane's clock stands at NOW: a moment to come counts as now, and whoever erases can not erase the future.
     assert {record.timestamp for record in deletions} == {NOW}
-    kept = [CODEC.decode(Erasure, record.value) for record in read_all(f.settings.kafka, f.topics.erasures)]
+    kept = [CODEC.decode(Erasure, record.value) for record in read_all(f.settings.kafka.servers, f.topics.erasures)]
     assert sorted(kept, key=str) == sorted((Erasure(digest(user), NOW) for user in ("a", "never seen")), key=str)
-    assert Erasures(f.client).moments(["a", "b", "never seen"]) == [NOW, 0, NOW]
-    assert Erasures(f.client).owed() == {"a": NOW, "never seen": NOW}
+    assert Erasures(f.client).timestamps(["a", "b", "never seen"]) == [NOW, 0, NOW]
+    assert Erasures(f.client).pending() == {"a": NOW, "never seen": NOW}
 
 
 async def test_a_crash_between_write_and_commit_doubles_nothing(flow, monkeypatch):
@@ -201,7 +204,7 @@ async def test_redis_that_goes_away_and_comes_back_mid_stream_loses_nothing(flow
         f.send(*sent[2_000:])
         await until(f.done, "the commit", timeout_s=60)
         assert whole(f, 3_000)
-        assert read_all(f.settings.kafka, f.topics.dead_letters(f.topics.user_events)) == []
+        assert read_all(f.settings.kafka.servers, f.topics.dead_letters(f.topics.user_events)) == []
         await f.close()
     finally:
         server.stop()

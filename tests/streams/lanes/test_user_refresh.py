@@ -17,7 +17,7 @@ from models.encoder.aligner import LinearAligner
 from models.reasoner.checkpoint import ALIGNER, save
 from schemas.codec import Codec
 from store.feature_writer import Deletion, FeatureWriter
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
 from store.refresh_queue import RefreshPolicy
 from streams.errors import DeliveryFailed
 from streams.lanes.user_refresh import UserRefreshLane
@@ -49,7 +49,6 @@ def make_context(valkey: str, broker: FakeBroker, tmp_path, **settings: object) 
         "home": tmp_path,
         "refresh_interval_s": 0,
         "dims": 8,
-        "refresh_poll_s": 0.02,
         **settings,
     }
     context = Context(Settings.load({}, **wanted))
@@ -78,7 +77,7 @@ def write_items(client: redis.Redis, ids: Sequence[str], seed: int = 0) -> np.nd
 
 def write_events(client: redis.Redis, user: str, items: Sequence[str], at: int = NOW_MS) -> None:
     events = [HistoryEvent(user, one, "view", at + n, offset=at + n) for n, one in enumerate(items)]
-    HistoryStore(client, policy=RefreshPolicy(interval_s=0)).append(HistoryBatch.of(events), DueVersions(["v1"]))
+    HistoryStore(client, policy=RefreshPolicy(interval_s=0)).append(HistoryBatch.of(events), QueuedVersions(["v1"]))
 
 
 def published(broker: FakeBroker) -> list[UserFeatures]:
@@ -89,7 +88,7 @@ ITEMS = [f"i{n}" for n in range(8)]
 
 
 async def test_due_users_get_features_under_their_id(client: redis.Redis, context: Context, broker: FakeBroker) -> None:
-    """Catches features without behaviours, vectors or the event time that freshness counts from."""
+    """Catches features without behaviors, vectors or the event time that freshness counts from."""
     write_items(client, ITEMS)
     for n in range(6):
         write_events(client, f"u{n}", ["i0", "i1", "i2"][: 2 + n % 2])
@@ -155,7 +154,7 @@ async def test_a_dead_workers_users_come_back(client: redis.Redis, valkey: str, 
     write_items(client, ITEMS)
     write_events(client, "u", ["i0", "i1"])
     dead = make_context(valkey, broker, tmp_path, lease_s=1)
-    assert len(UserRefreshLane(dead)._due.claim(10, 1)) == 1  # and then nothing more is heard of it
+    assert len(UserRefreshLane(dead)._due.lease(10, 1)) == 1  # and then nothing more is heard of it
     lane = UserRefreshLane(dead)
     assert await lane.refresh_once() == 0
     await asyncio.sleep(1.1)

@@ -18,7 +18,7 @@ from streams.lanes import LANES
 from streams.resources import Context
 from streams.settings import Settings
 from streams.worker.components import components, worker_name
-from streams.worker.membership import Registration
+from streams.worker.membership import Membership
 from tests.support.fakes_encoder import FakeEncoder
 from tests.support.fakes_llm import FakeLlm
 
@@ -68,7 +68,7 @@ def pinned(client: redis.Redis, version: str = "v1") -> dict[str, str]:
 async def test_a_worker_with_all_lanes_pins_all_it_knows(client: redis.Redis, make: Make) -> None:
     """Catches a component that nobody compares, and a version that is not listed until it is activated."""
     context = make()
-    registration = Registration(ALL, context)
+    registration = Membership(ALL, context)
     await registration.start()
     assert pinned(client) == {
         "schema": components(["sink"], context)["schema"],
@@ -76,7 +76,7 @@ async def test_a_worker_with_all_lanes_pins_all_it_knows(client: redis.Redis, ma
         "dtype": "float16",
         "encoder": "fake@1",
         "aligner": LinearAligner.random(0, 32, 8).revision,
-        "prompts": context.recipe.fingerprint,
+        "prompts": context.distillation.fingerprint,
         "llm": FakeLlm().name,
         "reasoner": "block-diffusion",
     }
@@ -134,7 +134,7 @@ async def test_every_component_that_differs_refuses_the_worker(
     """Catches vectors of two models in one version, and a message that leaves the operator to guess."""
     Versions(client).create("v1", pins)
     with pytest.raises(VersionConflict) as caught:
-        await Registration(lanes, make()).start()
+        await Membership(lanes, make()).start()
     for word in [*named, "v1", "freshet versions create", "FRESHET_VERSION"]:
         assert word in str(caught.value)
     assert Versions(client).workers("v1") == []
@@ -146,7 +146,7 @@ async def test_another_version_takes_what_the_first_refuses(client: redis.Redis,
     """Catches a way out that is none."""
     Versions(client).create("v1", {"encoder": "mini@2"})
     Versions(client).activate("v1")
-    registration = Registration(["item-text"], make(version="v2"))
+    registration = Membership(["item-text"], make(version="v2"))
     await registration.start()
     assert pinned(client, "v2")["encoder"] == "fake@1"
     assert Versions(client).active() == "v1"
@@ -158,10 +158,10 @@ async def test_a_language_model_that_is_away_is_pinned_before_its_first_answer(c
     llm = AwayLlm()
     context = make()
     context.llm = llm
-    registration = Registration(["item-distill"], context)
+    registration = Membership(["item-distill"], context)
     await registration.start()
     assert "llm" not in pinned(client)
-    model = context.thrifty._distiller._llm  # type: ignore[attr-defined]
+    model = context.cached_distiller._distiller._llm  # type: ignore[attr-defined]
     with pytest.raises(LLMUnavailable):
         await model.complete([], schema={"type": "object"}, schema_name="x", max_tokens=1)
     llm.away = False
@@ -176,7 +176,7 @@ async def test_another_language_model_is_refused_when_it_comes_back(client: redi
     llm = AwayLlm()
     context = make()
     context.llm = llm
-    registration = Registration(["item-distill"], context)
+    registration = Membership(["item-distill"], context)
     await registration.start()
     llm.away = False
     with pytest.raises(VersionConflict, match="first-model"):
@@ -188,7 +188,7 @@ async def test_another_language_model_is_refused_when_it_comes_back(client: redi
 async def test_a_worker_fails_when_its_version_is_deleted(client: redis.Redis, make: Make) -> None:
     """Catches a worker that writes into a version while it goes."""
     Versions(client).activate("v0")
-    registration = Registration(["sink"], make(), beat_s=0.05)
+    registration = Membership(["sink"], make(), beat_s=0.05)
     await registration.start()
     Versions(client).retire("v1", force=True)
     assert isinstance(await asyncio.wait_for(registration.wait_failed(), 5), VersionRetiring)
@@ -198,7 +198,7 @@ async def test_a_worker_fails_when_its_version_is_deleted(client: redis.Redis, m
 
 async def test_a_worker_joins_anew_when_redis_has_lost_its_data(client: redis.Redis, make: Make) -> None:
     """Catches workers that end with an emptied Redis, or rankers that stay without an active version."""
-    registration = Registration(ALL, make(), beat_s=0.05)
+    registration = Membership(ALL, make(), beat_s=0.05)
     await registration.start()
     before = pinned(client)
     client.flushall()
@@ -213,7 +213,7 @@ async def test_a_worker_joins_anew_when_redis_has_lost_its_data(client: redis.Re
 
 async def test_signs_of_life_go_on(client: redis.Redis, make: Make) -> None:
     """Catches a worker that counts as dead after a minute, and whose version may then be deleted under it."""
-    registration = Registration(["sink"], make(), beat_s=0.05)
+    registration = Membership(["sink"], make(), beat_s=0.05)
     await registration.start()
     first = Versions(client).workers("v1")[0].seen_ms
     await asyncio.sleep(0.3)

@@ -35,7 +35,7 @@ def environment(kafka: str, valkey: str, topic_prefix: str, tmp_path: Path) -> d
         "FRESHET_REDIS": valkey,
         "FRESHET_TOPIC_PREFIX": topic_prefix,
         "FRESHET_HOME": str(tmp_path),
-        "FRESHET_LLM_CONCURRENCY": "4",
+        "FRESHET_LLM__CONCURRENCY": "4",
     }
 
 
@@ -55,7 +55,7 @@ def start(environment: dict[str, str], tmp_path: Path, *arguments: str) -> Child
 def features(settings: Settings, topics: Topics) -> dict[str, set[int]]:
     """Tiers published per item."""
     codec, found = Codec(), dict[str, set[int]]()
-    for record in read_all(settings.kafka, topics.item_features):
+    for record in read_all(settings.kafka.servers, topics.item_features):
         one = codec.decode(ItemFeatures, record.value or b"")
         found.setdefault(one.item_id, set()).add(one.tier)
     return found
@@ -76,7 +76,7 @@ async def test_a_worker_killed_in_the_middle_of_its_windows_loses_nothing(
     wanted = {item.item_id for n, item in enumerate(items) if n % 100}
 
     def known() -> int:
-        return len(read_all(settings.kafka, topics.item_knowledge))
+        return len(read_all(settings.kafka.servers, topics.item_knowledge))
 
     arguments = ("tests.support.lane_process", "item-text,item-distill")
     for kill_after in (20, 120):
@@ -89,11 +89,13 @@ async def test_a_worker_killed_in_the_middle_of_its_windows_loses_nothing(
     await until(
         lambda: {i for i, tiers in features(settings, topics).items() if tiers == both} == wanted, "both tiers", 120
     )
-    await until(lambda: len({r.offset for r in read_all(settings.kafka, f"{topics.items}.dlq")}) >= 4, "dead letters")
+    await until(
+        lambda: len({r.offset for r in read_all(settings.kafka.servers, f"{topics.items}.dlq")}) >= 4, "dead letters"
+    )
     os.kill(child.pid, signal.SIGTERM)
     assert await asyncio.to_thread(exit_code, child) == 0, (tmp_path / "worker.log").read_text()[-3000:]
-    letters = await asyncio.to_thread(read_all, settings.kafka, f"{topics.items}.dlq")
-    assert {record.key for record in letters} == {b"bad0", b"bad1", b"bad2", b"bad3"}
+    dead_letters = await asyncio.to_thread(read_all, settings.kafka.servers, f"{topics.items}.dlq")
+    assert {record.key for record in dead_letters} == {b"bad0", b"bad1", b"bad2", b"bad3"}
 
 
 def exit_code(child: ChildProcess, timeout_s: float = 30) -> int | None:
@@ -124,7 +126,7 @@ def test_a_worker_of_other_components_ends_and_says_which(environment: dict[str,
     """Catches vectors of two encoders in one version: the log names the component, both values and the way out."""
     settings = Settings.load(environment)
     make_topics(settings)
-    with redis.Redis.from_url(settings.redis) as client:
+    with redis.Redis.from_url(settings.redis.url) as client:
         Versions(client).create("v1", {"encoder": "mini@2"})
     child = start(environment, tmp_path, "tests.support.lane_process", "item-text,sink")
     assert exit_code(child, 60) == 1
@@ -140,7 +142,7 @@ async def test_a_version_is_deleted_under_its_worker_only_by_force_and_stays_del
     """Catches a worker that outlives its version, and features it writes behind the clean-up."""
     settings = Settings.load(environment)
     topics = await asyncio.to_thread(make_topics, settings)
-    with redis.Redis.from_url(settings.redis) as client:
+    with redis.Redis.from_url(settings.redis.url) as client:
         versions = Versions(client)
         versions.activate("v0")
         child = await asyncio.to_thread(start, environment, tmp_path, "tests.support.lane_process", "item-text,sink")
@@ -170,7 +172,7 @@ async def test_a_version_fills_beside_the_active_one_and_takes_over(
 ) -> None:
     """Catches real workers whose manifest is never whole, a shadow that gets half of the traffic, and an activation
     that is refused for ever or comes too early."""
-    environment = {**environment, "FRESHET_REFRESH_INTERVAL_S": "0", "FRESHET_REFRESH_POLL_S": "0.1"}
+    environment = {**environment, "FRESHET_REFRESH_INTERVAL_S": "0"}
     settings = Settings.load(environment)
     topics = await asyncio.to_thread(make_topics, settings)
     await asyncio.to_thread(make_topics, Settings.load({**environment, "FRESHET_VERSION": "v2"}))
@@ -199,7 +201,7 @@ async def test_a_version_fills_beside_the_active_one_and_takes_over(
     await until(lambda: versions("status", "v1").exit_code == 0, "v1", 60)
     early = await asyncio.to_thread(versions, "create", "v2")
     assert early.exit_code == 0, early.output
-    with redis.Redis.from_url(settings.redis) as client:
+    with redis.Redis.from_url(settings.redis.url) as client:
         await until(lambda: len(client.keys("f:v1:u:*")) == 20, "20 users in v1", 60)
         refused = await asyncio.to_thread(versions, "activate", "v2")
         assert refused.exit_code == 1
@@ -248,7 +250,7 @@ def test_an_unknown_lane_is_named(environment: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("FRESHET_LLM", ""), ("FRESHET_KAFKA", ""), ("FRESHET_LLM_CONCURRENCY", "zero")]
+    ("setting", "value"), [("FRESHET_LLM", ""), ("FRESHET_KAFKA", ""), ("FRESHET_LLM__CONCURRENCY", "zero")]
 )
 def test_a_wrong_setting_is_named(environment: dict[str, str], setting: str, value: str) -> None:
     """Catches a traceback, or a worker that starts and can never work."""

@@ -11,9 +11,9 @@ from torch.nn import functional
 from models.reasoner import checkpoint
 from models.reasoner.block_diffusion import BlockDiffusionReasoner
 from models.reasoner.catalogue import Catalogue
-from models.reasoner.sequences import EventColumns
+from models.reasoner.sequences import TrainingEvents
 from models.reasoner.training.loss import sampled_cross_entropy
-from models.reasoner.training.train import Progress, TrainingConfig, TrainingError, train_reasoner
+from models.reasoner.training.train import TrainingConfig, TrainingError, TrainingProgress, train_reasoner
 from tests.models.reasoner.reasoner_tools import DIMS, Told, names, told, unit_vectors
 
 ITEMS = 60
@@ -22,7 +22,7 @@ TINY = TrainingConfig(
 )
 
 
-def walks(users: int = 150, length: int = 10) -> EventColumns:
+def walks(users: int = 150, length: int = 10) -> TrainingEvents:
     """Everyone walks the items in order from a random start: the next item is certain."""
     rng = np.random.default_rng(0)
     events = [
@@ -31,7 +31,7 @@ def walks(users: int = 150, length: int = 10) -> EventColumns:
         for place in range(length)
     ]
     users_, items, times = zip(*events, strict=True)
-    return EventColumns(users_, items, np.array(times))
+    return TrainingEvents(users_, items, np.array(times))
 
 
 def catalogue(extra: int = 0) -> Catalogue:
@@ -43,7 +43,7 @@ def trained(out: Path, config: TrainingConfig = TINY, **options: object) -> chec
 
 
 def test_it_learns_what_can_be_learned(tmp_path: Path):
-    config = replace(TINY, steps=300, learning_rate=0.02, validate_every=0, neighbours=False)
+    config = replace(TINY, steps=300, learning_rate=0.02, validate_every=0, neighbors=False)
     made = trained(tmp_path / "c", config)
     assert made.metrics["hr10"] > 0.9
     assert made.metrics["popularity_hr10"] < 0.5
@@ -68,7 +68,7 @@ class Interrupted(Exception):
 
 
 def interrupted(at: int):
-    def progress(told: Progress) -> None:
+    def progress(told: TrainingProgress) -> None:
         if told.step == at:
             raise Interrupted
 
@@ -77,7 +77,7 @@ def interrupted(at: int):
 
 @pytest.mark.parametrize("at", [3, 4, 7])
 def test_a_resumed_run_ends_as_one_that_was_never_interrupted(tmp_path: Path, at: int):
-    """Catches an optimiser, a random generator or a place in the epoch that is not restored."""
+    """Catches an optimizer, a random generator or a place in the epoch that is not restored."""
     config = replace(TINY, steps=40, batch=64, validate_every=2, dropout=0.1)
     whole = trained(tmp_path / "whole", config)
     with pytest.raises(Interrupted):
@@ -112,7 +112,7 @@ def test_training_ends_early_with_the_best_weights(tmp_path: Path):
     """Catches patience that is not kept, and last weights sold as the best."""
     config = replace(TINY, steps=3_000, learning_rate=0.03, validate_every=5, patience=2, validation_share=0.2)
     rng = np.random.default_rng(0)
-    noise = EventColumns(
+    noise = TrainingEvents(
         [f"u{n % 40}" for n in range(800)], [f"i{n}" for n in rng.integers(ITEMS, size=800)], np.arange(800) * 1000
     )
     made = checkpoint.load(train_reasoner(noise, catalogue(), config, tmp_path / "c"))
@@ -125,12 +125,12 @@ def test_training_ends_early_with_the_best_weights(tmp_path: Path):
 
 def test_a_checkpoint_warm_starts_the_next(tmp_path: Path):
     """Catches ids mixed up when the catalogue grew and its order changed, and new items that begin at random."""
-    config = replace(TINY, steps=150, learning_rate=0.02, id_dropout=0.0, neighbours=False)
+    config = replace(TINY, steps=150, learning_rate=0.02, id_dropout=0.0, neighbors=False)
     first = trained(tmp_path / "first", config)
     shuffled = names(ITEMS + 3)[::-1]
     grown = Catalogue(shuffled, unit_vectors(ITEMS + 3)[::-1].copy())
     columns = walks()
-    more = EventColumns(
+    more = TrainingEvents(
         [*columns.user_ids, "new", "new"], [*columns.item_ids, "i60", "i61"], np.append(columns.event_times, [5, 6])
     )
     short = replace(config, steps=1, learning_rate=1e-9)
@@ -150,19 +150,19 @@ def test_a_warm_start_of_other_sizes_is_refused(tmp_path: Path):
         trained(tmp_path / "next", replace(TINY, width=32), warm_start=first)
 
 
-def test_the_network_weighs_beside_its_neighbours_what_validation_likes(tmp_path: Path):
+def test_the_network_weighs_beside_its_neighbors_what_validation_likes(tmp_path: Path):
     """Catches a weight that nobody uses, and one that is chosen where it was given."""
     config = replace(TINY, steps=150, learning_rate=0.02)
     chosen, given = trained(tmp_path / "a", config), trained(tmp_path / "b", replace(config, network_weight=0.5))
-    weighing = chosen.metrics["neighbours"]
+    weighing = chosen.metrics["neighbors"]
     assert weighing["network_weight"] == pytest.approx(float(chosen.network.score_weight))
     assert float(given.network.score_weight) == 0.5
-    assert chosen.neighbours is not None
-    assert chosen.neighbours.half_life == weighing["half_life"]
+    assert chosen.neighbors is not None
+    assert chosen.neighbors.half_life == weighing["half_life"]
     unasked = trained(tmp_path / "c", replace(config, validation_share=0.0))
     assert float(unasked.network.score_weight) == pytest.approx(0.2)
-    alone = trained(tmp_path / "d", replace(config, neighbours=False))
-    assert alone.neighbours is None
+    alone = trained(tmp_path / "d", replace(config, neighbors=False))
+    assert alone.neighbors is None
     assert float(alone.network.score_weight) == 1.0
 
 
@@ -180,7 +180,7 @@ def test_the_folder_holds_what_a_worker_needs(tmp_path: Path):
         "config.json",
         "item_ids.json",
         "metrics.json",
-        "neighbours.safetensors",
+        "neighbors.safetensors",
         "reasoner.safetensors",
     }
 
@@ -196,7 +196,7 @@ def test_the_item_cap_keeps_the_most_frequent_and_rare_ones_only_when_asked(tmp_
 
 
 def test_progress_rises_to_one_and_steps_are_counted(tmp_path: Path):
-    heard: list[Progress] = []
+    heard: list[TrainingProgress] = []
     made = trained(tmp_path / "c", progress=heard.append)
     assert [each.step for each in heard] == [*range(1, 9), 8]
     assert sorted(each.share for each in heard) == [each.share for each in heard]

@@ -19,7 +19,7 @@ from freshet.layout import Keys
 from freshet.records import DeadLetter, Header, Item
 from schemas.codec import Codec
 from streams.jobs.dead_letters import rewrite as rewriting
-from streams.jobs.dead_letters.read import Filter, Letter, Position, letter_ranges, read_letters
+from streams.jobs.dead_letters.read import Filter, Position, StoredDeadLetter, dead_letter_ranges, read_dead_letters
 from streams.jobs.dead_letters.rewrite import Busy, drop
 from streams.kafka.topics import Topics
 from streams.settings import Settings
@@ -43,7 +43,7 @@ def client(valkey: str) -> Any:
         yield client
 
 
-def letter(settings: Settings, n: int, **changes: Any) -> DeadLetter:
+def dead_letter(settings: Settings, n: int, **changes: Any) -> DeadLetter:
     items = Topics(settings).items
     wanted = {
         "topic": items, "partition": n % 2, "offset": n, "timestamp": NOW + n, "key": b"k%d" % n,
@@ -54,14 +54,14 @@ def letter(settings: Settings, n: int, **changes: Any) -> DeadLetter:
     return DeadLetter(**{**wanted, **changes})
 
 
-def write(settings: Settings, letters: Sequence[DeadLetter]) -> str:
+def write(settings: Settings, dead_letters: Sequence[DeadLetter]) -> str:
     topic = Topics.dead_letters(Topics(settings).items)
-    send_all(settings, topic, [(one.key, CODEC.encode(one)) for one in letters])
+    send_all(settings, topic, [(one.key, CODEC.encode(one)) for one in dead_letters])
     return topic
 
 
-def there(settings: Settings, topic: str) -> list[Letter]:
-    return list(read_letters(settings, CODEC, letter_ranges(settings, topic)))
+def there(settings: Settings, topic: str) -> list[StoredDeadLetter]:
+    return list(read_dead_letters(settings, CODEC, dead_letter_ranges(settings, topic)))
 
 
 def offsets(settings: Settings, topic: str) -> list[int]:
@@ -70,8 +70,8 @@ def offsets(settings: Settings, topic: str) -> list[int]:
 
 def run(settings: Settings, *arguments: str) -> Result:
     environment = {
-        "FRESHET_KAFKA": settings.kafka,
-        "FRESHET_REDIS": settings.redis,
+        "FRESHET_KAFKA": settings.kafka.servers,
+        "FRESHET_REDIS": settings.redis.url,
         "FRESHET_TOPIC_PREFIX": settings.topic_prefix,
         "FRESHET_PARTITIONS": "2",
     }
@@ -88,8 +88,8 @@ def answer(settings: Settings, *arguments: str) -> dict[str, Any]:
 def test_a_rewrite_removes_what_was_chosen_and_keeps_the_rest_byte_by_byte(
     settings: Settings, client: redis.Redis
 ) -> None:
-    """Catches a letter lost, changed or made younger by its neighbours' removal, and one that stays."""
-    topic = write(settings, [letter(settings, n) for n in range(40)])
+    """Catches a letter lost, changed or made younger by its neighbors' removal, and one that stays."""
+    topic = write(settings, [dead_letter(settings, n) for n in range(40)])
     send_all(settings, topic, [(b"odd", b"no dead letter"), (None, None)])
     before = {one.position: one.record for one in there(settings, topic)}
     gone = drop(settings, client, CODEC, topic, lambda one: one.position.offset % 5 == 0 and one.content is not None)
@@ -112,7 +112,7 @@ def test_a_rewrite_that_dies_before_it_deletes_loses_nothing(
     settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches records deleted before their copies are safe; the copies must count as the same letters."""
-    topic = write(settings, [letter(settings, n) for n in range(20)])
+    topic = write(settings, [dead_letter(settings, n) for n in range(20)])
 
     def die(*_: Any) -> None:
         raise RuntimeError("killed here")
@@ -132,7 +132,7 @@ def test_two_rewriters_do_not_work_on_one_topic_at_once(
     settings: Settings, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches letters of an erased user that another purge's copies bring back."""
-    topic = write(settings, [letter(settings, 0)])
+    topic = write(settings, [dead_letter(settings, 0)])
     monkeypatch.setattr(rewriting, "_WAIT_S", 0.1)
     with client.lock(Keys("f").rewriting(topic), timeout=30), pytest.raises(Busy, match="try again"):
         drop(settings, client, CODEC, topic, lambda _: True)
@@ -141,15 +141,17 @@ def test_two_rewriters_do_not_work_on_one_topic_at_once(
 
 def test_everything_chosen_needs_no_copy(settings: Settings, client: redis.Redis) -> None:
     """Catches a purge of a full topic that first writes it all again."""
-    topic = write(settings, [letter(settings, n) for n in range(10)])
+    topic = write(settings, [dead_letter(settings, n) for n in range(10)])
     assert drop(settings, client, CODEC, topic, lambda _: True) == rewriting.Dropped(10, 0)
     assert there(settings, topic) == []
 
 
 def test_letters_are_counted_and_chosen(settings: Settings) -> None:
     """Catches a filter that lets everything through, one that lets nothing through, and a letter counted twice."""
-    more = [letter(settings, n, reason="empty_title", stage="item-distill/read", exception="X") for n in range(30, 33)]
-    write(settings, [*(letter(settings, n) for n in range(10)), letter(settings, 3), *more])
+    more = [
+        dead_letter(settings, n, reason="empty_title", stage="item-distill/read", exception="X") for n in range(30, 33)
+    ]
+    write(settings, [*(dead_letter(settings, n) for n in range(10)), dead_letter(settings, 3), *more])
     found = answer(settings, "list")
     assert [(row["reason"], row["letters"]) for row in found["groups"]] == [("bad_framing", 10), ("empty_title", 3)]
     assert found["groups"][0]["first_ms"] == NOW
@@ -168,7 +170,10 @@ def test_letters_are_counted_and_chosen(settings: Settings) -> None:
 def test_a_letter_is_shown_whole_and_harmless(settings: Settings) -> None:
     """Catches a seller's escape codes that reach the operator's terminal, and a value nobody can look at."""
     item = Item("i1", NOW, "red \x1b[31m tea\x00", price=float("nan"))
-    write(settings, [letter(settings, 5, value=CODEC.encode(item), key=b"i1", reason="bad_number", message="\x1b[2J")])
+    write(
+        settings,
+        [dead_letter(settings, 5, value=CODEC.encode(item), key=b"i1", reason="bad_number", message="\x1b[2J")],
+    )
     position = f"{Topics(settings).items}/1/5"
     shown = run(settings, "show", position)
     assert shown.exit_code == 0, shown.output
@@ -185,17 +190,19 @@ def test_a_letter_is_shown_whole_and_harmless(settings: Settings) -> None:
 
 def test_nothing_happens_without_execute(settings: Settings) -> None:
     """Catches a dry run that sends or removes, and a purge of everything by a slip."""
-    topic = write(settings, [letter(settings, n) for n in range(6)])
+    topic = write(settings, [dead_letter(settings, n) for n in range(6)])
     assert "6 records would be sent again" in run(settings, "replay").stdout
     assert "2 records would be removed" in run(settings, "purge", "--from", str(NOW + 4_000)).stdout
     assert run(settings, "purge", "--execute").exit_code == 2
-    assert read_all(settings.kafka, Topics(settings).items) == []
+    assert read_all(settings.kafka.servers, Topics(settings).items) == []
     assert len(there(settings, topic)) == 6
 
 
 def test_purge_removes_what_was_chosen(settings: Settings) -> None:
     """Catches a purge that takes too much."""
-    topic = write(settings, [letter(settings, n, reason="bad_time" if n < 4 else "bad_framing") for n in range(10)])
+    topic = write(
+        settings, [dead_letter(settings, n, reason="bad_time" if n < 4 else "bad_framing") for n in range(10)]
+    )
     assert answer(settings, "purge", "--reason", "bad_time", "--execute") == {"removed": 4, "execute": True}
     assert offsets(settings, topic) == [4, 5, 6, 7, 8, 9]
     assert answer(settings, "purge", "--all", "--execute")["removed"] == 6
@@ -204,13 +211,17 @@ def test_purge_removes_what_was_chosen(settings: Settings) -> None:
 
 def test_replay_sends_the_untouched_record_once_and_removes_its_letters(settings: Settings) -> None:
     """Catches a record sent twice because two lanes refused it, bytes or time changed, and a letter left behind."""
-    both = [letter(settings, 1), letter(settings, 1, stage="item-distill/read"), letter(settings, 2, attempt=3)]
-    topic = write(settings, [*both, letter(settings, 4, value=None)])
+    both = [
+        dead_letter(settings, 1),
+        dead_letter(settings, 1, stage="item-distill/read"),
+        dead_letter(settings, 2, attempt=3),
+    ]
+    topic = write(settings, [*both, dead_letter(settings, 4, value=None)])
     done = answer(settings, "replay", "--key", "k1", "--key", "k1", "--execute")
     assert done == {"sent": 1, "removed": 2, "execute": True}
     assert answer(settings, "replay", "--keep", "--execute", "items")["sent"] == 2
     assert offsets(settings, topic) == [2, 4]
-    records = {one.key: one for one in read_all(settings.kafka, Topics(settings).items)}
+    records = {one.key: one for one in read_all(settings.kafka.servers, Topics(settings).items)}
     assert records.keys() == {b"k1", b"k2", b"k4"}
     assert (records[b"k1"].value, records[b"k1"].timestamp) == (b"\xff1", NOW + 1)
     assert records[b"k4"].value is None
@@ -228,12 +239,12 @@ async def test_an_older_record_sent_again_does_not_win_and_a_broken_one_comes_ba
     old, new = Item("i1", NOW, "old tea"), Item("i1", NOW + 5_000, "new tea")
     await asyncio.to_thread(send_all, settings, topics.items, [(b"i1", CODEC.encode(new))])
     topic = await asyncio.to_thread(
-        write, settings, [letter(settings, 0, key=b"i1", value=CODEC.encode(old)), letter(settings, 2)]
+        write, settings, [dead_letter(settings, 0, key=b"i1", value=CODEC.encode(old)), dead_letter(settings, 2)]
     )
     async with running(settings, "item-text", "sink"):
         done = await asyncio.to_thread(answer, settings, "replay", "--execute")
         assert done == {"sent": 2, "removed": 2, "execute": True}
-        await until(lambda: len(read_all(settings.kafka, topics.item_features)) == 2, "both vectors", 40)
+        await until(lambda: len(read_all(settings.kafka.servers, topics.item_features)) == 2, "both vectors", 40)
         await until(lambda: len(there(settings, topic)) == 1, "the broken one's letter")
         key = Keys("f").item("v1", "i1")
         await until(lambda: client.get(key) is not None, "the vector in Redis")

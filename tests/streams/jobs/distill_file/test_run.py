@@ -14,7 +14,7 @@ from models.llm.client import LLMForbidden, LLMUnavailable
 from processors.items.distiller import InvalidKnowledge
 from processors.items.item_text import digest, used_fields
 from schemas.knowledge_file import KnowledgeFile
-from streams.jobs.distill_file.run import OfflineRun, Tally, chosen
+from streams.jobs.distill_file.run import DistillCounts, OfflineRun, chosen
 from tests.support.fakes import NOW_MS, FakeClock
 
 ITEMS = [Item(f"i{n}", NOW_MS, f"Thing number{n} model{n}x") for n in range(6)]
@@ -23,8 +23,8 @@ ITEMS = [Item(f"i{n}", NOW_MS, f"Thing number{n} model{n}x") for n in range(6)]
 class FakeDistiller:
     """Answers at once, unless `behave` raises; `asked` are the titles."""
 
-    def __init__(self, recipe: str = "r1") -> None:
-        self.recipe = recipe
+    def __init__(self, distillation: str = "r1") -> None:
+        self.distillation = distillation
         self.asked: list[str] = []
         self.under_way = self.most_under_way = 0
         self.behave: Callable[[Item], None] = lambda item: None
@@ -34,7 +34,7 @@ class FakeDistiller:
         """Its name is known."""
 
     def fingerprint(self, item: Item) -> str:
-        return digest(used_fields(item), self.recipe)
+        return digest(used_fields(item), self.distillation)
 
     async def distill(self, item: Item, *, source_partition: int = -1, source_offset: int = -1) -> ItemKnowledge:
         self.asked.append(item.title)
@@ -53,9 +53,9 @@ class Watcher:
 
     def __init__(self) -> None:
         self.causes: list[str] = []
-        self.tallies: list[Tally] = []
+        self.tallies: list[DistillCounts] = []
 
-    def item(self, tally: Tally) -> None:
+    def item(self, tally: DistillCounts) -> None:
         self.tallies.append(dataclasses.replace(tally))
 
     def waiting(self, cause: str) -> None:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ from freshet.records import DeadLetter, ItemFeatures, ItemTier, UserEvent, UserF
 from schemas.codec import Codec
 from store.erasure_watermarks import Erasures, digest
 from store.feature_writer import FeatureWriter
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
-from store.refresh_queue import DueUsers
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
+from store.refresh_queue import RefreshQueue
 from store.versions import Versions
-from streams.jobs.dead_letters.read import letter_ranges, read_letters
+from streams.jobs.dead_letters.read import dead_letter_ranges, read_dead_letters
 from streams.jobs.erasure.dead_letters import names_user, sweep_owed
 from streams.kafka.topics import Topics
 from streams.lanes.user_refresh import UserRefreshLane
@@ -45,7 +44,7 @@ USER, OTHER = "user-to-erase", "user-to-keep"
 def settings(kafka: str, valkey: str, topic_prefix: str) -> Settings:
     made = Settings.load({}, kafka=kafka, redis=valkey, topic_prefix=topic_prefix, partitions=2, dims=8)
     make_topics(made)
-    make_topics(replace(made, version="v2"))
+    make_topics(made.replace(version="v2"))
     return made
 
 
@@ -58,10 +57,10 @@ def client(valkey: str) -> Iterator[redis.Redis]:
 def run(settings: Settings, *arguments: str, code: int = 0) -> dict[str, Any]:
     environment = {
         **os.environ,
-        "FRESHET_KAFKA": settings.kafka,
-        "FRESHET_REDIS": settings.redis,
+        "FRESHET_KAFKA": settings.kafka.servers,
+        "FRESHET_REDIS": settings.redis.url,
         "FRESHET_TOPIC_PREFIX": settings.topic_prefix,
-        "FRESHET_DIMS": "8",
+        "FRESHET_VECTORS__DIMS": "8",
     }
     command = [sys.executable, "-m", "cli", "erase", *arguments, "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -71,15 +70,15 @@ def run(settings: Settings, *arguments: str, code: int = 0) -> dict[str, Any]:
     return answer
 
 
-def event(user: str, n: int = 0, moment: int = NOW) -> tuple[bytes, bytes]:
-    return user.encode(), CODEC.encode(UserEvent(user, f"i{n}", "view", moment + n, f"e{user}{n}"))
+def event(user: str, n: int = 0, timestamp: int = NOW) -> tuple[bytes, bytes]:
+    return user.encode(), CODEC.encode(UserEvent(user, f"i{n}", "view", timestamp + n, f"e{user}{n}"))
 
 
 def features(user: str, version: str) -> UserFeatures:
     return UserFeatures(user, version, UserTier.FALLBACK, NOW + 2, NOW, 8, bytes(16), bytes(16))
 
 
-def letter(n: int, key: bytes | None, value: bytes | None, topic: str) -> tuple[bytes | None, bytes]:
+def dead_letter(n: int, key: bytes | None, value: bytes | None, topic: str) -> tuple[bytes | None, bytes]:
     one = DeadLetter(topic, 0, n, NOW, key, value, (), "bad_framing", "user-events/decode", 1, "", "", "", NOW)
     return key, CODEC.encode(one)
 
@@ -90,32 +89,34 @@ def fill(settings: Settings, client: redis.Redis) -> list[int]:
         Versions(client).create(version)
         FeatureWriter(client).put_users([features(USER, version), features(OTHER, version)])
     events = [HistoryEvent(user, f"i{n}", "view", NOW + n, f"e{n}") for user in (USER, OTHER) for n in range(3)]
-    HistoryStore(client).append(HistoryBatch.of(events), DueVersions(["v1", "v2"]))
+    HistoryStore(client).append(HistoryBatch.of(events), QueuedVersions(["v1", "v2"]))
     topic = Topics(settings).user_events
     mine, theirs = event(USER)[1], event(OTHER)[1]
-    letters = [
-        letter(0, USER.encode(), b"broken", topic),
-        letter(1, OTHER.encode(), mine, topic),  # under another's key: a mismatch is why it is here
-        letter(2, None, b"\x00" + USER.encode() + b"\x01", topic),
-        letter(3, OTHER.encode(), b"broken", topic),
-        letter(4, OTHER.encode(), theirs, topic),
-        letter(5, None, b"nobody", topic),
+    dead_letters = [
+        dead_letter(0, USER.encode(), b"broken", topic),
+        dead_letter(1, OTHER.encode(), mine, topic),  # under another's key: a mismatch is why it is here
+        dead_letter(2, None, b"\x00" + USER.encode() + b"\x01", topic),
+        dead_letter(3, OTHER.encode(), b"broken", topic),
+        dead_letter(4, OTHER.encode(), theirs, topic),
+        dead_letter(5, None, b"nobody", topic),
     ]
-    send_all(settings, Topics.dead_letters(topic), letters)
+    send_all(settings, Topics.dead_letters(topic), dead_letters)
     others = Topics(settings, "v2").user_features
-    send_all(settings, Topics.dead_letters(others), [letter(0, USER.encode(), b"broken", others)])
+    send_all(settings, Topics.dead_letters(others), [dead_letter(0, USER.encode(), b"broken", others)])
     return [0, 1, 2]
 
 
 def positions(settings: Settings) -> list[int]:
     topic = Topics.dead_letters(Topics(settings).user_events)
-    return sorted(one.position.offset for one in read_letters(settings, CODEC, letter_ranges(settings, topic)))
+    return sorted(
+        one.position.offset for one in read_dead_letters(settings, CODEC, dead_letter_ranges(settings, topic))
+    )
 
 
 def test_a_user_is_gone_everywhere_and_the_receipt_says_so(
     settings: Settings, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """Catches anything of a user left behind in any version, set or letter, or of a neighbour taken along."""
+    """Catches anything of a user left behind in any version, set or letter, or of a neighbor taken along."""
     named = fill(settings, client)
     known = run(settings, USER)
     assert known == {"execute": False, "users": {USER: {"events": 3, "features": ["v1", "v2"]}}}
@@ -139,12 +140,12 @@ def test_a_user_is_gone_everywhere_and_the_receipt_says_so(
         assert header.deleted
         for key in (KEYS.due(version), KEYS.waiting(version), KEYS.leased(version), KEYS.refreshed(version)):
             assert client.zscore(key, USER) is None
-        deletions = read_all(settings.kafka, Topics(settings, version).user_features)
+        deletions = read_all(settings.kafka.servers, Topics(settings, version).user_features)
         assert [(one.key, one.value) for one in deletions] == [(USER.encode(), None)]
     assert positions(settings) == [3, 4, 5]
-    assert Erasures(client).moments([USER, OTHER]) == [receipt["erased_ms"], 0]
-    assert Erasures(client).owed() == {}
-    [null] = read_all(settings.kafka, Topics(settings).user_events)
+    assert Erasures(client).timestamps([USER, OTHER]) == [receipt["erased_ms"], 0]
+    assert Erasures(client).pending() == {}
+    [null] = read_all(settings.kafka.servers, Topics(settings).user_events)
     assert (null.key, null.value, null.timestamp) == (USER.encode(), None, receipt["erased_ms"])
     left = [key for key in client.scan_iter("*") if USER.encode() in key]
     assert left == [KEYS.user(version, USER).encode() for version in ("v2", "v1")] or len(left) == 2
@@ -176,16 +177,16 @@ async def test_nothing_brings_an_erased_user_back(settings: Settings, client: re
         await asyncio.to_thread(send_all, settings, topics.user_events, dump)
         await until(lambda: client.zcard(KEYS.history(OTHER)) == 2, "what came after the dump")
         assert not client.exists(KEYS.history(USER))
-        assert Erasures(client).owed().keys() == {USER}
+        assert Erasures(client).pending().keys() == {USER}
 
         context = Context(settings)
         assert await asyncio.to_thread(sweep_owed, context) == 1
-        assert Erasures(client).owed() == {}
+        assert Erasures(client).pending() == {}
         await context.close()
     client.flushall()
     environment = {
-        **os.environ, "FRESHET_KAFKA": settings.kafka, "FRESHET_REDIS": settings.redis,
-        "FRESHET_TOPIC_PREFIX": settings.topic_prefix, "FRESHET_DIMS": "8",
+        **os.environ, "FRESHET_KAFKA": settings.kafka.servers, "FRESHET_REDIS": settings.redis.url,
+        "FRESHET_TOPIC_PREFIX": settings.topic_prefix, "FRESHET_VECTORS__DIMS": "8",
     }  # fmt: skip
     for more in ([], ["--verify"]):
         command = [sys.executable, "-m", "cli", "rebuild", *more]
@@ -197,13 +198,13 @@ async def test_nothing_brings_an_erased_user_back(settings: Settings, client: re
         assert done.returncode == 0, done.stdout + done.stderr
     assert not client.exists(KEYS.history(USER))
     assert client.zcard(KEYS.history(OTHER)) == 2
-    [moment] = Erasures(client).moments([USER])
-    assert moment > NOW
+    [timestamp] = Erasures(client).timestamps([USER])
+    assert timestamp > NOW
     async with running(settings, "user-events"):
-        again = [event(USER, 9), event(USER, 0, moment + 1), event(OTHER, 6, late)]
+        again = [event(USER, 9), event(USER, 0, timestamp + 1), event(OTHER, 6, late)]
         await asyncio.to_thread(send_all, settings, topics.user_events, again)
         await until(lambda: client.zcard(KEYS.history(OTHER)) == 3, "the last event")
-    assert HistoryStore(client).load([USER])[0].event_times == (moment + 1,), "who comes back is a new user"
+    assert HistoryStore(client).load([USER])[0].event_times == (timestamp + 1,), "who comes back is a new user"
 
 
 async def test_a_refresh_under_way_publishes_nobody_who_was_erased_meanwhile(
@@ -215,7 +216,7 @@ async def test_a_refresh_under_way_publishes_nobody_who_was_erased_meanwhile(
     FeatureWriter(client).put_items(items)
     users = [USER, OTHER, "user-erased-late"]
     events = [HistoryEvent(user, f"i{n}", "view", NOW + n, f"e{n}") for user in users for n in range(3)]
-    HistoryStore(client).append(HistoryBatch.of(events), DueVersions(["v1"]))
+    HistoryStore(client).append(HistoryBatch.of(events), QueuedVersions(["v1"]))
     context = Context(settings)
     lane = UserRefreshLane(context)
     await asyncio.to_thread(lane._reasoner.refresher)
@@ -223,33 +224,33 @@ async def test_a_refresh_under_way_publishes_nobody_who_was_erased_meanwhile(
 
     def erased_while_inferring(histories: Any) -> Any:
         made = infer(histories)
-        HistoryStore(client).erase({USER: NOW + 100}, DueVersions(["v1"]))
+        HistoryStore(client).erase({USER: NOW + 100}, QueuedVersions(["v1"]))
         return made
 
     async def erased_while_publishing(made: Any) -> None:
-        HistoryStore(client).erase({"user-erased-late": NOW + 100}, DueVersions(["v1"]))
+        HistoryStore(client).erase({"user-erased-late": NOW + 100}, QueuedVersions(["v1"]))
         await publish(made)
 
     monkeypatch.setattr(lane, "_infer", erased_while_inferring)
     monkeypatch.setattr(lane, "_publish", erased_while_publishing)
     assert await lane.refresh_once() == 3
     await context.close()
-    records = await asyncio.to_thread(read_all, settings.kafka, Topics(settings).user_features)
+    records = await asyncio.to_thread(read_all, settings.kafka.servers, Topics(settings).user_features)
     last = {record.key: record.value for record in records}
     assert last.keys() == {OTHER.encode(), b"user-erased-late"}
     assert last[b"user-erased-late"] is None
     assert last[OTHER.encode()] is not None
-    assert DueUsers(client, "v1").size() == 0
+    assert RefreshQueue(client, "v1").size() == 0
 
 
 def test_letters_of_others_are_not_taken_for_a_short_id() -> None:
     """Catches a user called 7 whose erasure takes every letter with a 7 in it."""
-    from streams.jobs.dead_letters.read import Letter
+    from streams.jobs.dead_letters.read import StoredDeadLetter
     from streams.kafka.record import SourceRecord
 
-    def about(key: bytes | None, value: bytes | None, moment: int = NOW) -> Letter:
-        one = DeadLetter("user-events", 0, 1, moment, key, value, (), "r", "s", 1, "", "", "", NOW)
-        return Letter(SourceRecord("user-events.dlq", 0, 0, NOW, key, b""), one)
+    def about(key: bytes | None, value: bytes | None, timestamp: int = NOW) -> StoredDeadLetter:
+        one = DeadLetter("user-events", 0, 1, timestamp, key, value, (), "r", "s", 1, "", "", "", NOW)
+        return StoredDeadLetter(SourceRecord("user-events.dlq", 0, 0, NOW, key, b""), one)
 
     which = names_user(CODEC, Topics(Settings.load({})), {"7": NOW, USER: NOW})
     assert which(about(b"7", b"x"))

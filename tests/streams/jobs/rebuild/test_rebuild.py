@@ -19,8 +19,8 @@ from freshet.layout import Keys
 from freshet.records import Item, ItemFeatures, ItemTier, UserEvent
 from schemas.codec import Codec
 from store.feature_writer import FeatureWriter
-from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
-from store.refresh_queue import DueUsers
+from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
+from store.refresh_queue import RefreshQueue
 from store.versions import Versions
 from streams.kafka.topics import Topics
 from streams.settings import Settings
@@ -46,8 +46,8 @@ def run(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]
         **os.environ,
         "FRESHET_HOME": "/nowhere",
         "FRESHET_LLM": "http://127.0.0.1:9/v1",
-        "FRESHET_KAFKA": settings.kafka,
-        "FRESHET_REDIS": settings.redis,
+        "FRESHET_KAFKA": settings.kafka.servers,
+        "FRESHET_REDIS": settings.redis.url,
         "FRESHET_TOPIC_PREFIX": settings.topic_prefix,
         "FRESHET_HISTORY_LENGTH": "5",
     }
@@ -74,7 +74,7 @@ async def filled(kafka: str, valkey: str, topic_prefix: str, client: redis.Redis
     with FakeLlmServer() as llm:
         settings = Settings.load(
             {}, kafka=kafka, redis=valkey, topic_prefix=topic_prefix, llm=llm.url, partitions=2, history_length=5,
-            refresh_interval_s=0.2, refresh_poll_s=0.05,
+            refresh_interval_s=0.2,
         )  # fmt: skip
         topics = await asyncio.to_thread(make_topics, settings)
         items: list[tuple[bytes | None, bytes | None]] = [
@@ -90,7 +90,7 @@ async def filled(kafka: str, valkey: str, topic_prefix: str, client: redis.Redis
         async with running(settings, "item-text", "item-distill", "user-events", "user-refresh", "sink"):
             await until(lambda: client.zcard(KEYS.items("v1")) == ITEMS - 1, "the items", 60)
             await asyncio.to_thread(send_all, settings, topics.user_events, events)
-            due = DueUsers(client, "v1")
+            due = RefreshQueue(client, "v1")
             await until(lambda: acknowledged(settings, len(items)) or True, "the commit")
             await until(lambda: knowledge_keys(client) == ITEMS, "the knowledge", 60)
             await until(lambda: user_keys(client) >= USERS and due.size() + due.leased() == 0, "the users", 60)
@@ -126,8 +126,8 @@ async def test_an_emptied_redis_is_filled_from_the_log_alone(filled: Settings, c
     """Catches anything that only Redis knew, an erased user that comes back, and a rebuild that needs a model."""
     before = everything(client)
     sources = Topics(filled).items, Topics(filled).user_events
-    letters = [read_all(filled.kafka, Topics.dead_letters(topic)) for topic in sources]
-    assert [len(one) for one in letters] == [2, 2]
+    dead_letters = [read_all(filled.kafka, Topics.dead_letters(topic)) for topic in sources]
+    assert [len(one) for one in dead_letters] == [2, 2]
     found = await answer(filled, "--verify")
     assert found["differences"] == 0, found
     assert found["compared"] == {"item": ITEMS, "user": USERS, "knowledge": ITEMS, "history": USERS}
@@ -142,7 +142,7 @@ async def test_an_emptied_redis_is_filled_from_the_log_alone(filled: Settings, c
     assert (await answer(filled, "--verify"))["differences"] == 0
     history = HistoryStore(client, length=5).load(["u1", "u2"])
     assert [one.item_ids for one in history] == [("i7",), ()]
-    for topic, was in zip(sources, letters, strict=True):
+    for topic, was in zip(sources, dead_letters, strict=True):
         assert len(read_all(filled.kafka, Topics.dead_letters(topic))) == len(was)
     again = await answer(filled)
     assert (again["activated"], again["due"]) == (False, 0)
@@ -164,7 +164,7 @@ async def test_verify_finds_each_kind_of_difference(filled: Settings, client: re
     client.set(KEYS.item("v1", "i9"), blob[:-1] + bytes([blob[-1] ^ 1]))
     client.zremrangebyrank(KEYS.history("u5"), 0, 0)
     invented = [HistoryEvent("u6", "i0", "view", NOW + 10**8, "e"), HistoryEvent("ghost", "i0", "view", NOW, "x")]
-    HistoryStore(client, length=5).append(HistoryBatch.of(invented), DueVersions(others=["v1"]))
+    HistoryStore(client, length=5).append(HistoryBatch.of(invented), QueuedVersions(others=["v1"]))
     found = await answer(filled, "--verify", code=1)
     named = {(row["kind"], row["difference"]): sorted(row["examples"]) for row in found["by_kind"]}
     assert named == {

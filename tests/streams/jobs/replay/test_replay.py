@@ -20,7 +20,7 @@ from cli import main
 from freshet.records import Item, ItemFeatures, UserEvent
 from schemas.codec import Codec
 from store.histories import HistoryBatch, HistoryEvent, HistoryStore
-from store.refresh_queue import DueUsers
+from store.refresh_queue import RefreshQueue
 from store.versions import Versions
 from streams.jobs.replay.jobs import Job, Jobs, new_job
 from streams.jobs.replay.plan import make_plan
@@ -91,7 +91,7 @@ class World:
 
     def published(self) -> list[str]:
         codec = Codec()
-        records = read_all(self.settings.kafka, self.topics.item_features)
+        records = read_all(self.settings.kafka.servers, self.topics.item_features)
         return [codec.decode(ItemFeatures, record.value or b"").item_id for record in records]
 
 
@@ -207,7 +207,7 @@ def test_a_window_ends_with_the_newest_of_what_it_touched(world: World) -> None:
     send_all(world.settings, world.topics.items, [(i.item_id.encode(), codec.encode(i)) for i in newer])
     assert world.run(world.job(topic="items", to_ms=end_ms)).state == "done"
     last: dict[str, int] = {}
-    for record in read_all(world.settings.kafka, world.topics.item_features):
+    for record in read_all(world.settings.kafka.servers, world.topics.item_features):
         one = codec.decode(ItemFeatures, record.value or b"")
         last[one.item_id] = one.event_time
     assert set(last) == everything()
@@ -220,4 +220,4 @@ def test_users_of_the_log_become_due_in_this_version_alone(world: World) -> None
     HistoryStore(world.client, "f").append(HistoryBatch.of(events))
     ended = world.run(world.job(topic="user-events"))
     assert ended.state == "done"
-    assert [DueUsers(world.client, version).state().due for version in ("v1", "v2")] == [0, USERS]
+    assert [RefreshQueue(world.client, version).state().due for version in ("v1", "v2")] == [0, USERS]
