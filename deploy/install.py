@@ -147,6 +147,12 @@ def install_freshet(python: Path, editable: bool, log: Path, *, complete: bool) 
                 fail("the pins do not fit pyproject.toml: make constraints", log)
 
 
+def python_version(python: Path) -> str:
+    """The `sys.version` of an interpreter, empty where it does not run."""
+    command = [str(python), "-c", "import sys; print(sys.version, end='')"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -173,8 +179,8 @@ def main() -> None:
     print(f"Setting up {os.path.relpath(venv)} (once; a few minutes)", flush=True)
     stamp.unlink(missing_ok=True)
     # An environment of another Python, or of a checkout since moved, is no base to build on.
-    fresh = not python.exists() or subprocess.run([str(python), "-c", ""], check=False).returncode != 0
-    subprocess.run([sys.executable, "-m", "venv", *(["--clear"] if fresh else []), str(venv)], check=True)
+    keep = python.exists() and python_version(python) == sys.version
+    subprocess.run([sys.executable, "-m", "venv", *([] if keep else ["--clear"]), str(venv)], check=True)
     log.unlink(missing_ok=True)
     complete = options.torch != NO_TORCH
     if options.step != "freshet":

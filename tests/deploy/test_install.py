@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,3 +73,12 @@ def test_an_environment_is_made_again_when_what_it_is_made_of_changes(
 def test_pins_are_counted_for_the_bar() -> None:
     """Catches hashes counted as packages: a bar that never moves."""
     assert 40 < install.pinned(install.WORKER) < 200
+
+
+def test_an_environment_of_another_python_is_told_apart(tmp_path: Path) -> None:
+    """Catches packages of 3.11 left in an environment that is to be 3.13's, and one whose Python is gone."""
+    assert install.python_version(Path(sys.executable)) == sys.version
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 127\n")
+    broken.chmod(0o755)
+    assert install.python_version(broken) == ""
