@@ -2,28 +2,34 @@
 ARG DEVICE=cpu
 
 FROM python:3.11.13-slim-bookworm AS build-cpu
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-ENV TORCH=torch==2.13.0+cpu PIP_EXTRA_INDEX_URL=${TORCH_INDEX}
+# Empty: the CPU build where it can be had (models/llm/torch_build.py).
+ENV TORCH=
 
 FROM python:3.11.13-slim-bookworm AS build-cuda
 ENV TORCH=torch==2.13.0
 
 FROM build-${DEVICE} AS build
-ENV PIP_CACHE_DIR=/var/cache/pip
+ARG TORCH_INDEX=
+ENV TORCH_INDEX=${TORCH_INDEX} PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /src
-RUN python -m venv /opt/freshet
+# The heavy layer first: it changes with the pins, not with the code.
 COPY constraints/worker.txt constraints/
-# The heavy layers first: they change with the constraints, not with the code.
+COPY models/__init__.py models/
+COPY models/llm/__init__.py models/llm/torch_build.py models/llm/torch.txt models/llm/
+COPY deploy/install.py deploy/
 RUN --mount=type=cache,target=/var/cache/pip \
-    /opt/freshet/bin/pip install -c constraints/worker.txt "${TORCH}" transformers pyarrow
+    python deploy/install.py --venv /opt/freshet --extra worker --step dependencies --torch "${TORCH}"
 COPY pyproject.toml README.md LICENSE ./
+COPY sdk sdk
 COPY schemas schemas
-COPY freshet freshet
+COPY store store
 COPY models models
 COPY processors processors
 COPY streams streams
-RUN --mount=type=cache,target=/var/cache/pip \
-    /opt/freshet/bin/pip install -c constraints/worker.txt "${TORCH}" ".[worker]"
+COPY evaluation evaluation
+COPY local local
+COPY cli cli
+RUN python deploy/install.py --venv /opt/freshet --extra worker --step freshet
 
 FROM python:3.11.13-slim-bookworm AS worker
 LABEL org.opencontainers.image.title="freshet" \

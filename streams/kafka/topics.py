@@ -101,14 +101,16 @@ class Topics:
             for t in self.all()
         ]
         made = []
-        admin = AdminClient(dict(kafka))
-        for name, future in admin.create_topics(wanted, request_timeout=timeout_s).items():
-            try:
-                future.result()
-                made.append(name)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    raise
+        # Closed by hand: a future's error and this frame hold each other, and the client with them. Until the garbage
+        # collector comes it would look for brokers that are gone, and complain.
+        with AdminClient(dict(kafka)) as admin:
+            for name, future in admin.create_topics(wanted, request_timeout=timeout_s).items():
+                try:
+                    future.result()
+                    made.append(name)
+                except KafkaException as error:
+                    if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                        raise
         names = [topic.topic for topic in wanted]
         deadline = time.monotonic() + timeout_s
         while hidden := set(names) - set(existing(kafka, names)):

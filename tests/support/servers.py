@@ -17,13 +17,14 @@ from typing import Any, Protocol, TypeVar
 import pytest
 import redis
 
+from local.stack.java import KAFKA_VERSION
 from local.stack.kafka import KafkaServer, broker_answers
 from local.stack.process import ServiceError, free_port
 from local.stack.valkey import ValkeyServer
 from streams.settings import Settings
 
-KAFKA_IMAGE = "apache/kafka:4.1.1"
-VALKEY_IMAGE = "valkey/valkey:9.0-alpine"
+KAFKA_IMAGE = f"apache/kafka:{KAFKA_VERSION}"
+VALKEY_IMAGE = "valkey/valkey:9.1-alpine"
 
 
 def missing(what: str) -> Any:

@@ -303,7 +303,9 @@ def certificates(folder: Path) -> tuple[Path, Path]:
     extensions.write_text(f"subjectAltName=IP:{HOST}\nauthorityKeyIdentifier=keyid\n")
     new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     ca, ca_key = folder / "ca.pem", folder / "ca.key"
-    _openssl("req", "-x509", *new_key, "-keyout", ca_key, "-out", ca, "-days", "2", "-subj", "/CN=Freshet test")
+    # Python 3.13 checks strictly: an authority must say that it may sign.
+    usage = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+    _openssl("req", "-x509", *new_key, "-keyout", ca_key, "-out", ca, "-days", "2", "-subj", "/CN=Freshet test", *usage)
     _openssl("req", *new_key, "-keyout", key, "-out", request, "-subj", f"/CN={HOST}")
     signing: list[str | Path] = ["-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-extfile", extensions]
     _openssl("x509", "-req", "-in", request, "-out", certificate, "-days", "2", *signing)

@@ -14,7 +14,6 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from local.stack import java
 from local.stack.kafka import KafkaServer
 from local.stack.process import ServiceError
-from local.stack.stack import Stack
 from local.stack.valkey import ValkeyServer
 from streams.settings import Settings
 from tests.local.stack.test_process import gone
@@ -114,16 +113,3 @@ def test_an_old_java_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     assert java.java_version(str(old)) == 8
     assert java.find_java() != str(old)
-
-
-def test_the_emulator_serves_a_demo_and_says_what_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Where neither jars nor Maven can be had the stack still starts, and nobody can take it for Kafka."""
-    monkeypatch.setenv("PATH", "")
-    with Stack(Settings.load({}, home=tmp_path), llm=False) as stack:
-        about = {service.name: service.about for service in stack.state.services}
-        assert "demo only, not durable" in about["kafka"]
-        _create(stack.settings.kafka.servers, "t")
-        producer = Producer({"bootstrap.servers": stack.settings.kafka.servers, "acks": "all"})
-        producer.produce("t", value=b"shown")
-        assert producer.flush(20) == 0
-        assert _read_all(stack.settings.kafka.servers, "t", 1) == [b"shown"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
+
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from streams.kafka.topics import Topics, existing
@@ -31,3 +34,22 @@ def test_the_broker_makes_them_as_described(kafka: str, topic_prefix: str) -> No
     for topic, future in zip(topics.all(), admin.describe_configs(asked).values(), strict=True):
         stands = future.result(timeout=10)
         assert {name: stands[name].value for name in topic.config} == dict(topic.config)
+
+
+def test_topics_that_were_there_leave_no_client_behind(kafka: str, topic_prefix: str) -> None:
+    """Catches an admin client that a cycle keeps alive: it looks for a broker that is gone, and fills the screen."""
+    topics = Topics(Settings.load({}, kafka=kafka, topic_prefix=topic_prefix, partitions=1))
+    topics.create({"bootstrap.servers": kafka})
+    gc.collect()
+    gc.disable()
+    try:
+        before = threads()
+        assert topics.create({"bootstrap.servers": kafka}) == []
+        assert threads() == before
+    finally:
+        gc.enable()
+
+
+def threads() -> int:
+    """Of this process, librdkafka's included."""
+    return len(list(Path("/proc/self/task").iterdir()))
