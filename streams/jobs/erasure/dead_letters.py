@@ -84,4 +84,4 @@ def _record(codec: Codec, topics: Topics, dead_letter: DeadLetter) -> Record | N
 
 
 def _inside(value: bytes | None, timestamp: int, ids: Mapping[bytes, int]) -> bool:
-    return value is not None and any(timestamp <= timestamp and key in value for key, timestamp in ids.items())
+    return value is not None and any(timestamp <= erased and key in value for key, erased in ids.items())

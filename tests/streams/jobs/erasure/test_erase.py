@@ -258,4 +258,5 @@ def test_letters_of_others_are_not_taken_for_a_short_id() -> None:
     assert not which(about(None, b"17 and 7"))
     assert not which(about(b"8", event(OTHER, 7)[1]))
     assert which(about(None, b"..." + USER.encode()))
+    assert not which(about(None, b"..." + USER.encode(), NOW + 1)), "bytes that came after the erasure are new, too"
     assert not which(about(USER.encode(), b"x", NOW + 1)), "what came after the erasure is a new user's"
