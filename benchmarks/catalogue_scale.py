@@ -35,7 +35,7 @@ from models.reasoner.sequences import Ints, TrainingEvents, code, first_events
 from models.reasoner.shortlist import NOTHING, CandidateIndex, Shortlist
 from models.reasoner.training.train import TrainingConfig
 from schemas.files import read_events, read_items
-from streams.jobs.train import train_on
+from streams.jobs.training import train_on
 from streams.settings import Settings
 
 SIZES = (4_000, 20_000, 100_000, 300_000, 1_000_000)

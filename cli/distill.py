@@ -1,6 +1,6 @@
 """`freshet distill`: a file of items into a file of knowledge, to be stopped and gone on with at will.
 
-Owns the command's options, its progress bar and what it prints. The loop is `streams.jobs.distill_file.run`'s. Must not
+Owns the command's options, its progress bar and what it prints. The loop is `streams.jobs.distill_file`'s. Must not
 import a Kafka or Redis client: the command also runs in vLLM's own environment, which has neither.
 """
 
@@ -33,10 +33,10 @@ from processors.items.distiller import DistillationConfig, Distiller
 from schemas.files import FileError, read_items
 from schemas.knowledge_file import KnowledgeFile
 from streams.backoff import Backoff
-from streams.distillation import distillation_config
-from streams.jobs.distill_file.run import LONGEST_PAUSE_S, NAME, DistillCounts, OfflineRun, chosen, told
+from streams.jobs.distill_file import LONGEST_PAUSE_S, NAME, DistillCounts, OfflineRun, chosen, told
 from streams.metrics import Metrics
 from streams.settings import SettingError, Settings
+from streams.wiring.distillation import distillation_config
 
 _in = click.Path(exists=True, dir_okay=False, path_type=Path)
 _out = click.Path(dir_okay=False, path_type=Path)

@@ -20,7 +20,7 @@ from cli.train_aligner import aligner
 from models.encoder.aligner import Aligner
 from models.reasoner import checkpoint
 from models.reasoner.training.train import TrainingConfig, TrainingError, TrainingProgress
-from streams.jobs.train import train_on, trained_aligner
+from streams.jobs.training import train_on, trained_aligner
 from streams.settings import Settings
 
 DEFAULTS = TrainingConfig()

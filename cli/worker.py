@@ -39,9 +39,9 @@ def worker(lanes: str, metrics_port: int | None) -> None:
     os.environ["OMP_NUM_THREADS"] = str(settings.torch_threads)
     # Heavy from here on; a wrong option has been answered without it.
     from streams import logs
-    from streams.resources import Context
+    from streams.wiring.resources import Resources
     from streams.worker.worker import run
 
     logs.configure(settings.log_level)
-    context = Context(settings)
-    sys.exit(asyncio.run(run(names, context)))
+    resources = Resources(settings)
+    sys.exit(asyncio.run(run(names, resources)))

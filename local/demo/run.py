@@ -36,8 +36,8 @@ from models.reasoner.training.train import TrainingConfig
 from schemas.codec import Codec
 from store.histories import HistoryStore
 from store.refresh_queue import RefreshQueue
-from streams.jobs.send import SendCounts, keyed_events, send
-from streams.jobs.train import train_on
+from streams.jobs.bulk_send import SendCounts, keyed_events, send
+from streams.jobs.training import train_on
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics
 from streams.settings import Settings

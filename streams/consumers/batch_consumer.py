@@ -25,8 +25,8 @@ from streams.kafka.offsets import OffsetTracker, Place
 from streams.kafka.producer import Delivery, kafka_config
 from streams.kafka.record import SourceRecord
 from streams.lanes import consumer_group
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -65,11 +65,11 @@ def consumer_config(settings: Settings, group: str, **more: Any) -> dict[str, An
 
 
 class BatchConsumer:
-    """One consumer group on a thread; see `streams.resources.Lane`."""
+    """One consumer group on a thread; see `streams.wiring.resources.Lane`."""
 
-    def __init__(self, name: str, context: Context, topics: Sequence[str], handler: Handler) -> None:
+    def __init__(self, name: str, resources: Resources, topics: Sequence[str], handler: Handler) -> None:
         self.name = name
-        self._context = context
+        self._resources = resources
         self._topics = list(topics)
         self._handler = handler
         self._thread: threading.Thread | None = None
@@ -87,7 +87,7 @@ class BatchConsumer:
         def fail(error: BaseException) -> None:
             events.call_soon_threadsafe(note, error)
 
-        self._loop = _Loop(self.name, self._context, self._topics, self._handler, fail)
+        self._loop = _Loop(self.name, self._resources, self._topics, self._handler, fail)
         self._thread = threading.Thread(target=self._loop.run, name=f"freshet-{self.name}", daemon=True)
         self._thread.start()
 
@@ -106,16 +106,21 @@ class _Loop:
     """What runs on the thread. Kafka's callbacks come on it too, from within `consume` and `close`."""
 
     def __init__(
-        self, name: str, context: Context, topics: list[str], handler: Handler, fail: Callable[[BaseException], None]
+        self,
+        name: str,
+        resources: Resources,
+        topics: list[str],
+        handler: Handler,
+        fail: Callable[[BaseException], None],
     ) -> None:
         self.stopping = threading.Event()
         self._name = name
-        self._metrics = context.metrics
-        self._health, self._part = context.health, f"lane {name}"
-        self._dead_letters = context.dead_letters()
+        self._metrics = resources.metrics
+        self._health, self._part = resources.health, f"lane {name}"
+        self._dead_letters = resources.dead_letters()
         self._handler = handler
         self._fail = fail
-        self._batch_size = context.settings.firehose_batch
+        self._batch_size = resources.settings.firehose_batch
         self._tracker = OffsetTracker()
         self._assigned: set[Place] = set()
         self._paused = False
@@ -126,8 +131,8 @@ class _Loop:
         self._broken: BaseException | None = None
         self._consumer = Consumer(
             consumer_config(
-                context.settings,
-                consumer_group(context.settings, name),
+                resources.settings,
+                consumer_group(resources.settings, name),
                 error_cb=self._on_error,
                 on_commit=self._on_commit,
             )

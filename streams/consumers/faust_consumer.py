@@ -27,8 +27,8 @@ from streams.kafka.faust_security import faust_credentials
 from streams.kafka.offsets import Place
 from streams.kafka.record import SourceRecord
 from streams.lanes import consumer_group
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 
 log = logging.getLogger(__name__)
 
@@ -200,12 +200,12 @@ class LaneApp(faust.App):
 
 
 class FaustConsumer:
-    """One lane on Faust; see `streams.resources.Lane`."""
+    """One lane on Faust; see `streams.wiring.resources.Lane`."""
 
     def __init__(
         self,
         name: str,
-        context: Context,
+        resources: Resources,
         topic: str,
         make_window: MakeInFlight,
         *,
@@ -213,7 +213,7 @@ class FaustConsumer:
     ) -> None:
         """Read `topic` into the window that `make_window` makes; `prepare` runs in a thread before the first record."""
         self.name = name
-        self._context = context
+        self._resources = resources
         self._topic = topic
         self._make_window = make_window
         self._prepare = prepare
@@ -223,8 +223,8 @@ class FaustConsumer:
     async def start(self) -> None:
         if self._prepare is not None:
             await asyncio.to_thread(self._prepare)
-        self._intake = Intake(self.name, self._context.metrics, self._make_window)
-        self._app = LaneApp(self._context.settings, self.name, self._intake, self._note_commit)
+        self._intake = Intake(self.name, self._resources.metrics, self._make_window)
+        self._app = LaneApp(self._resources.settings, self.name, self._intake, self._note_commit)
         topic = self._app.topic(self._topic, key_serializer="raw", value_serializer="raw", allow_empty=True)
         self._app.agent(topic, name=self.name, concurrency=1, supervisor_strategy=CrashingSupervisor)(self._read)
         self._app.finalize()
@@ -271,7 +271,7 @@ class FaustConsumer:
     def _note_commit(self, offsets: Mapping[Place, int]) -> None:
         for (topic, partition), offset in offsets.items():
             labels = {"lane": self.name, "topic": topic, "partition": str(partition)}
-            self._context.metrics.position.labels(**labels).set(offset)
+            self._resources.metrics.position.labels(**labels).set(offset)
 
 
 def _source_record(message: Any) -> SourceRecord:

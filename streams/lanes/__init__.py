@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import cast
 
 from streams.kafka.topics import Topics
-from streams.resources import Context, Lane
 from streams.settings import Settings
+from streams.wiring.resources import Lane, Resources
 
 LANES: dict[str, str] = {
     "item-text": "streams.lanes.item_text:ItemTextLane",
@@ -17,7 +17,7 @@ LANES: dict[str, str] = {
     "user-refresh": "streams.lanes.user_refresh:UserRefreshLane",
     "sink": "streams.lanes.sink:SinkLane",
 }
-"""Name to `module:factory`; a factory takes a `Context`. Imported on use: a sink-only worker loads no torch."""
+"""Name to `module:factory`; a factory takes a `Resources`. Imported on use: a sink-only worker loads no torch."""
 
 SHARED_LANES = frozenset({"user-events"})
 """Lanes whose result belongs to no version: the workers of all versions share their consumer group."""
@@ -39,12 +39,12 @@ def check_lanes(names: list[str]) -> list[str]:
     return list(dict.fromkeys(names)) or list(LANES)
 
 
-def build_lane(name: str, context: Context) -> Lane:
+def build_lane(name: str, resources: Resources) -> Lane:
     """Make the lane called `name`; it does not run before `start`."""
     if name not in LANES:
         raise UnknownLane(name)
     module, _, factory = LANES[name].partition(":")
-    return cast(Callable[[Context], Lane], getattr(import_module(module), factory))(context)
+    return cast(Callable[[Resources], Lane], getattr(import_module(module), factory))(resources)
 
 
 def consumer_group(settings: Settings, lane: str) -> str:

@@ -23,7 +23,7 @@ from streams.errors import Family, family
 from streams.kafka.publish import DeadLetterOutput, Outgoing, Output, Publisher
 from streams.kafka.record import SourceRecord
 from streams.lanes.item_text import Deleted, read_item, tombstone
-from streams.resources import Context
+from streams.wiring.resources import Resources
 
 NAME = "item-distill"
 # Records under way for each LLM call: enough that calls never lack one while others wait for their key, for an answer
@@ -52,23 +52,23 @@ class ItemDistill:
     `park` is called when a record begins to wait for the LLM.
     """
 
-    def __init__(self, context: Context, distiller: ItemDistiller) -> None:
+    def __init__(self, resources: Resources, distiller: ItemDistiller) -> None:
         self.park: Callable[[], None] = lambda: None
-        self._context = context
+        self._resources = resources
         self._distiller = distiller
         self._encoder: MicroBatcher[tuple[Item, ItemKnowledge], ItemFeatures] = MicroBatcher(
             self._encode, size=_ENCODED_TOGETHER
         )
         self._centroids = CategoryCentroids()
-        self._llm = Backoff(NAME, context.metrics, most_s=30.0)
-        self._redis = Backoff(NAME, context.metrics)
-        self._kafka = Backoff(NAME, context.metrics)
-        self._publisher = Publisher(context.producer, context.dead_letters(), self._kafka, NAME)
+        self._llm = Backoff(NAME, resources.metrics, most_s=30.0)
+        self._redis = Backoff(NAME, resources.metrics)
+        self._kafka = Backoff(NAME, resources.metrics)
+        self._publisher = Publisher(resources.producer, resources.dead_letters(), self._kafka, NAME)
 
     async def process(self, record: SourceRecord) -> None:
         """Read, distill, publish; raises fatal errors only."""
         try:
-            read = await self._kafka.persevere(lambda: asyncio.to_thread(read_item, self._context, record))
+            read = await self._kafka.persevere(lambda: asyncio.to_thread(read_item, self._resources, record))
         except Exception as error:
             await self._dead_letter(record, "read", error)
             return
@@ -88,7 +88,7 @@ class ItemDistill:
         knowledge = await self._redis.persevere(lambda: self._distiller.known(item, **place))
         if knowledge is None:
             knowledge = await self._llm.persevere(lambda: self._ask(item, place))
-        metrics, cost = self._context.metrics, knowledge.provenance
+        metrics, cost = self._resources.metrics, knowledge.provenance
         metrics.knowledge.labels(origin=cost.origin).inc()
         metrics.llm_calls.inc(cost.calls)
         metrics.llm_tokens.labels(direction="in").inc(cost.tokens_in)
@@ -104,10 +104,10 @@ class ItemDistill:
 
     async def _publish(self, record: SourceRecord, item: Item, knowledge: ItemKnowledge) -> None:
         """Knowledge first: it is the truth, and vectors can be made from it again; the cache only what Kafka has."""
-        topics, key = self._context.topics, item.item_id.encode()
+        topics, key = self._resources.topics, item.item_id.encode()
         features = await self._encoder.submit((item, knowledge))
         knowledge = flagged(self._centroids, item, knowledge, features)
-        value = self._context.codec.encode(knowledge, topics.item_knowledge)
+        value = self._resources.codec.encode(knowledge, topics.item_knowledge)
         [first] = await self._publisher.publish([Output(record, topics.item_knowledge, key, value)])
         if isinstance(first, DeadLetterOutput):
             self._count(first)
@@ -117,16 +117,16 @@ class ItemDistill:
         except Exception as error:
             await self._dead_letter(record, "remember", error)
             return
-        value = self._context.codec.encode(features, topics.item_features)
+        value = self._resources.codec.encode(features, topics.item_features)
         output = Output(record, topics.item_features, key, value, event_time=item.event_time)
         [last] = await self._publisher.publish([output])
         self._count(last)
 
     def _encode(self, pairs: Sequence[tuple[Item, ItemKnowledge]]) -> list[ItemFeatures]:
-        return self._context.embedder.knowledge(pairs)
+        return self._resources.embedder.knowledge(pairs)
 
     async def _delete(self, record: SourceRecord, item_id: str) -> None:
-        topics = self._context.topics
+        topics = self._resources.topics
         gone = [tombstone(record, topic, item_id) for topic in (topics.item_knowledge, topics.item_features)]
         self._count((await self._publisher.publish(gone))[-1])
 
@@ -137,18 +137,18 @@ class ItemDistill:
         self._count(dead_letter)
 
     def _count(self, one: Outgoing) -> None:
-        metrics = self._context.metrics
+        metrics = self._resources.metrics
         metrics.records.labels(lane=NAME, outcome=one.outcome).inc()
         if one.event_time:
-            metrics.freshness.labels(lane=NAME).observe(max(0, self._context.clock() - one.event_time) / 1000)
+            metrics.freshness.labels(lane=NAME).observe(max(0, self._resources.clock() - one.event_time) / 1000)
 
 
-def distill_window(context: Context) -> MakeInFlight:
+def distill_window(resources: Resources) -> MakeInFlight:
     """Where records become knowledge, and vectors of it."""
 
     def window(finish: Finish, fail: Fail) -> InFlightLimiter:
-        work = ItemDistill(context, context.cached_distiller)
-        size = IN_FLIGHT_PER_CALL * context.settings.llm_concurrency
+        work = ItemDistill(resources, resources.cached_distiller)
+        size = IN_FLIGHT_PER_CALL * resources.settings.llm_concurrency
         made = InFlightLimiter(work.process, finish, fail, size=size, parking=PARKING)
         work.park = made.park
         return made
@@ -156,6 +156,8 @@ def distill_window(context: Context) -> MakeInFlight:
     return window
 
 
-def ItemDistillLane(context: Context) -> FaustConsumer:
+def ItemDistillLane(resources: Resources) -> FaustConsumer:
     """The lane over Faust; loads the encoder before it reads."""
-    return FaustConsumer(NAME, context, context.topics.items, distill_window(context), prepare=lambda: context.embedder)
+    return FaustConsumer(
+        NAME, resources, resources.topics.items, distill_window(resources), prepare=lambda: resources.embedder
+    )

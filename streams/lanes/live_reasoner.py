@@ -21,9 +21,9 @@ from models.reasoner.reasoner import FALLBACK, REASONERS, BehaviorReasoner, Reas
 from processors.users.refresh import UserRefresher
 from store.versions import VersionConflict, Versions
 from streams.lanes.text_sources import KnownTitles, acceptable
-from streams.resources import Context
 from streams.settings import SettingError
-from streams.worker.components import worker_name
+from streams.versions.components import worker_name
+from streams.wiring.resources import Resources
 
 UNKNOWN = "unknown"
 """What a text diffusion server's model is called before its first answer (`models/text_diffusion/server.py`)."""
@@ -48,17 +48,17 @@ class Candidate:
 class LiveReasoner:
     """Gives the `UserRefresher` of the version's checkpoint; not for two threads at once."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, resources: Resources) -> None:
         names = (FALLBACK, *REASONERS)
-        if context.settings.reasoner not in names:
-            raise SettingError("reasoner", context.settings.reasoner, f"one of {', '.join(names)}")
-        self._context = context
-        self._versions = Versions(context.redis, context.settings.key_prefix)
+        if resources.settings.reasoner not in names:
+            raise SettingError("reasoner", resources.settings.reasoner, f"one of {', '.join(names)}")
+        self._resources = resources
+        self._versions = Versions(resources.redis, resources.settings.key_prefix)
         self._fallback = CooccurrenceReasoner()
         self._stamp: tuple[int, int] | None = None
         self._candidate: Candidate | None = None
         self._in_use: Candidate | None = None
-        self._ready = context.settings.reasoner == FALLBACK
+        self._ready = resources.settings.reasoner == FALLBACK
         self._refresher = self._make(None)
 
     def refresher(self) -> UserRefresher:
@@ -74,22 +74,22 @@ class LiveReasoner:
         return self._refresher
 
     def _look(self) -> None:
-        name = self._context.settings.reasoner
+        name = self._resources.settings.reasoner
         if not REASONERS[name].trained:
             if self._candidate is None:
                 self._candidate = Candidate(make_reasoner(name, self._sources(None)))
             return
-        stamp = _stamp(self._context.checkpoint_dir)
+        stamp = _stamp(self._resources.checkpoint_dir)
         if stamp is not None and stamp != self._stamp:
             self._stamp = stamp  # a bad checkpoint is refused once, not every second
             try:
-                self._candidate = self._load(self._context.checkpoint_dir)
+                self._candidate = self._load(self._resources.checkpoint_dir)
             except CheckpointError as error:
                 log.warning("keeping the reasoner in use", extra={"refused": str(error)})
 
     def _adopt(self, candidate: Candidate) -> None:
         """Use it if the version is, or now becomes, one of this checkpoint; ask again while Redis is away."""
-        settings, trained = self._context.settings, REASONERS[self._context.settings.reasoner].trained
+        settings, trained = self._resources.settings, REASONERS[self._resources.settings.reasoner].trained
         components = candidate.components
         try:
             self._versions.pin(settings.version, components, by=worker_name())
@@ -111,35 +111,35 @@ class LiveReasoner:
     def _load(self, folder: Path) -> Candidate:
         trained = checkpoint.load(folder)
         dims = trained.vectors.shape[1]
-        if dims != self._context.settings.dims:
-            raise CheckpointError(f"{folder} is for {dims} dimensions, FRESHET_DIMS is {self._context.settings.dims}")
+        if dims != self._resources.settings.dims:
+            raise CheckpointError(f"{folder} is for {dims} dimensions, FRESHET_DIMS is {self._resources.settings.dims}")
         revision = load_aligner(folder / ALIGNER).revision if (folder / ALIGNER).exists() else ""
-        if revision and revision != self._context.aligner.revision:
+        if revision and revision != self._resources.aligner.revision:
             # Items of this version stand in another space; the checkpoint's catalogue would mean nothing there.
             raise CheckpointError(
-                f"{folder} was trained in another vector space than version {self._context.settings.version} is "
+                f"{folder} was trained in another vector space than version {self._resources.settings.version} is "
                 "written in; `freshet versions create NEW` and start the worker anew with FRESHET_VERSION=NEW"
             )
-        return Candidate(make_reasoner(self._context.settings.reasoner, self._sources(trained)), revision)
+        return Candidate(make_reasoner(self._resources.settings.reasoner, self._sources(trained)), revision)
 
     def _sources(self, trained: Checkpoint | None) -> ReasonerSources:
-        context, settings = self._context, self._context.settings
+        resources, settings = self._resources, self._resources.settings
         return ReasonerSources(
             settings=settings,
             checkpoint=trained,
-            encoder=lambda: context.encoder,
-            aligner=lambda: context.aligner,
-            titles=KnownTitles(context.redis, settings.key_prefix, settings.version),
+            encoder=lambda: resources.encoder,
+            aligner=lambda: resources.aligner,
+            titles=KnownTitles(resources.redis, settings.key_prefix, settings.version),
             acceptable=acceptable,
         )
 
     def _make(self, reasoner: BehaviorReasoner | None) -> UserRefresher:
-        settings = self._context.settings
+        settings = self._resources.settings
         return UserRefresher(
             reasoner,
             self._fallback,
             settings.version,
-            self._context.clock,
+            self._resources.clock,
             settings.slots,
             settings.steps,
             deadline_s=settings.lease_s / 2,

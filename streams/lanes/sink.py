@@ -19,7 +19,7 @@ from store.versions import Versions
 from streams.consumers.batch_consumer import BatchConsumer
 from streams.errors import Reason, reason
 from streams.kafka.batch import Batch, Rejected
-from streams.resources import Context
+from streams.wiring.resources import Resources
 
 NAME = "sink"
 R = TypeVar("R", ItemFeatures, ItemKnowledge, UserFeatures)
@@ -47,28 +47,28 @@ class FeatureKind(Generic[R]):
 class SinkLane(BatchConsumer):
     """The topics of one feature version to Redis; a null value deletes."""
 
-    def __init__(self, context: Context) -> None:
-        handler = SinkHandler(context)
-        super().__init__(NAME, context, list(handler.kinds), handler)
+    def __init__(self, resources: Resources) -> None:
+        handler = SinkHandler(resources)
+        super().__init__(NAME, resources, list(handler.kinds), handler)
 
 
 class SinkHandler:
     """One batch: decode, refuse what is not this version's, write by kind; see `streams.kafka.batch.Handler`."""
 
-    def __init__(self, context: Context) -> None:
-        settings, topics = context.settings, context.topics
+    def __init__(self, resources: Resources) -> None:
+        settings, topics = resources.settings, resources.topics
         writer = self._writer = FeatureWriter(
-            context.redis,
+            resources.redis,
             settings.key_prefix,
             dtype=settings.vector_dtype,
             ttl_s=settings.feature_ttl_s,
             item_ttl_s=settings.item_ttl_s,
             knowledge_ttl_s=settings.knowledge_ttl_s,
         )
-        self._versions = Versions(context.redis, settings.key_prefix)
-        self._cache = KnowledgeCache(context.redis, settings.key_prefix, ttl_s=settings.knowledge_cache_ttl_s)
-        self._context = context
-        self._codec: Codec = context.codec
+        self._versions = Versions(resources.redis, settings.key_prefix)
+        self._cache = KnowledgeCache(resources.redis, settings.key_prefix, ttl_s=settings.knowledge_cache_ttl_s)
+        self._resources = resources
+        self._codec: Codec = resources.codec
         self._version = settings.version
         self.kinds: Mapping[str, FeatureKind[Any]] = {
             topics.item_features: FeatureKind("item", ItemFeatures, _item_id, writer.put_items, writer.delete_items),
@@ -160,7 +160,7 @@ class SinkHandler:
 
     def _observe(self, kind: str, records: Any, results: Sequence[WriteResult]) -> None:
         """Age at the moment a ranker can read it, of what it can read now."""
-        metrics, now_ms = self._context.metrics, self._context.clock()
+        metrics, now_ms = self._resources.metrics, self._resources.clock()
         for record, result in zip(records, results, strict=True):
             if result is WriteResult.WRITTEN:
                 freshness_s = max(0.0, (now_ms - record.event_time) / 1_000)
@@ -169,7 +169,7 @@ class SinkHandler:
                     metrics.feature_freshness.labels(kind, str(tier), record.version).observe(freshness_s)
 
     def _count(self, kind: FeatureKind[Any], results: Sequence[WriteResult], outcome: str) -> None:
-        metrics = self._context.metrics
+        metrics = self._resources.metrics
         for answer in WriteResult:
             if count := results.count(answer):
                 metrics.sink_writes.labels(kind=kind.name, result=answer.name.lower()).inc(count)

@@ -27,7 +27,7 @@ from streams.consumers.batch_consumer import BatchConsumer
 from streams.errors import reason
 from streams.kafka.batch import Batch, Rejected
 from streams.kafka.erasure_notices import ErasureNotices
-from streams.resources import Context
+from streams.wiring.resources import Resources
 
 NAME = "user-events"
 
@@ -35,8 +35,8 @@ NAME = "user-events"
 class UserEventsLane(BatchConsumer):
     """Topic `user-events` to Redis; a null value erases the user."""
 
-    def __init__(self, context: Context) -> None:
-        super().__init__(NAME, context, [context.topics.user_events], UserEventsHandler(context))
+    def __init__(self, resources: Resources) -> None:
+        super().__init__(NAME, resources, [resources.topics.user_events], UserEventsHandler(resources))
 
 
 class Histories(Protocol):
@@ -52,24 +52,24 @@ class UserEventsHandler:
     `store` takes the place of Redis.
     """
 
-    def __init__(self, context: Context, *, replaying: bool = False, store: Histories | None = None) -> None:
-        settings = context.settings
-        self._clock = context.clock
-        self._records = context.metrics.records
+    def __init__(self, resources: Resources, *, replaying: bool = False, store: Histories | None = None) -> None:
+        settings = resources.settings
+        self._clock = resources.clock
+        self._records = resources.metrics.records
         self._max_future_s = settings.max_future_s
-        self._columns = EventColumns(context.codec)
-        self._context = context
+        self._columns = EventColumns(resources.codec)
+        self._resources = resources
         self._replaying = replaying
         self._store: Histories = store or HistoryStore(
-            context.redis,
+            resources.redis,
             settings.key_prefix,
             length=settings.history_length,
             ttl_s=settings.feature_ttl_s,
             policy=RefreshPolicy.of(settings),
         )
-        self._versions = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
-        self._notices = ErasureNotices(context)
-        self._owing = Erasures(context.redis, settings.key_prefix)
+        self._versions = RefreshedVersions(resources.redis, settings.key_prefix, settings.version)
+        self._notices = ErasureNotices(resources)
+        self._owing = Erasures(resources.redis, settings.key_prefix)
 
     def write(self, batch: Batch) -> Sequence[Rejected]:
         """Write the batch's histories and erasures; answers the records that can never be written."""

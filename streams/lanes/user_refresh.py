@@ -27,7 +27,7 @@ from streams.backoff import Backoff
 from streams.kafka.producer import delivered
 from streams.lanes.live_catalogue import LiveCatalogue
 from streams.lanes.live_reasoner import LiveReasoner
-from streams.resources import Context, failure_of
+from streams.wiring.resources import Resources, failure_of
 
 NAME = "user-refresh"
 log = logging.getLogger(__name__)
@@ -37,25 +37,25 @@ _DRAIN_S = 5.0
 
 
 class UserRefreshLane:
-    """See `streams.resources.Lane`."""
+    """See `streams.wiring.resources.Lane`."""
 
     name = NAME
 
-    def __init__(self, context: Context) -> None:
-        settings = context.settings
-        self._context = context
+    def __init__(self, resources: Resources) -> None:
+        settings = resources.settings
+        self._resources = resources
         self._due = RefreshQueue(
-            context.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings)
+            resources.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings)
         )
-        self._versions = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
-        self._erasures = Erasures(context.redis, settings.key_prefix)
+        self._versions = RefreshedVersions(resources.redis, settings.key_prefix, settings.version)
+        self._erasures = Erasures(resources.redis, settings.key_prefix)
         self._announce_at = 0.0
         self._together = settings.refresh_batch  # fewer while a batch takes longer than its lease
         self._histories = HistoryStore(
-            context.redis, settings.key_prefix, length=settings.history_length, ttl_s=settings.feature_ttl_s
+            resources.redis, settings.key_prefix, length=settings.history_length, ttl_s=settings.feature_ttl_s
         )
         reader = FeatureReader(
-            context.redis,
+            resources.redis,
             settings.key_prefix,
             version=settings.version,
             dims=settings.dims,
@@ -63,8 +63,8 @@ class UserRefreshLane:
             raise_errors=True,
         )
         self._catalogue = LiveCatalogue(reader, settings.dims)
-        self._reasoner = LiveReasoner(context)
-        self._backoff = Backoff(NAME, context.metrics)
+        self._reasoner = LiveReasoner(resources)
+        self._backoff = Backoff(NAME, resources.metrics)
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -92,11 +92,11 @@ class UserRefreshLane:
             asked = self._together
             if await self.refresh_once() < asked:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), self._context.settings.refresh_poll_s)
+                    await asyncio.wait_for(self._stopping.wait(), self._resources.settings.refresh_poll_s)
 
     async def refresh_once(self) -> int:
         """Claim one batch of due users and refresh it; answers how many were claimed."""
-        settings, metrics = self._context.settings, self._context.metrics
+        settings, metrics = self._resources.settings, self._resources.metrics
         if time.monotonic() >= self._announce_at:
             await self._redis(lambda: self._versions.announce(settings.version))
             self._announce_at = time.monotonic() + ANNOUNCE_S
@@ -123,7 +123,7 @@ class UserRefreshLane:
 
         Past the lease the users are somebody else's.
         """
-        metrics = self._context.metrics
+        metrics = self._resources.metrics
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 with metrics.batch_seconds.labels(lane=NAME).time():
@@ -138,10 +138,10 @@ class UserRefreshLane:
             self._together = max(1, min(self._together, len(claims)) // 2)
             log.warning("gave up a batch of users: its lease ran out", extra={"lane": NAME, "users": len(claims)})
             return
-        self._together = min(self._context.settings.refresh_batch, 2 * self._together)
+        self._together = min(self._resources.settings.refresh_batch, 2 * self._together)
         if held < len(claims):
             log.warning("users went to another worker", extra={"lane": NAME, "users": len(claims) - held})
-        now = self._context.clock()
+        now = self._resources.clock()
         metrics.batch_records.labels(lane=NAME).observe(len(claims))
         for one in features:
             metrics.users_refreshed.labels(tier=UserTier(one.tier).name.lower()).inc()
@@ -169,7 +169,7 @@ class UserRefreshLane:
             for one, timestamp in zip(features, timestamps, strict=True)
             if one.event_time <= timestamp
         }
-        topic, producer = self._context.topics.user_features, self._context.producer
+        topic, producer = self._resources.topics.user_features, self._resources.producer
         if late:
             await self._backoff.persevere(
                 lambda: delivered(
@@ -178,9 +178,9 @@ class UserRefreshLane:
             )
 
     async def _publish(self, features: Sequence[UserFeatures]) -> None:
-        topic, codec = self._context.topics.user_features, self._context.codec
+        topic, codec = self._resources.topics.user_features, self._resources.codec
         values = await asyncio.to_thread(lambda: [codec.encode(one, topic) for one in features])
-        producer = self._context.producer
+        producer = self._resources.producer
         await delivered(
             [producer.send(topic, one.user_id.encode(), value) for one, value in zip(features, values, strict=True)]
         )

@@ -18,12 +18,12 @@ from redis.exceptions import RedisClusterException
 from freshet.connect import Client, connect
 from streams.backoff import Backoff
 from streams.health import HealthServer
-from streams.jobs.erasure.sweep import ErasureSweep
+from streams.jobs.erasure.hourly_sweep import ErasureSweep
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import existing
 from streams.lanes import build_lane
-from streams.resources import Context, Lane
-from streams.worker.membership import Membership
+from streams.versions.membership import Membership
+from streams.wiring.resources import Lane, Resources
 from streams.worker.stall_detector import beat, watched
 
 log = logging.getLogger(__name__)
@@ -36,26 +36,26 @@ class MissingTopics(Exception):
     """The broker does not have the topics a worker needs; `freshet topics create` makes them."""
 
 
-async def run(names: Sequence[str], context: Context, *, stop: asyncio.Event | None = None) -> int:
+async def run(names: Sequence[str], resources: Resources, *, stop: asyncio.Event | None = None) -> int:
     """Run the lanes called `names` until `stop` is set, a signal comes or one fails; answers the exit code."""
     stop = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     lanes: list[Lane] = []
-    beating = asyncio.create_task(beat(context.health))
-    observers = await asyncio.to_thread(_observe, names, context)
+    beating = asyncio.create_task(beat(resources.health))
+    observers = await asyncio.to_thread(_observe, names, resources)
     try:
-        failure = await _first(_start(names, context, lanes), stop)
+        failure = await _first(_start(names, resources, lanes), stop)
         if failure is None and not stop.is_set():
-            context.health.started = True
-            log.info("worker runs", extra={"lanes": list(names), "version": context.settings.version})
+            resources.health.started = True
+            log.info("worker runs", extra={"lanes": list(names), "version": resources.settings.version})
             failure = await _first(_any_failure(lanes), stop)
     finally:
-        context.health.started = False
+        resources.health.started = False
         await _stop(lanes[1:])
         await _stop(lanes[:1])  # the version: whoever still writes must count as alive
-        await context.close()
+        await resources.close()
         for observer in observers:
             await asyncio.to_thread(observer)
         beating.cancel()
@@ -68,25 +68,25 @@ async def run(names: Sequence[str], context: Context, *, stop: asyncio.Event | N
     return 0
 
 
-def _observe(names: Sequence[str], context: Context) -> list[Callable[[], None]]:
+def _observe(names: Sequence[str], resources: Resources) -> list[Callable[[], None]]:
     """Answer probes and watch the lanes, where a port is set; what ends it."""
-    settings, health = context.settings, context.health
+    settings, health = resources.settings, resources.health
     if not settings.metrics_port:
         return []
     redis = connect(settings.redis, socket_timeout=1, socket_connect_timeout=1)
-    health.probe("dependencies", lambda: _waiting(context))
+    health.probe("dependencies", lambda: _waiting(resources))
     health.probe("Redis", lambda: _silent(redis))
-    server = HealthServer(health, context.metrics, port=settings.metrics_port, host=settings.metrics_host)
-    watch = watched(settings, names, context.metrics, health)
+    server = HealthServer(health, resources.metrics, port=settings.metrics_port, host=settings.metrics_host)
+    watch = watched(settings, names, resources.metrics, health)
     watch.start()
     return [watch.stop, server.close, redis.close]
 
 
-def _waiting(context: Context) -> str:
+def _waiting(resources: Resources) -> str:
     """Which lanes wait for somebody to come back."""
     waiting = [
         sample.labels["lane"]
-        for family in context.metrics.backing_off.collect()
+        for family in resources.metrics.backing_off.collect()
         for sample in family.samples
         if sample.value
     ]
@@ -102,18 +102,18 @@ def _silent(client: Client) -> str:
     return ""
 
 
-async def _start(names: Sequence[str], context: Context, lanes: list[Lane]) -> BaseException | None:
+async def _start(names: Sequence[str], resources: Resources, lanes: list[Lane]) -> BaseException | None:
     """Wait for Kafka and Redis, join the version, start the lanes one by one; answers what stands in the way."""
-    backoff = Backoff("worker", context.metrics)
+    backoff = Backoff("worker", resources.metrics)
     try:
-        await backoff.persevere(lambda: asyncio.to_thread(_check_topics, context))
-        lanes.append(Membership(names, context))
+        await backoff.persevere(lambda: asyncio.to_thread(_check_topics, resources))
+        lanes.append(Membership(names, resources))
         await lanes[0].start()
         if "user-events" in names:
-            lanes.append(ErasureSweep(context))
+            lanes.append(ErasureSweep(resources))
             await lanes[-1].start()
         for name in names:
-            lane = build_lane(name, context)
+            lane = build_lane(name, resources)
             lanes.append(lane)
             await lane.start()
             log.info("lane runs", extra={"lane": name})
@@ -122,10 +122,10 @@ async def _start(names: Sequence[str], context: Context, lanes: list[Lane]) -> B
     return None
 
 
-def _check_topics(context: Context) -> None:
+def _check_topics(resources: Resources) -> None:
     """Every topic must exist: a missing one would show itself only with the first record for it."""
-    wanted = [topic.name for topic in context.topics.all()]
-    found = existing(kafka_config(context.settings), wanted)
+    wanted = [topic.name for topic in resources.topics.all()]
+    found = existing(kafka_config(resources.settings), wanted)
     missing = [name for name in wanted if name not in found]
     if missing:
         raise MissingTopics(f"no topic {', '.join(missing)}; `freshet topics create` makes what is missing")

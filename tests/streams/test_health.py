@@ -21,8 +21,8 @@ from streams.health import EVENT_LOOP, Health, HealthServer
 from streams.kafka.lag import PartitionLag
 from streams.kafka.topics import Topics
 from streams.metrics import Metrics
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from streams.worker.stall_detector import LagClock, StallDetector, StallWatcher, beat, stacks
 from streams.worker.worker import run
 from tests.support.fakes_encoder import FakeEncoder
@@ -160,9 +160,9 @@ async def test_a_worker_tells_of_itself(kafka: str, valkey: str, topic_prefix: s
     now = time.time_ns() // 1_000_000
     events: list[tuple[Any, Any]] = [(b"u", Codec().encode(UserEvent("u", f"i{n}", "view", now))) for n in range(50)]
     await asyncio.to_thread(send_all, settings, Topics(settings).user_events, events)
-    context, stop = Context(settings), asyncio.Event()
-    context.encoder = FakeEncoder()
-    working = asyncio.create_task(run(["user-events", "sink"], context, stop=stop))
+    resources, stop = Resources(settings), asyncio.Event()
+    resources.encoder = FakeEncoder()
+    working = asyncio.create_task(run(["user-events", "sink"], resources, stop=stop))
     await until(lambda: answers(port, "/readyz") == 200, "the worker to be ready", 60)
     await until(lambda: 'freshet_lag_records{lane="user-events"' in ask(port, "/metrics")[1], "the lag", 30)
     lines = [line for line in ask(port, "/metrics")[1].splitlines() if line.startswith("freshet_lag")]

@@ -14,8 +14,8 @@ from typing import Any
 import tests.support.shifted_clock  # noqa: F401 - before anybody binds time.time
 from models.llm.client import Completion, Message
 from streams import logs
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from streams.worker.worker import run
 from tests.support.fakes_encoder import FakeEncoder
 
@@ -56,11 +56,11 @@ def smallest(schema: Mapping[str, Any]) -> Any:
 def main() -> None:
     settings = Settings.load()
     logs.configure(settings.log_level)
-    context = Context(settings)
-    context.encoder = FakeEncoder()
+    resources = Resources(settings)
+    resources.encoder = FakeEncoder()
     if not settings.llm:
-        context.llm = SchemaLlm(delay_s=0.05)
-    sys.exit(asyncio.run(run(sys.argv[1].split(","), context)))
+        resources.llm = SchemaLlm(delay_s=0.05)
+    sys.exit(asyncio.run(run(sys.argv[1].split(","), resources)))
 
 
 if __name__ == "__main__":

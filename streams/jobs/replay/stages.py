@@ -17,20 +17,20 @@ from streams.jobs.replay.plan import EVENTS
 from streams.kafka.record import SourceRecord
 from streams.lanes.item_distill import distill_window
 from streams.lanes.item_text import text_window
-from streams.resources import Context
+from streams.wiring.resources import Resources
 
 _EVENTS_TOGETHER = 5_000
 _WAIT_S = 0.1
 
 
 class UserMarker:
-    """Makes users due in the version of `context`; perseveres while Redis is away."""
+    """Makes users due in the version of `resources`; perseveres while Redis is away."""
 
-    def __init__(self, context: Context) -> None:
-        settings = context.settings
+    def __init__(self, resources: Resources) -> None:
+        settings = resources.settings
         policy = RefreshPolicy.of(settings)
-        self._due = RefreshQueue(context.redis, settings.version, settings.key_prefix, policy=policy)
-        self._backoff = Backoff("replay", context.metrics)
+        self._due = RefreshQueue(resources.redis, settings.version, settings.key_prefix, policy=policy)
+        self._backoff = Backoff("replay", resources.metrics)
 
     async def mark(self, user_ids: Sequence[str]) -> int:
         """Those of `user_ids` that have a history are due afterwards; answers how many."""
@@ -53,8 +53,8 @@ def named(keys: set[bytes] | frozenset[bytes]) -> list[str]:
     return found
 
 
-def _events_window(context: Context) -> MakeInFlight:
-    marker = UserMarker(context)
+def _events_window(resources: Resources) -> MakeInFlight:
+    marker = UserMarker(resources)
 
     def window(finish: Finish, fail: Fail) -> Batcher:
         return Batcher(marker.of_records, finish, fail, size=_EVENTS_TOGETHER, wait_s=_WAIT_S)
@@ -62,7 +62,7 @@ def _events_window(context: Context) -> MakeInFlight:
     return window
 
 
-WINDOWS: dict[str, Callable[[Context], MakeInFlight]] = {
+WINDOWS: dict[str, Callable[[Resources], MakeInFlight]] = {
     "item-text": text_window,
     "item-distill": distill_window,
     EVENTS: _events_window,

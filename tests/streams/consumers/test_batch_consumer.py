@@ -14,8 +14,8 @@ from streams.consumers import batch_consumer as firehose
 from streams.consumers.batch_consumer import BatchConsumer
 from streams.errors import Reason, TooManyDeadLetters
 from streams.kafka.batch import Batch, Rejected
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.support.lane_tools import committed, make_topic, read_all, send_all, until
 
 TOPIC = "in"
@@ -81,9 +81,9 @@ class Bench:
         self.sent += count
 
     async def lane(self, handler) -> BatchConsumer:
-        context = Context(self.settings)
-        lane = BatchConsumer("test", context, [self.topic], handler)
-        lane.context = context
+        resources = Resources(self.settings)
+        lane = BatchConsumer("test", resources, [self.topic], handler)
+        lane.resources = resources
         await lane.start()
         self.open.append(lane)
         return lane
@@ -91,7 +91,7 @@ class Bench:
     async def stop(self, lane: BatchConsumer) -> None:
         self.open.remove(lane)
         await lane.stop()
-        await lane.context.close()
+        await lane.resources.close()
 
     def committed(self) -> int:
         offsets = [committed(self.settings.kafka, f"{self.settings.topic_prefix}freshet-v1-test", self.topic, p)
@@ -161,8 +161,8 @@ async def test_a_transient_error_costs_time_and_no_record(bench):
     for partition in range(2):
         offsets = [offset for _, p, offset in handler.written if p == partition]
         assert offsets == sorted(offsets)
-    assert lane.context.metrics.retries.labels(lane="test", cause="ConnectionError")._value.get() == 3
-    assert lane.context.metrics.backing_off.labels(lane="test")._value.get() == 0
+    assert lane.resources.metrics.retries.labels(lane="test", cause="ConnectionError")._value.get() == 3
+    assert lane.resources.metrics.backing_off.labels(lane="test")._value.get() == 0
 
 
 async def test_a_stop_while_a_dependency_is_away_commits_nothing(bench):

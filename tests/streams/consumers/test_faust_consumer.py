@@ -18,8 +18,8 @@ from streams.consumers.faust_consumer import FaustConsumer
 from streams.consumers.in_flight import Batcher, InFlightLimiter
 from streams.kafka.producer import KafkaProducer
 from streams.kafka.record import SourceRecord
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.support.lane_tools import committed, make_topic, read_all, send_all, until
 
 
@@ -48,13 +48,13 @@ def batch_lane(
     settings: Settings, topic: str, work: Callable[[Sequence[SourceRecord]], Awaitable[None]], name: str = "lane"
 ) -> FaustConsumer:
     return FaustConsumer(
-        name, Context(settings), topic, lambda finish, fail: Batcher(work, finish, fail, size=10, wait_s=0.05)
+        name, Resources(settings), topic, lambda finish, fail: Batcher(work, finish, fail, size=10, wait_s=0.05)
     )
 
 
 def sliding_lane(settings: Settings, topic: str, work: Callable[[SourceRecord], Awaitable[None]]) -> FaustConsumer:
     return FaustConsumer(
-        "lane", Context(settings), topic, lambda finish, fail: InFlightLimiter(work, finish, fail, size=50)
+        "lane", Resources(settings), topic, lambda finish, fail: InFlightLimiter(work, finish, fail, size=50)
     )
 
 

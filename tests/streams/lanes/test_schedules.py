@@ -23,8 +23,8 @@ from streams.kafka.offsets import OffsetTracker, Place, Ticket
 from streams.kafka.record import SourceRecord
 from streams.lanes.item_distill import ItemDistill
 from streams.lanes.item_text import ItemText
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.streams.lanes.test_item_distill import FakeDistiller
 from tests.support.fakes import NOW_MS, FakeClock
 from tests.support.fakes_broker import FakeBroker
@@ -63,23 +63,23 @@ class World:
 
     def intake(self, loop: StepLoop, calls: Calls) -> Intake:
         """A new process of the lane."""
-        context = Context(Settings.load({}, llm_concurrency=2), clock=FakeClock())
-        context.producer = SlowProducer(self.broker, loop, calls)
-        context.encoder = FakeEncoder(before=lambda _: calls())
+        resources = Resources(Settings.load({}, llm_concurrency=2), clock=FakeClock())
+        resources.producer = SlowProducer(self.broker, loop, calls)
+        resources.encoder = FakeEncoder(before=lambda _: calls())
 
         def window(finish: Finish, fail: Fail) -> Window:
             if self._lane == "item-text":
                 made = self._make_window or Batcher
-                return made(ItemText(context).process, finish, fail, size=3, wait_s=0.02)
+                return made(ItemText(resources).process, finish, fail, size=3, wait_s=0.02)
             distiller = FakeDistiller()
             for name in ("known", "distill", "remember"):
                 setattr(distiller, name, calls.wrap(getattr(distiller, name)))
-            core = ItemDistill(context, distiller)
+            core = ItemDistill(resources, distiller)
             sliding = InFlightLimiter(core.process, finish, fail, size=4, parking=2)
             core.park = sliding.park
             return sliding
 
-        return Intake(self._lane, context.metrics, window)
+        return Intake(self._lane, resources.metrics, window)
 
     def durable(self, record: SourceRecord) -> bool:
         """Whether the lane's whole result for a record is on a topic."""

@@ -24,8 +24,8 @@ from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStor
 from store.refresh_queue import RefreshQueue
 from streams.errors import DeliveryFailed
 from streams.lanes.user_refresh import UserRefreshLane
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.support.fakes_broker import FakeBroker
 from tests.support.schedules import Calls, SlowProducer, StepLoop, stepping
 
@@ -60,9 +60,9 @@ class World:
         HistoryStore(client).append(HistoryBatch.of(events), DueVersions(["v1"]))
 
     def lane(self, loop: StepLoop, calls: Calls) -> UserRefreshLane:
-        context = Context(self.settings)
-        context.producer = SlowProducer(self.broker, loop, calls)
-        lane = UserRefreshLane(context)
+        resources = Resources(self.settings)
+        resources.producer = SlowProducer(self.broker, loop, calls)
+        lane = UserRefreshLane(resources)
         lane._reasoner.refresher()
         lane._infer = calls.wrap(lane._infer)  # type: ignore[method-assign]
         return lane

@@ -27,11 +27,11 @@ from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStor
 from store.refresh_queue import RefreshQueue
 from store.versions import Versions
 from streams.jobs.dead_letters.read import dead_letter_ranges, read_dead_letters
-from streams.jobs.erasure.dead_letters import names_user, sweep_owed
+from streams.jobs.erasure.dead_letter_sweep import names_user, sweep_owed
 from streams.kafka.topics import Topics
 from streams.lanes.user_refresh import UserRefreshLane
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.streams.lanes.test_item_distill_outage import running
 from tests.support.lane_tools import make_topics, read_all, send_all, until
 
@@ -180,10 +180,10 @@ async def test_nothing_brings_an_erased_user_back(settings: Settings, client: re
         assert not client.exists(KEYS.history(USER))
         assert Erasures(client).owed().keys() == {USER}
 
-        context = Context(settings)
-        assert await asyncio.to_thread(sweep_owed, context) == 1
+        resources = Resources(settings)
+        assert await asyncio.to_thread(sweep_owed, resources) == 1
         assert Erasures(client).owed() == {}
-        await context.close()
+        await resources.close()
     client.flushall()
     environment = {
         **os.environ, "FRESHET_KAFKA": settings.kafka, "FRESHET_REDIS": settings.redis,
@@ -218,8 +218,8 @@ async def test_a_refresh_under_way_publishes_nobody_who_was_erased_meanwhile(
     users = [USER, OTHER, "user-erased-late"]
     events = [HistoryEvent(user, f"i{n}", "view", NOW + n, f"e{n}") for user in users for n in range(3)]
     HistoryStore(client).append(HistoryBatch.of(events), DueVersions(["v1"]))
-    context = Context(settings)
-    lane = UserRefreshLane(context)
+    resources = Resources(settings)
+    lane = UserRefreshLane(resources)
     await asyncio.to_thread(lane._reasoner.refresher)
     infer, publish = lane._infer, lane._publish
 
@@ -235,7 +235,7 @@ async def test_a_refresh_under_way_publishes_nobody_who_was_erased_meanwhile(
     monkeypatch.setattr(lane, "_infer", erased_while_inferring)
     monkeypatch.setattr(lane, "_publish", erased_while_publishing)
     assert await lane.refresh_once() == 3
-    await context.close()
+    await resources.close()
     records = await asyncio.to_thread(read_all, settings.kafka, Topics(settings).user_features)
     last = {record.key: record.value for record in records}
     assert last.keys() == {OTHER.encode(), b"user-erased-late"}

@@ -11,21 +11,21 @@ import logging
 
 from streams.backoff import Backoff
 from streams.jobs.dead_letters.rewrite import Busy
-from streams.jobs.erasure.dead_letters import sweep_owed
-from streams.resources import Context, failure_of
+from streams.jobs.erasure.dead_letter_sweep import sweep_owed
+from streams.wiring.resources import Resources, failure_of
 
 NAME = "erasure-sweep"
 log = logging.getLogger(__name__)
 
 
 class ErasureSweep:
-    """See `streams.resources.Lane`."""
+    """See `streams.wiring.resources.Lane`."""
 
     name = NAME
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._backoff = Backoff(NAME, context.metrics)
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._backoff = Backoff(NAME, resources.metrics)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -43,9 +43,9 @@ class ErasureSweep:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self._context.settings.erasure_sweep_s)
+            await asyncio.sleep(self._resources.settings.erasure_sweep_s)
             try:
-                users = await self._backoff.persevere(lambda: asyncio.to_thread(sweep_owed, self._context))
+                users = await self._backoff.persevere(lambda: asyncio.to_thread(sweep_owed, self._resources))
             except Busy:
                 continue  # another worker, or an operator, is at it
             if users:

@@ -20,15 +20,15 @@ from dataclasses import replace
 from store.histories import HistoryStore
 from store.refresh_queue import USERS_PER_CALL
 from streams.backoff import Backoff
-from streams.jobs.replay.feed import Rate, ReplayFeed, Tell, keys_in
 from streams.jobs.replay.jobs import Job, Jobs
 from streams.jobs.replay.plan import EVENTS, HISTORIES, NAMED, Stage
+from streams.jobs.replay.replay_feed import Rate, ReplayFeed, Tell, keys_in
 from streams.jobs.replay.stages import WINDOWS, UserMarker, named
 from streams.kafka.offsets import Place
 from streams.kafka.ranges import Range, RangeReader
-from streams.resources import Context
 from streams.settings import Settings
-from streams.worker.membership import Membership
+from streams.versions.membership import Membership
+from streams.wiring.resources import Resources
 
 _SAVE_S = 5.0
 
@@ -37,18 +37,23 @@ Progress = Callable[[Stage, int], None]
 
 
 class Run:
-    """One attempt at a job; `context` is that of the version the job is for."""
+    """One attempt at a job; `resources` is that of the version the job is for."""
 
     def __init__(
-        self, context: Context, job: Job, jobs: Jobs, keys: frozenset[bytes], progress: Progress = lambda _s, _n: None
+        self,
+        resources: Resources,
+        job: Job,
+        jobs: Jobs,
+        keys: frozenset[bytes],
+        progress: Progress = lambda _s, _n: None,
     ) -> None:
         self.job = job
-        self._context = context
+        self._resources = resources
         self._jobs = jobs
         self._keys = keys
         self._progress = progress
         self._rate = Rate(job.plan.request.rate)
-        self._backoff = Backoff("replay", context.metrics)
+        self._backoff = Backoff("replay", resources.metrics)
         self._writing = threading.Lock()
 
     async def run(self, stop: asyncio.Event) -> Job:
@@ -57,7 +62,7 @@ class Run:
         1. Join the version as its workers do: components that differ are refused, a deletion is heard of.
         2. Stage after stage. 3. Keep the state, whatever happened.
         """
-        registration = Membership(self.job.plan.lanes, self._context)
+        registration = Membership(self.job.plan.lanes, self._resources)
         state = "failed"
         try:
             await registration.start()
@@ -100,7 +105,7 @@ class Run:
         bounded = bool(self.job.plan.request.to_ms)
         owes = stage.name != EVENTS  # users are made due, and refreshed by what they did up to then
         before = [replace(one, end=rest.first) for one, rest in zip(stage.ranges, left, strict=True)]
-        published = await keys_in(self._context.settings, before) if owes and bounded else set[bytes]()
+        published = await keys_in(self._resources.settings, before) if owes and bounded else set[bytes]()
         wanted = self._keys or None
         feed = self._feed(stage, left, wanted, collect=owes and bounded)
         await feed.run(self._teller(stage))
@@ -110,7 +115,7 @@ class Run:
 
     async def _tail(self, stage: Stage, ranges: Sequence[Range], wanted: Container[bytes] | None) -> None:
         while True:
-            now = await asyncio.to_thread(_ends, self._context.settings, ranges[0].topic)
+            now = await asyncio.to_thread(_ends, self._resources.settings, ranges[0].topic)
             ranges = [replace(one, first=one.end, end=now[one.partition]) for one in ranges]
             feed = self._feed(stage, ranges, wanted, collect=True)
             await feed.run(self._ignore)
@@ -121,10 +126,10 @@ class Run:
     def _feed(
         self, stage: Stage, ranges: Sequence[Range], wanted: Container[bytes] | None, *, collect: bool
     ) -> ReplayFeed:
-        context = self._context
-        window = WINDOWS[stage.name](context)
+        resources = self._resources
+        window = WINDOWS[stage.name](resources)
         return ReplayFeed(
-            context.settings, stage.name, ranges, context.metrics, window,
+            resources.settings, stage.name, ranges, resources.metrics, window,
             wanted=wanted, rate=self._rate, collect=collect,
         )  # fmt: skip
 
@@ -144,8 +149,8 @@ class Run:
 
     async def _histories(self, stage: Stage) -> None:
         """All users, from the beginning: SCAN has no place to go on from that outlives a server."""
-        settings = self._context.settings
-        store = HistoryStore(self._context.redis, settings.key_prefix)
+        settings = self._resources.settings
+        store = HistoryStore(self._resources.redis, settings.key_prefix)
         pages, seen = store.scan_users(), 0
         while (page := await asyncio.to_thread(next, pages, None)) is not None:
             await self._mark(stage, page, seen)
@@ -153,7 +158,7 @@ class Run:
 
     async def _mark(self, stage: Stage, user_ids: Sequence[str], before: int) -> None:
         """Make these due; `before` of the stage's users came earlier."""
-        marker, rate = UserMarker(self._context), self.job.plan.request.rate
+        marker, rate = UserMarker(self._resources), self.job.plan.request.rate
         step = max(1, min(USERS_PER_CALL, int(rate))) if rate else USERS_PER_CALL  # a second's worth at most
         for start in range(0, len(user_ids), step):
             part = user_ids[start : start + step]
@@ -164,7 +169,7 @@ class Run:
             self._progress(stage, before)
 
     async def _save(self, **changes: object) -> None:
-        self.job = replace(self.job, saved_ms=self._context.clock(), **changes)  # type: ignore[arg-type]
+        self.job = replace(self.job, saved_ms=self._resources.clock(), **changes)  # type: ignore[arg-type]
         await self._backoff.persevere(lambda: asyncio.to_thread(self._write))
 
     def _write(self) -> None:

@@ -15,15 +15,15 @@ from models.encoder.aligner import LinearAligner
 from models.llm.client import LLMUnavailable
 from store.versions import VersionConflict, VersionRetiring, Versions
 from streams.lanes import LANES
-from streams.resources import Context
 from streams.settings import Settings
-from streams.worker.components import components, worker_name
-from streams.worker.membership import Membership
+from streams.versions.components import components, worker_name
+from streams.versions.membership import Membership
+from streams.wiring.resources import Resources
 from tests.support.fakes_encoder import FakeEncoder
 from tests.support.fakes_llm import FakeLlm
 
 ALL = list(LANES)
-Make = Callable[..., Context]
+Make = Callable[..., Resources]
 
 
 @pytest.fixture
@@ -34,19 +34,19 @@ def client(valkey: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 async def make(valkey: str, tmp_path: Path) -> AsyncIterator[Make]:
-    """Contexts with fake models, closed at the end."""
-    made: list[Context] = []
+    """Resources with fake models, closed at the end."""
+    made: list[Resources] = []
 
-    def one(**settings: Any) -> Context:
-        context = Context(Settings.load({}, redis=valkey, home=tmp_path, dims=8, **settings))
-        context.encoder = FakeEncoder(dims=32)
-        context.llm = FakeLlm()
-        made.append(context)
-        return context
+    def one(**settings: Any) -> Resources:
+        resources = Resources(Settings.load({}, redis=valkey, home=tmp_path, dims=8, **settings))
+        resources.encoder = FakeEncoder(dims=32)
+        resources.llm = FakeLlm()
+        made.append(resources)
+        return resources
 
     yield one
-    for context in made:
-        await context.close()
+    for resources in made:
+        await resources.close()
 
 
 class AwayLlm(FakeLlm):
@@ -67,16 +67,16 @@ def pinned(client: redis.Redis, version: str = "v1") -> dict[str, str]:
 
 async def test_a_worker_with_all_lanes_pins_all_it_knows(client: redis.Redis, make: Make) -> None:
     """Catches a component that nobody compares, and a version that is not listed until it is activated."""
-    context = make()
-    registration = Membership(ALL, context)
+    resources = make()
+    registration = Membership(ALL, resources)
     await registration.start()
     assert pinned(client) == {
-        "schema": components(["sink"], context)["schema"],
+        "schema": components(["sink"], resources)["schema"],
         "dims": "8",
         "dtype": "float16",
         "encoder": "fake@1",
         "aligner": LinearAligner.random(0, 32, 8).revision,
-        "prompts": context.distillation.fingerprint,
+        "prompts": resources.distillation.fingerprint,
         "llm": FakeLlm().name,
         "reasoner": "block-diffusion",
     }
@@ -101,19 +101,19 @@ async def test_a_worker_with_all_lanes_pins_all_it_knows(client: redis.Redis, ma
 )
 async def test_a_lane_pins_what_it_uses(make: Make, lanes: list[str], names: set[str]) -> None:
     """Catches a sink that loads an encoder, and two lanes that are refused for what they do not use."""
-    context = make()
-    assert set(components(lanes, context)) == names
-    assert ("embedder" in vars(context)) is False
+    resources = make()
+    assert set(components(lanes, resources)) == names
+    assert ("embedder" in vars(resources)) is False
 
 
 async def test_refreshing_users_pins_a_trained_aligner_and_asks_no_encoder(make: Make, tmp_path: Path) -> None:
     """Catches users in another space than the items, and an encoder loaded for its width."""
-    context = make()
-    del context.encoder
+    resources = make()
+    del resources.encoder
     aligner = LinearAligner.random(5, 32, 8)
     aligner.save(tmp_path / "aligner.safetensors")
-    assert components(["user-refresh"], context)["aligner"] == aligner.revision
-    assert "encoder" not in vars(context)
+    assert components(["user-refresh"], resources)["aligner"] == aligner.revision
+    assert "encoder" not in vars(resources)
 
 
 @pytest.mark.parametrize(
@@ -156,12 +156,12 @@ async def test_another_version_takes_what_the_first_refuses(client: redis.Redis,
 async def test_a_language_model_that_is_away_is_pinned_before_its_first_answer(client: redis.Redis, make: Make) -> None:
     """Catches a worker that waits for an LLM to start, and knowledge of a model that nobody compared."""
     llm = AwayLlm()
-    context = make()
-    context.llm = llm
-    registration = Membership(["item-distill"], context)
+    resources = make()
+    resources.llm = llm
+    registration = Membership(["item-distill"], resources)
     await registration.start()
     assert "llm" not in pinned(client)
-    model = context.cached_distiller._distiller._llm  # type: ignore[attr-defined]
+    model = resources.cached_distiller._distiller._llm  # type: ignore[attr-defined]
     with pytest.raises(LLMUnavailable):
         await model.complete([], schema={"type": "object"}, schema_name="x", max_tokens=1)
     llm.away = False
@@ -174,13 +174,13 @@ async def test_another_language_model_is_refused_when_it_comes_back(client: redi
     """Catches an endpoint that was away and serves something else now: nothing may be asked of it."""
     Versions(client).create("v1", {"llm": "first-model"})
     llm = AwayLlm()
-    context = make()
-    context.llm = llm
-    registration = Membership(["item-distill"], context)
+    resources = make()
+    resources.llm = llm
+    registration = Membership(["item-distill"], resources)
     await registration.start()
     llm.away = False
     with pytest.raises(VersionConflict, match="first-model"):
-        await context.limited_llm.complete([], schema={"type": "object"}, schema_name="x", max_tokens=1)
+        await resources.limited_llm.complete([], schema={"type": "object"}, schema_name="x", max_tokens=1)
     assert llm.calls == []
     await registration.stop()
 

@@ -14,7 +14,7 @@ from typing import Any
 from freshet.records import ItemFeatures, ItemKnowledge, UserFeatures
 from models.llm.client import Completion, LanguageModel, Message, WrappedModel
 from schemas.history import fingerprint
-from streams.resources import Context
+from streams.wiring.resources import Resources
 
 ITEM_LANES = frozenset({"item-text", "item-distill"})
 
@@ -29,27 +29,27 @@ def schema_identity() -> str:
     return " ".join(f"{kind.__name__}@{fingerprint(kind):016x}" for kind in (ItemFeatures, UserFeatures, ItemKnowledge))
 
 
-def components(names: Sequence[str], context: Context) -> dict[str, str]:
+def components(names: Sequence[str], resources: Resources) -> dict[str, str]:
     """What the lanes called `names` use and can be known before they run. Loads models: call it from a thread.
 
     Not among them: the language model (`PinningModel`) and the reasoner's checkpoint (`streams.lanes.live_reasoner`),
     which may come later.
     """
-    lanes, settings = set(names), context.settings
+    lanes, settings = set(names), resources.settings
     found: dict[str, str] = {}
     if lanes & (ITEM_LANES | {"user-refresh", "sink"}):
         found["dims"] = str(settings.dims)
     if "sink" in lanes:
         found |= {"schema": schema_identity(), "dtype": settings.vector_dtype}
     if lanes & ITEM_LANES:
-        found |= {"encoder": context.encoder.revision, "aligner": context.aligner.revision}
+        found |= {"encoder": resources.encoder.revision, "aligner": resources.aligner.revision}
     if "item-distill" in lanes:
-        found["prompts"] = context.distillation.fingerprint
+        found["prompts"] = resources.distillation.fingerprint
     if "user-refresh" in lanes:
         found["reasoner"] = settings.reasoner
         # A random aligner is known by the encoder's width alone, and refreshing users asks for no encoder.
-        if context.trained_aligner is not None:
-            found["aligner"] = context.aligner.revision
+        if resources.trained_aligner is not None:
+            found["aligner"] = resources.aligner.revision
     return found
 
 

@@ -1,7 +1,7 @@
 """A worker's place in its version: made known, activated if it is the first, its components pinned, and every few
 seconds a sign of life.
 
-Owns when that happens. Must not know what the components are (`streams.worker.components`), nor what a version allows
+Owns when that happens. Must not know what the components are (`streams.versions.components`), nor what a version allows
 (`store.versions`).
 """
 
@@ -17,8 +17,8 @@ from redis import RedisError
 from models.llm.client import LLMUnavailable
 from store.versions import Versions
 from streams.backoff import Backoff
-from streams.resources import Context, failure_of
-from streams.worker.components import PinningModel, components, worker_name
+from streams.versions.components import PinningModel, components, worker_name
+from streams.wiring.resources import Resources, failure_of
 
 NAME = "version"
 BEAT_S = 10.0
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Membership:
-    """Started before the first lane, stopped after the last; see `streams.resources.Lane`.
+    """Started before the first lane, stopped after the last; see `streams.wiring.resources.Lane`.
 
     It fails with `VersionConflict` where a component is not the version's, and with `VersionRetiring` when the version
     is deleted under the worker.
@@ -35,24 +35,24 @@ class Membership:
 
     name = NAME
 
-    def __init__(self, names: Sequence[str], context: Context, *, beat_s: float = BEAT_S) -> None:
+    def __init__(self, names: Sequence[str], resources: Resources, *, beat_s: float = BEAT_S) -> None:
         self._lanes = list(names)
-        self._context = context
-        self._versions = Versions(context.redis, context.settings.key_prefix)
-        self._version = context.settings.version
+        self._resources = resources
+        self._versions = Versions(resources.redis, resources.settings.key_prefix)
+        self._version = resources.settings.version
         self._worker = worker_name()
-        self._backoff = Backoff(NAME, context.metrics)
+        self._backoff = Backoff(NAME, resources.metrics)
         self._pinned: dict[str, str] = {}
         self._beat_s = beat_s
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """1. pin what is known; 2. the language model, now if it answers, else before its first call; 3. live."""
-        self._pinned = await asyncio.to_thread(components, self._lanes, self._context)
+        self._pinned = await asyncio.to_thread(components, self._lanes, self._resources)
         await self._backoff.persevere(self._join)
         if "item-distill" in self._lanes:
-            model = PinningModel(self._context.limited_llm, self._pin)
-            self._context.limited_llm = model
+            model = PinningModel(self._resources.limited_llm, self._pin)
+            self._resources.limited_llm = model
             with suppress(LLMUnavailable, TimeoutError, RedisError):
                 await asyncio.wait_for(model.served_model(), _ASK_LLM_S)
         await self._backoff.persevere(self._beat)

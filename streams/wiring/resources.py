@@ -1,6 +1,6 @@
 """What a lane is, and what it is given.
 
-Owns the `Lane` contract and the `Context` with the resources lanes share. Must not import a lane, nor anything heavy
+Owns the `Lane` contract and the `Resources` with the resources lanes share. Must not import a lane, nor anything heavy
 before a lane asks for it: a worker with the sink alone loads no torch.
 """
 
@@ -58,10 +58,10 @@ async def failure_of(task: asyncio.Task[None]) -> BaseException:
     return error
 
 
-class Context:
+class Resources:
     """Settings, clock, metrics, and shared resources, each made when first asked for.
 
-    A test puts its fakes in by assignment (`context.encoder = FakeEncoder()`) before a lane asks.
+    A test puts its fakes in by assignment (`resources.encoder = FakeEncoder()`) before a lane asks.
     """
 
     def __init__(self, settings: Settings, *, clock: Clock = wall_clock, metrics: Metrics | None = None) -> None:
@@ -172,7 +172,7 @@ class Context:
     @cached_property
     def distillation(self) -> DistillationConfig:
         """How knowledge is made, as the settings ask for; raises `SettingError` where a file or a name is wrong."""
-        from streams.distillation import distillation_config
+        from streams.wiring.distillation import distillation_config
 
         return distillation_config(self.settings, self.encoder)
 
