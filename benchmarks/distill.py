@@ -44,8 +44,8 @@ from schemas.files import read_items
 from streams.kafka.lag import watermarks
 from streams.kafka.producer import delivered
 from streams.kafka.record import SourceRecord
-from streams.lanes import build_lane
 from streams.lanes.item_distill import NAME
+from streams.lanes.table import LANES
 from streams.settings import Settings
 from streams.wiring.resources import Resources
 
@@ -82,14 +82,11 @@ class LaneRun:
 
     def __init__(self, bench: Bench, number: int) -> None:
         settings = replace(bench.settings, topic_prefix=f"{bench.settings.topic_prefix}bench{number}.")
-        self.resources = Resources(settings)
         endpoint = Endpoint(settings.llm, settings.llm_model, settings.llm_timeout_s, 2 * settings.llm_concurrency)
         self.recorder = Recorder(connect(settings.llm_backend, endpoint))
-        self.resources.llm = self.recorder
-        if bench.encoder is not None:
-            self.resources.encoder = bench.encoder
+        self.resources = Resources(settings, llm=self.recorder, encoder=bench.encoder)
         self._warm_up = bench.warm_up
-        self._lane = build_lane(NAME, self.resources)
+        self._lane = LANES[NAME].build(self.resources)
 
     async def start(self) -> None:
         """Run, and take one item through everything: connections, grammar, encoder, first poll."""

@@ -40,8 +40,8 @@ from store.histories import History, HistoryStore
 from streams.consumers.batch_consumer import LINGER_S, consumer_config
 from streams.kafka.producer import producer_config
 from streams.kafka.topics import Topics
-from streams.lanes import consumer_group
-from streams.lanes.user_events import NAME, UserEventsLane
+from streams.lanes.table import LANES
+from streams.lanes.user_events import NAME
 from streams.settings import Settings
 from streams.wiring.resources import Resources
 
@@ -79,7 +79,7 @@ async def run_lane(bench: Bench, history_length: int) -> tuple[float, dict[str, 
     _forget_group(settings)
     resources = Resources(settings)
     resources.redis.flushall()
-    lane = UserEventsLane(resources)
+    lane = LANES[NAME].build(resources)
     failed = None
     with _cpu(bench, resources.redis) as cpu:
         started = time.perf_counter()
@@ -105,7 +105,7 @@ def _committed(resources: Resources) -> float:
 def _forget_group(settings: Settings) -> None:
     """Let the next run begin at offset 0 with the lane's own group."""
     admin = AdminClient({"bootstrap.servers": settings.kafka})
-    group = consumer_group(settings, NAME)
+    group = LANES[NAME].subscription(settings).group
     if any(each.group_id == group for each in admin.list_consumer_groups().result().valid):
         admin.delete_consumer_groups([group])[group].result()
 

@@ -24,6 +24,7 @@ from local.stack.state import resolve
 from store.histories import HistoryStore
 from store.versions import Versions
 from streams.errors import FatalError
+from streams.identity import worker_name
 from streams.jobs.replay.estimate import Estimate, estimate
 from streams.jobs.replay.jobs import Job, JobError, Jobs, new_job
 from streams.jobs.replay.plan import ReplayPlan, make_plan, warnings
@@ -31,8 +32,8 @@ from streams.jobs.replay.request import TOPICS, KeysChanged, Request, read_keys
 from streams.kafka.producer import kafka_config
 from streams.kafka.ranges import NoTopic
 from streams.kafka.topics import Topics, existing
+from streams.lanes.table import asking
 from streams.settings import Settings
-from streams.versions.components import worker_name
 
 if TYPE_CHECKING:
     from streams.jobs.replay.replayer import Progress as Tell
@@ -113,7 +114,7 @@ def _estimate(session: OperatorSession, settings: Settings, plan: ReplayPlan) ->
     """What asking the model would cost, where the replay asks it."""
     from streams.wiring.resources import Resources
 
-    ranges = [one for stage in plan.stages if stage.name == "item-distill" for one in stage.ranges]
+    ranges = [one for stage in plan.stages if stage.name in asking("llm") for one in stage.ranges]
     if not ranges:
         return None
     codec = Resources(settings).codec
@@ -163,7 +164,7 @@ def _run(settings: Settings, job: Job, keys: frozenset[bytes], as_json: bool) ->
     logs.configure(settings.log_level if as_json else "WARNING")
 
     async def work(tell: Tell) -> Job:
-        resources = Resources(settings)
+        resources = Resources(settings, member=True)
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)

@@ -12,7 +12,7 @@ import sys
 import click
 
 from local.stack.state import resolve
-from streams.lanes import LANES, UnknownLane, check_lanes
+from streams.lanes.table import LANES, UnknownLane, dependencies, lane_specs
 from streams.settings import Settings
 
 
@@ -28,12 +28,10 @@ def worker(lanes: str, metrics_port: int | None) -> None:
     share the load; any lane may run alone.
     """
     try:
-        names = check_lanes([name.strip() for name in lanes.split(",") if name.strip()])
+        names = [spec.name for spec in lane_specs(_names(lanes) or LANES)]
     except UnknownLane as error:
         raise click.BadParameter(str(error), param_hint="--lanes") from error
-    # Only item-distill asks an LLM.
-    needed = ("kafka", "redis", "llm") if "item-distill" in names else ("kafka", "redis")
-    settings = resolve(Settings.load(metrics_port=metrics_port), *needed)
+    settings = resolve(Settings.load(metrics_port=metrics_port), *dependencies(names))
     # Read when torch is imported. Several busy computations on few cores wait for each other's threads: with two
     # threads each, a loaded machine trains and infers up to seventy times slower than with one.
     os.environ["OMP_NUM_THREADS"] = str(settings.torch_threads)
@@ -43,5 +41,8 @@ def worker(lanes: str, metrics_port: int | None) -> None:
     from streams.worker.worker import run
 
     logs.configure(settings.log_level)
-    resources = Resources(settings)
-    sys.exit(asyncio.run(run(names, resources)))
+    sys.exit(asyncio.run(run(names, Resources(settings, member=True))))
+
+
+def _names(lanes: str) -> list[str]:
+    return [name for part in lanes.split(",") if (name := part.strip())]

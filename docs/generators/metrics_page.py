@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from streams.errors import Reason
-from streams.lanes import LANES
+from streams.lanes.table import LANES
 from streams.metrics import Metrics
 
 LABELS: dict[str, str] = {

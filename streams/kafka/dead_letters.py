@@ -68,7 +68,7 @@ class DeadLetterProducer:
         registry does not answer.
         """
         with self._lock:
-            self._counter.bad(record.place, record.offset, str(reason))
+            self._counter.bad(record.topic_partition, record.offset, str(reason))
         dead_letter = DeadLetter(
             topic=record.topic,
             partition=record.partition,
@@ -90,9 +90,9 @@ class DeadLetterProducer:
         future = self._producer.send(topic, record.key, self._codec.encode(dead_letter, topic=topic))
         self._metrics.dead_letters.labels(topic=record.topic, reason=str(reason)).inc()
         if log.isEnabledFor(logging.DEBUG):
-            place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+            source = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
             why = {"reason": str(reason), "stage": stage, "trace_id": trace_id(record)}
-            log.debug("dead letter", extra={**place, **why})
+            log.debug("dead letter", extra={**source, **why})
         return future
 
     def good(self, topic: str, partition: int, count: int = 1) -> None:

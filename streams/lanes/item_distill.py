@@ -14,28 +14,28 @@ from typing import Protocol
 from freshet.records import Item, ItemFeatures, ItemKnowledge
 from models.llm.client import LLMUnavailable
 from processors.items.centroids import CategoryCentroids, flagged
-from streams.backoff import Backoff
 from streams.consumers.assignment import MakeInFlight
 from streams.consumers.faust_consumer import FaustConsumer
 from streams.consumers.in_flight import Fail, Finish, InFlightLimiter
 from streams.consumers.micro_batch import MicroBatcher
 from streams.errors import Family, family
+from streams.kafka.consumer import Subscription
 from streams.kafka.publish import DeadLetterOutput, Outgoing, Output, Publisher
 from streams.kafka.record import SourceRecord
-from streams.lanes.item_text import Deleted, read_item, tombstone
+from streams.lanes.read_item import Deleted, read_item, tombstone
 from streams.wiring.resources import Resources
 
 NAME = "item-distill"
 # Records under way for each LLM call: enough that calls never lack one while others wait for their key, for an answer
 # to the same content, for the encoder or for the broker.
 IN_FLIGHT_PER_CALL = 3
-# Records that wait for the LLM beside the window, so that price changes behind them pass; a few kilobytes each.
+# Records that wait for the LLM beyond the limit, so that price changes behind them pass; a few kilobytes each.
 PARKING = 1_000
 _ENCODED_TOGETHER = 32
 
 
 class ItemDistiller(Protocol):
-    """Who knows about items: `processors.items.cached_distiller.ThriftyDistiller`."""
+    """Who knows about items: `processors.items.cached_distiller.CachedDistiller`."""
 
     async def known(
         self, item: Item, *, source_partition: int = -1, source_offset: int = -1
@@ -60,9 +60,9 @@ class ItemDistill:
             self._encode, size=_ENCODED_TOGETHER
         )
         self._centroids = CategoryCentroids()
-        self._llm = Backoff(NAME, resources.metrics, most_s=30.0)
-        self._redis = Backoff(NAME, resources.metrics)
-        self._kafka = Backoff(NAME, resources.metrics)
+        self._llm = resources.backoff(NAME, most_s=30.0)
+        self._redis = resources.backoff(NAME)
+        self._kafka = resources.backoff(NAME)
         self._publisher = Publisher(resources.producer, resources.dead_letters(), self._kafka, NAME)
 
     async def process(self, record: SourceRecord) -> None:
@@ -84,10 +84,10 @@ class ItemDistill:
 
     async def _distill(self, record: SourceRecord, item: Item) -> ItemKnowledge:
         """What is known passes whatever the LLM does; a backing-off LLM holds back only who needs it."""
-        place = {"source_partition": record.partition, "source_offset": record.offset}
-        knowledge = await self._redis.persevere(lambda: self._distiller.known(item, **place))
+        source = {"source_partition": record.partition, "source_offset": record.offset}
+        knowledge = await self._redis.persevere(lambda: self._distiller.known(item, **source))
         if knowledge is None:
-            knowledge = await self._llm.persevere(lambda: self._ask(item, place))
+            knowledge = await self._llm.persevere(lambda: self._ask(item, source))
         metrics, cost = self._resources.metrics, knowledge.provenance
         metrics.knowledge.labels(origin=cost.origin).inc()
         metrics.llm_calls.inc(cost.calls)
@@ -95,9 +95,9 @@ class ItemDistill:
         metrics.llm_tokens.labels(direction="out").inc(cost.tokens_out)
         return knowledge
 
-    async def _ask(self, item: Item, place: dict[str, int]) -> ItemKnowledge:
+    async def _ask(self, item: Item, source: dict[str, int]) -> ItemKnowledge:
         try:
-            return await self._distiller.distill(item, **place)
+            return await self._distiller.distill(item, **source)
         except LLMUnavailable:
             self.park()
             raise
@@ -143,21 +143,19 @@ class ItemDistill:
             metrics.freshness.labels(lane=NAME).observe(max(0, self._resources.clock() - one.event_time) / 1000)
 
 
-def distill_window(resources: Resources) -> MakeInFlight:
-    """Where records become knowledge, and vectors of it."""
+def distill_work(resources: Resources) -> MakeInFlight:
+    """How records become knowledge, and vectors of it: many at once, each key in order."""
 
-    def window(finish: Finish, fail: Fail) -> InFlightLimiter:
+    def limiter(finish: Finish, fail: Fail) -> InFlightLimiter:
         work = ItemDistill(resources, resources.cached_distiller)
         size = IN_FLIGHT_PER_CALL * resources.settings.llm_concurrency
         made = InFlightLimiter(work.process, finish, fail, size=size, parking=PARKING)
         work.park = made.park
         return made
 
-    return window
+    return limiter
 
 
-def ItemDistillLane(resources: Resources) -> FaustConsumer:
+def item_distill_lane(subscription: Subscription, resources: Resources) -> FaustConsumer:
     """The lane over Faust; loads the encoder before it reads."""
-    return FaustConsumer(
-        NAME, resources, resources.topics.items, distill_window(resources), prepare=lambda: resources.embedder
-    )
+    return FaustConsumer(subscription, resources, distill_work(resources), prepare=lambda: resources.embedder)

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from freshet.records import Item
-from processors.validate import check_deletion, check_item
-from streams.backoff import Backoff
 from streams.consumers.assignment import MakeInFlight
 from streams.consumers.faust_consumer import FaustConsumer
 from streams.consumers.in_flight import Batcher
 from streams.errors import Family, family
+from streams.kafka.consumer import Subscription
 from streams.kafka.publish import DeadLetterOutput, Outgoing, Output, Publisher
 from streams.kafka.record import SourceRecord
+from streams.lanes.read_item import Deleted, read_item, tombstone
 from streams.wiring.resources import Resources
 
 NAME = "item-text"
@@ -28,33 +27,12 @@ BATCH_RECORDS = 64
 WAIT_S = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
-    """The item a null value deletes."""
-
-    item_id: str
-
-
-def read_item(resources: Resources, record: SourceRecord) -> Item | Deleted:
-    """Decode and check one record of `items`; raises poison or `RegistryUnavailable`."""
-    if record.value is None:
-        return Deleted(check_deletion(record.key))
-    item = resources.codec.decode(Item, record.value)
-    check_item(item, resources.clock(), resources.settings.max_future_s, key=record.key)
-    return item
-
-
-def tombstone(record: SourceRecord, topic: str, item_id: str) -> Output:
-    """A deletion on its way on, at the time it was made."""
-    return Output(record, topic, item_id.encode(), None, timestamp=record.timestamp)
-
-
 class ItemText:
     """The lane's work on one batch; everything in it is published and confirmed when `process` returns."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
-        self._backoff = Backoff(NAME, resources.metrics)
+        self._backoff = resources.backoff(NAME)
         self._publisher = Publisher(resources.producer, resources.dead_letters(), self._backoff, NAME)
 
     async def process(self, records: Sequence[SourceRecord]) -> None:
@@ -94,13 +72,11 @@ class ItemText:
         return [made[at] for at in range(len(records))]
 
 
-def text_window(resources: Resources) -> MakeInFlight:
-    """Where records become vectors."""
+def text_work(resources: Resources) -> MakeInFlight:
+    """How records become vectors: batch by batch."""
     return lambda finish, fail: Batcher(ItemText(resources).process, finish, fail, size=BATCH_RECORDS, wait_s=WAIT_S)
 
 
-def ItemTextLane(resources: Resources) -> FaustConsumer:
+def item_text_lane(subscription: Subscription, resources: Resources) -> FaustConsumer:
     """The lane over Faust; loads the encoder before it reads."""
-    return FaustConsumer(
-        NAME, resources, resources.topics.items, text_window(resources), prepare=lambda: resources.embedder
-    )
+    return FaustConsumer(subscription, resources, text_work(resources), prepare=lambda: resources.embedder)

@@ -20,9 +20,9 @@ from models.reasoner.cooccurrence import CooccurrenceReasoner
 from models.reasoner.reasoner import FALLBACK, REASONERS, BehaviorReasoner, ReasonerSources, make_reasoner
 from processors.users.refresh import UserRefresher
 from store.versions import VersionConflict, Versions
+from streams.identity import worker_name
 from streams.lanes.text_sources import KnownTitles, acceptable
 from streams.settings import SettingError
-from streams.versions.components import worker_name
 from streams.wiring.resources import Resources
 
 UNKNOWN = "unknown"

@@ -19,6 +19,7 @@ from store.versions import Versions
 from streams.consumers.batch_consumer import BatchConsumer
 from streams.errors import Reason, reason
 from streams.kafka.batch import Batch, Rejected
+from streams.kafka.consumer import Subscription
 from streams.wiring.resources import Resources
 
 NAME = "sink"
@@ -47,9 +48,8 @@ class FeatureKind(Generic[R]):
 class SinkLane(BatchConsumer):
     """The topics of one feature version to Redis; a null value deletes."""
 
-    def __init__(self, resources: Resources) -> None:
-        handler = SinkHandler(resources)
-        super().__init__(NAME, resources, list(handler.kinds), handler)
+    def __init__(self, subscription: Subscription, resources: Resources) -> None:
+        super().__init__(subscription, resources, SinkHandler(resources))
 
 
 class SinkHandler:
@@ -89,15 +89,15 @@ class SinkHandler:
         """
         results = [WriteResult.SAME] * len(records)
         by_version: dict[str, list[int]] = {}
-        for place, one in enumerate(records):
-            by_version.setdefault(one.version or self._version, []).append(place)
-        for version, places in by_version.items():
+        for index, one in enumerate(records):
+            by_version.setdefault(one.version or self._version, []).append(index)
+        for version, indexes in by_version.items():
             try:
-                written = self._writer.put_knowledge(version, [records[place] for place in places])
+                written = self._writer.put_knowledge(version, [records[index] for index in indexes])
             except BlobError as error:
-                raise BlobError(str(error), places[error.index]) from error
-            for place, result in zip(places, written, strict=True):
-                results[place] = result
+                raise BlobError(str(error), indexes[error.index]) from error
+            for index, result in zip(indexes, written, strict=True):
+                results[index] = result
         self._cache.put(records)
         return results
 
@@ -105,7 +105,7 @@ class SinkHandler:
         """Write the batch's records and deletions; answers the records that can never be written."""
         rejected: list[Rejected] = []
         by_topic: dict[str, list[int]] = {}
-        for row, (topic, _) in enumerate(batch.places):
+        for row, (topic, _) in enumerate(batch.partitions):
             by_topic.setdefault(topic, []).append(row)
         for topic, rows in by_topic.items():
             self._write_kind(self.kinds[topic], batch, rows, rejected)
@@ -159,7 +159,7 @@ class SinkHandler:
         return []
 
     def _observe(self, kind: str, records: Any, results: Sequence[WriteResult]) -> None:
-        """Age at the moment a ranker can read it, of what it can read now."""
+        """How old features are when rankers can first read them."""
         metrics, now_ms = self._resources.metrics, self._resources.clock()
         for record, result in zip(records, results, strict=True):
             if result is WriteResult.WRITTEN:

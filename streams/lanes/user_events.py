@@ -1,4 +1,4 @@
-"""The firehose: user events into histories, and their users marked due in every version that is refreshed.
+"""The lane user-events: events into histories, and their users queued in every version that is refreshed.
 
 The lane belongs to no version: the workers of all share its consumer group, and histories are there once.
 
@@ -26,6 +26,7 @@ from store.refreshed_versions import RefreshedVersions
 from streams.consumers.batch_consumer import BatchConsumer
 from streams.errors import reason
 from streams.kafka.batch import Batch, Rejected
+from streams.kafka.consumer import Subscription
 from streams.kafka.erasure_notices import ErasureNotices
 from streams.wiring.resources import Resources
 
@@ -35,8 +36,8 @@ NAME = "user-events"
 class UserEventsLane(BatchConsumer):
     """Topic `user-events` to Redis; a null value erases the user."""
 
-    def __init__(self, resources: Resources) -> None:
-        super().__init__(NAME, resources, [resources.topics.user_events], UserEventsHandler(resources))
+    def __init__(self, subscription: Subscription, resources: Resources) -> None:
+        super().__init__(subscription, resources, UserEventsHandler(resources))
 
 
 class Histories(Protocol):
@@ -48,7 +49,7 @@ class Histories(Protocol):
 class UserEventsHandler:
     """One batch: decode by the column, refuse what breaks the contract, fold, write; see `streams.kafka.batch.Handler`.
 
-    `replaying`: histories alone, from a log whose consequences are known; nobody becomes due, nothing is told Kafka.
+    `replaying`: histories alone, from a log whose consequences are known; nobody is queued, nothing is sent to Kafka.
     `store` takes the place of Redis.
     """
 
@@ -68,8 +69,9 @@ class UserEventsHandler:
             policy=RefreshPolicy.of(settings),
         )
         self._versions = RefreshedVersions(resources.redis, settings.key_prefix, settings.version)
-        self._notices = ErasureNotices(resources)
-        self._owing = Erasures(resources.redis, settings.key_prefix)
+        # A replay sends nothing, and needs no producer for it.
+        self._notices = None if replaying else ErasureNotices(settings, resources.producer, resources.codec)
+        self._owed = Erasures(resources.redis, settings.key_prefix)
 
     def write(self, batch: Batch) -> Sequence[Rejected]:
         """Write the batch's histories and erasures; answers the records that can never be written."""
@@ -86,8 +88,8 @@ class UserEventsHandler:
             rejected += refused.values()
             rows = rows.take(np.setdiff1d(np.arange(len(rows)), np.array(list(refused), dtype=np.int64)))
         self._append(fold(rows, erasures))
-        if erasures and not self._replaying:
-            self._tell_of({user_id: erasure.moment_ms for user_id, erasure in erasures.items()})
+        if erasures:
+            self._announce({user_id: erasure.moment_ms for user_id, erasure in erasures.items()})
         self._records.labels(lane=NAME, outcome="done").inc(len(rows))
         self._records.labels(lane=NAME, outcome="deleted").inc(len(erasures))
         return rejected
@@ -104,10 +106,12 @@ class UserEventsHandler:
             else:
                 return
 
-    def _tell_of(self, timestamps: Mapping[str, int]) -> None:
-        """Kafka, confirmed, or it raises to be done again; and whoever sweeps dead letters."""
+    def _announce(self, timestamps: Mapping[str, int]) -> None:
+        """Put the erasures on the topics, confirmed, and on the list of the dead-letter sweep; may be repeated."""
+        if self._notices is None:
+            return
         self._notices.send(timestamps, self._versions.current())
-        self._owing.owe(timestamps)
+        self._owed.owe(timestamps)
 
     def _erasures(self, batch: Batch, rows: list[int]) -> tuple[dict[str, ErasedUser], list[Rejected]]:
         """Each erased user's last erasure in the batch, and the null values that name nobody."""
@@ -139,7 +143,7 @@ class UserEventsHandler:
 
 def _rows(batch: Batch, columns: pa.RecordBatch, places: NDArray[np.int64]) -> EventRows:
     kept = [batch.messages[place] for place in places.tolist()] if len(places) < len(batch) else batch.messages
-    partitions = np.fromiter((partition for _, partition in batch.places), np.int64, len(batch))
+    partitions = np.fromiter((partition for _, partition in batch.partitions), np.int64, len(batch))
     return EventRows(
         columns=columns,
         keys=pa.array([message.key() for message in kept], pa.binary()),

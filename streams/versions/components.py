@@ -1,27 +1,17 @@
-"""What a worker makes a version of: the components its lanes use, by the names a manifest has.
+"""What a worker makes a version of: the components that its lanes pin, by the names a manifest has.
 
-Owns which lane uses what, and the pinning of a language model before its first answer counts. Must not know what
-becomes of a conflict: that is the worker's to end with.
+Owns how each is found. Which lane pins what stands in the table of lanes. Must not know what becomes of a conflict:
+the worker ends with that.
 """
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 from freshet.records import ItemFeatures, ItemKnowledge, UserFeatures
-from models.llm.client import Completion, LanguageModel, Message, WrappedModel
 from schemas.history import fingerprint
+from streams.lanes.table import LANES, lane_specs
 from streams.wiring.resources import Resources
-
-ITEM_LANES = frozenset({"item-text", "item-distill"})
-
-
-def worker_name() -> str:
-    """How this process is called among the workers of a version."""
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def schema_identity() -> str:
@@ -29,50 +19,41 @@ def schema_identity() -> str:
     return " ".join(f"{kind.__name__}@{fingerprint(kind):016x}" for kind in (ItemFeatures, UserFeatures, ItemKnowledge))
 
 
-def components(names: Sequence[str], resources: Resources) -> dict[str, str]:
-    """What the lanes called `names` use and can be known before they run. Loads models: call it from a thread.
+KNOWN: Mapping[str, Callable[[Resources], str]] = {
+    "schema": lambda resources: schema_identity(),
+    "dims": lambda resources: str(resources.settings.dims),
+    "dtype": lambda resources: resources.settings.vector_dtype,
+    "encoder": lambda resources: resources.encoder.revision,
+    "aligner": lambda resources: resources.aligner.revision,
+    "prompts": lambda resources: resources.distillation.fingerprint,
+    "reasoner": lambda resources: resources.settings.reasoner,
+}
+"""The components that can be known before a lane runs, and how."""
 
-    Not among them: the language model (`PinningModel`) and the reasoner's checkpoint (`streams.lanes.live_reasoner`),
-    which may come later.
-    """
-    lanes, settings = set(names), resources.settings
-    found: dict[str, str] = {}
-    if lanes & (ITEM_LANES | {"user-refresh", "sink"}):
-        found["dims"] = str(settings.dims)
-    if "sink" in lanes:
-        found |= {"schema": schema_identity(), "dtype": settings.vector_dtype}
-    if lanes & ITEM_LANES:
-        found |= {"encoder": resources.encoder.revision, "aligner": resources.aligner.revision}
-    if "item-distill" in lanes:
-        found["prompts"] = resources.distillation.fingerprint
-    if "user-refresh" in lanes:
-        found["reasoner"] = settings.reasoner
-        # A random aligner is known by the encoder's width alone, and refreshing users asks for no encoder.
-        if resources.trained_aligner is not None:
-            found["aligner"] = resources.aligner.revision
-    return found
+LLM, CHECKPOINT = "llm", "checkpoint"
+LATER = frozenset({LLM, CHECKPOINT})
+"""The others: a language model is pinned when it says its name (`streams.wiring.language_model`), a checkpoint when it
+is there (`streams.lanes.live_reasoner`)."""
+
+REQUIRED = ("schema", "dims", "dtype", "encoder", "aligner", "reasoner")
+"""The components without which items and users of a version are no pair: no version is activated before it has them."""
 
 
-class PinningModel(WrappedModel):
-    """A `LanguageModel` that makes its name part of the version before anything is asked of it.
+def pinned(names: Iterable[str]) -> set[str]:
+    """The components that the lanes called `names` pin, sooner or later."""
+    return {component for spec in lane_specs(names) for component in spec.pins}
 
-    `pin` raises where the version has another model's answers; transient errors of it are the caller's to retry.
-    """
 
-    def __init__(self, llm: LanguageModel, pin: Callable[[Mapping[str, str]], Awaitable[object]]) -> None:
-        super().__init__(llm)
-        self._pin = pin
-        self._pinned = ""
+def components(names: Iterable[str], resources: Resources) -> dict[str, str]:
+    """What the lanes called `names` pin and can be known before they run. Loads models: call it from a thread."""
+    wanted = pinned(names)
+    # A random aligner is known by the encoder's width alone, and refreshing users asks for no encoder.
+    if "encoder" not in wanted and resources.trained_aligner is None:
+        wanted.discard("aligner")
+    return {name: find(resources) for name, find in KNOWN.items() if name in wanted}
 
-    async def served_model(self) -> str:
-        """See `LanguageModel.served_model`."""
-        name = await super().served_model()
-        if name != self._pinned:
-            await self._pin({"llm": name})
-            self._pinned = name
-        return name
 
-    async def complete(self, messages: Sequence[Message], **asked: Any) -> Completion:
-        """See `LanguageModel.complete`."""
-        await self.served_model()
-        return await super().complete(messages, **asked)
+def required_by_lane() -> dict[str, str]:
+    """Each required component with the lanes that pin it, in words."""
+    lanes = {component: [spec.name for spec in LANES.values() if component in spec.pins] for component in REQUIRED}
+    return {component: " or ".join(filter(None, (", ".join(n[:-1]), *n[-1:]))) for component, n in lanes.items()}

@@ -56,10 +56,8 @@ def smallest(schema: Mapping[str, Any]) -> Any:
 def main() -> None:
     settings = Settings.load()
     logs.configure(settings.log_level)
-    resources = Resources(settings)
-    resources.encoder = FakeEncoder()
-    if not settings.llm:
-        resources.llm = SchemaLlm(delay_s=0.05)
+    llm = None if settings.llm else SchemaLlm(delay_s=0.05)
+    resources = Resources(settings, member=True, encoder=FakeEncoder(), llm=llm)
     sys.exit(asyncio.run(run(sys.argv[1].split(","), resources)))
 
 

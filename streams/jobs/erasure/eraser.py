@@ -68,7 +68,7 @@ class Eraser:
         )
         self._refreshed = RefreshedVersions(resources.redis, settings.key_prefix, settings.version)
         self._writer = FeatureWriter(resources.redis, settings.key_prefix, ttl_s=settings.feature_ttl_s)
-        self._notices = ErasureNotices(resources)
+        self._notices = ErasureNotices(settings, resources.producer, resources.codec)
         self._erasures = Erasures(resources.redis, settings.key_prefix)
 
     def erase(self, user_ids: Sequence[str]) -> ErasureOutcome:

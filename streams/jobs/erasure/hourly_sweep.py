@@ -9,23 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from streams.backoff import Backoff
 from streams.jobs.dead_letters.rewrite import Busy
 from streams.jobs.erasure.dead_letter_sweep import sweep_owed
-from streams.wiring.resources import Resources, failure_of
+from streams.lanes.lane import failure_of
+from streams.wiring.resources import Resources
 
 NAME = "erasure-sweep"
 log = logging.getLogger(__name__)
 
 
 class ErasureSweep:
-    """See `streams.wiring.resources.Lane`."""
+    """See `streams.lanes.lane.Lane`; the service `erasure-sweep`."""
 
     name = NAME
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
-        self._backoff = Backoff(NAME, resources.metrics)
+        self._backoff = resources.backoff(NAME)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

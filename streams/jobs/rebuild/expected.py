@@ -138,7 +138,7 @@ class ExpectedHistories:
         self._handler = UserEventsHandler(resources, replaying=True, store=self)
         self._touched: set[str] = set()
         self._bounds: dict[str, int] = {}
-        self._kept_bounds = read_erasures(resources)
+        self._kept_bounds = read_erasures(resources.settings, resources.codec)
         self.members: dict[str, dict[bytes, int]] = {}
         self.written_ms: dict[bytes, int] = {}
         """When Kafka got the latest record of each key."""

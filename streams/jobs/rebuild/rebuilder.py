@@ -22,7 +22,7 @@ from store.histories import History, HistoryStore
 from store.refresh_queue import RefreshPolicy, RefreshQueue
 from store.scan import headers
 from store.versions import Versions
-from streams.backoff import Backoff
+from streams.identity import worker_name
 from streams.jobs.rebuild.erased import ErasedUsers
 from streams.jobs.replay.replay_feed import Rate
 from streams.kafka.batch import Batch, Handler, Message
@@ -30,7 +30,6 @@ from streams.kafka.erasure_notices import read_erasures
 from streams.kafka.ranges import Range, RangeReader
 from streams.lanes.sink import SinkHandler
 from streams.lanes.user_events import UserEventsHandler
-from streams.versions.components import worker_name
 from streams.wiring.resources import Resources
 
 T = TypeVar("T")
@@ -60,7 +59,7 @@ class Rebuild:
         self, resources: Resources, *, rate: float = 0.0, progress: Progress = lambda _name, _done, _all: None
     ) -> None:
         self._resources = resources
-        self._backoff = Backoff("rebuild", resources.metrics)
+        self._backoff = resources.backoff("rebuild")
         self._rate = Rate(rate)
         self._progress = progress
         self._versions = Versions(resources.redis, resources.settings.key_prefix)
@@ -73,7 +72,7 @@ class Rebuild:
         topics, version = resources.topics, resources.settings.version
         await self._redis(lambda: self._versions.create(version, by=worker_name()))
         done.activated = await self._redis(lambda: self._versions.activate_if_none(version))
-        timestamps = await asyncio.to_thread(read_erasures, resources)
+        timestamps = await asyncio.to_thread(read_erasures, resources.settings, resources.codec)
         await self._redis(lambda: Erasures(resources.redis, resources.settings.key_prefix).restore(timestamps))
         sink = SinkHandler(resources)
         for topic in (topics.item_knowledge, topics.item_features, topics.user_features):

@@ -19,12 +19,11 @@ from dataclasses import replace
 
 from store.histories import HistoryStore
 from store.refresh_queue import USERS_PER_CALL
-from streams.backoff import Backoff
 from streams.jobs.replay.jobs import Job, Jobs
 from streams.jobs.replay.plan import EVENTS, HISTORIES, NAMED, Stage
 from streams.jobs.replay.replay_feed import Rate, ReplayFeed, Tell, keys_in
-from streams.jobs.replay.stages import WINDOWS, UserMarker, named
-from streams.kafka.offsets import Place
+from streams.jobs.replay.stages import UserMarker, named, stage_work
+from streams.kafka.offsets import TopicPartition
 from streams.kafka.ranges import Range, RangeReader
 from streams.settings import Settings
 from streams.versions.membership import Membership
@@ -53,7 +52,7 @@ class Run:
         self._keys = keys
         self._progress = progress
         self._rate = Rate(job.plan.request.rate)
-        self._backoff = Backoff("replay", resources.metrics)
+        self._backoff = resources.backoff("replay")
         self._writing = threading.Lock()
 
     async def run(self, stop: asyncio.Event) -> Job:
@@ -62,12 +61,12 @@ class Run:
         1. Join the version as its workers do: components that differ are refused, a deletion is heard of.
         2. Stage after stage. 3. Keep the state, whatever happened.
         """
-        registration = Membership(self.job.plan.lanes, self._resources)
+        membership = Membership(self.job.plan.lanes, self._resources)
         state = "failed"
         try:
-            await registration.start()
+            await membership.start()
             work, stopped = asyncio.create_task(self._work()), asyncio.create_task(stop.wait())
-            failed = asyncio.create_task(registration.wait_failed())
+            failed = asyncio.create_task(membership.wait_failed())
             try:
                 await asyncio.wait([work, stopped, failed], return_when=asyncio.FIRST_COMPLETED)
                 if failed.done():
@@ -83,7 +82,7 @@ class Run:
             with suppress(TimeoutError):  # it is taken over all the same, a little later
                 async with asyncio.timeout(_SAVE_S):
                     await self._save(state=state)
-            await registration.stop()
+            await membership.stop()
         return self.job
 
     async def _work(self) -> None:
@@ -127,28 +126,28 @@ class Run:
         self, stage: Stage, ranges: Sequence[Range], wanted: Container[bytes] | None, *, collect: bool
     ) -> ReplayFeed:
         resources = self._resources
-        window = WINDOWS[stage.name](resources)
+        work = stage_work(stage, resources)
         return ReplayFeed(
-            resources.settings, stage.name, ranges, resources.metrics, window,
+            resources.settings, stage.name, ranges, resources.metrics, work,
             wanted=wanted, rate=self._rate, collect=collect,
         )  # fmt: skip
 
     def _teller(self, stage: Stage) -> Tell:
-        firsts = {one.place: one.first for one in stage.ranges}
+        firsts = {one.topic_partition: one.first for one in stage.ranges}
 
-        async def tell(reached: Mapping[Place, int], news: int) -> None:
+        async def tell(reached: Mapping[TopicPartition, int], news: int) -> None:
             positions = {partition: offset for (_, partition), offset in reached.items()}
             done = {**self.job.done, stage.name: self.job.done.get(stage.name, 0) + news}
             await self._save(positions={**self.job.positions, stage.name: positions}, done=done)
-            self._progress(stage, sum(offset - firsts[place] for place, offset in reached.items()))
+            self._progress(stage, sum(offset - firsts[tp] for tp, offset in reached.items()))
 
         return tell
 
-    async def _ignore(self, _reached: Mapping[Place, int], _news: int) -> None:
+    async def _ignore(self, _reached: Mapping[TopicPartition, int], _news: int) -> None:
         await self._save()
 
     async def _histories(self, stage: Stage) -> None:
-        """All users, from the beginning: SCAN has no place to go on from that outlives a server."""
+        """All users, from the beginning: SCAN has no position to go on from that outlives a server."""
         settings = self._resources.settings
         store = HistoryStore(self._resources.redis, settings.key_prefix)
         pages, seen = store.scan_users(), 0

@@ -14,6 +14,7 @@ from streams.consumers import batch_consumer as firehose
 from streams.consumers.batch_consumer import BatchConsumer
 from streams.errors import Reason, TooManyDeadLetters
 from streams.kafka.batch import Batch, Rejected
+from streams.kafka.consumer import Subscription, consumer_group
 from streams.settings import Settings
 from streams.wiring.resources import Resources
 from tests.support.lane_tools import committed, make_topic, read_all, send_all, until
@@ -54,7 +55,7 @@ class Recorder:
         self.before(batch)
         rejected = []
         for row, (message, (topic, partition), offset) in enumerate(
-            zip(batch.messages, batch.places, batch.offsets, strict=True)
+            zip(batch.messages, batch.partitions, batch.offsets, strict=True)
         ):
             if self.reject(message):
                 rejected.append(Rejected(row, Reason.BAD_PAYLOAD, "test/decode", ValueError("bad")))
@@ -82,7 +83,8 @@ class Bench:
 
     async def lane(self, handler) -> BatchConsumer:
         resources = Resources(self.settings)
-        lane = BatchConsumer("test", resources, [self.topic], handler)
+        group = consumer_group(self.settings, "test")
+        lane = BatchConsumer(Subscription("test", group, (self.topic,)), resources, handler)
         lane.resources = resources
         await lane.start()
         self.open.append(lane)

@@ -21,9 +21,10 @@ from freshet.records import DeadLetter, ItemFeatures, UserEvent
 from schemas.codec import Codec
 from store.functions import Library
 from store.histories import HistoryStore
-from streams.consumers import batch_consumer as firehose
+from streams.consumers import batch_consumer
 from streams.consumers.batch_consumer import _Loop
 from streams.kafka.batch import Handler
+from streams.kafka.consumer import Subscription
 from streams.lanes.sink import SinkHandler
 from streams.lanes.user_events import UserEventsHandler
 from streams.settings import Settings
@@ -191,14 +192,14 @@ class World(ABC):
     def run(self, monkeypatch: pytest.MonkeyPatch, fault: Fault, rebalance_at: int = -1) -> BaseException | None:
         """A process of the lane, from what is committed to the end of the log; answers what it failed with."""
         consumer = FakeConsumer(self.log, fault, self.committed, self.check, rebalance_at)
-        monkeypatch.setattr(firehose, "Consumer", consumer)
-        resources = Resources(self.settings, clock=lambda: NOW)
+        monkeypatch.setattr(batch_consumer, "Consumer", consumer)
         producer = FakeProducer(self.broker)
         send = producer.send
         producer.send = lambda *args, **kwargs: fault.around(send, *args, **kwargs)  # type: ignore[method-assign]
-        resources.producer = producer
+        resources = Resources(self.settings, clock=lambda: NOW, producer=producer)
         failed: list[BaseException] = []
-        loop = _Loop("test", resources, [self.topic], self.handler(resources), failed.append)
+        subscription = Subscription("test", "test", (self.topic,))
+        loop = _Loop(subscription, resources, self.handler(resources), failed.append)
 
         def wait(_seconds: float) -> None:
             loop._early += loop._checked(loop._consumer.consume(1, 0))

@@ -8,7 +8,7 @@ from pathlib import Path
 from freshet.records import Item
 from local.stack.kafka import KafkaServer
 from schemas.codec import Codec
-from streams.lanes import build_lane
+from streams.lanes.table import LANES
 from streams.settings import Settings
 from streams.wiring.resources import Resources
 from tests.support.fakes_encoder import FakeEncoder
@@ -30,9 +30,8 @@ async def test_a_broker_restart_costs_time_and_nothing_else(tmp_path: Path) -> N
     try:
         settings = Settings.load({}, kafka=server.address, partitions=1)
         topics = await asyncio.to_thread(make_topics, settings)
-        resources = Resources(settings)
-        resources.encoder = FakeEncoder()
-        lane = build_lane("item-text", resources)
+        resources = Resources(settings, encoder=FakeEncoder())
+        lane = LANES["item-text"].build(resources)
         await lane.start()
         failed = asyncio.create_task(lane.wait_failed())
         await asyncio.to_thread(send_all, settings, topics.items, items(0, 50))

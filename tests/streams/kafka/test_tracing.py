@@ -1,4 +1,4 @@
-"""Trace resources_each: the platform's are followed, others follow from the position."""
+"""Trace contexts: the platform's are followed, others follow from the position."""
 
 from __future__ import annotations
 
@@ -42,8 +42,7 @@ def test_the_platforms_trace_is_followed_if_it_is_one() -> None:
 async def test_what_is_published_carries_the_trace() -> None:
     """Catches a lane that forgets where a vector came from."""
     broker = FakeBroker()
-    resources = Resources(Settings.load({}), clock=FakeClock())
-    resources.producer, resources.encoder = FakeProducer(broker), FakeEncoder()
+    resources = Resources(Settings.load({}), clock=FakeClock(), producer=FakeProducer(broker), encoder=FakeEncoder())
     header = (HEADER, f"00-{TRACE}-b7ad6b7169203331-01".encode())
     record = broker.append("items", b"a", Codec().encode(Item("a", NOW_MS, "Tea")), headers=[header])
     await ItemText(resources).process([record])

@@ -84,10 +84,9 @@ def broker() -> FakeBroker:
 
 @pytest.fixture
 def resources(broker: FakeBroker) -> Resources:
-    resources = Resources(Settings.load({}, llm_concurrency=2), clock=FakeClock())
-    resources.producer = FakeProducer(broker)
-    resources.encoder = FakeEncoder()
-    return resources
+    return Resources(
+        Settings.load({}, llm_concurrency=2), clock=FakeClock(), producer=FakeProducer(broker), encoder=FakeEncoder()
+    )
 
 
 class Lane:

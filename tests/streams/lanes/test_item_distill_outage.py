@@ -14,7 +14,7 @@ import redis
 from freshet.records import Item, ItemFeatures, ItemKnowledge, ItemTier
 from schemas.codec import Codec
 from streams.kafka.topics import Topics
-from streams.lanes import build_lane
+from streams.lanes.table import LANES
 from streams.settings import Settings
 from streams.wiring.resources import Resources
 from tests.support.fakes_encoder import FakeEncoder
@@ -39,9 +39,8 @@ async def send(settings: Settings, items: list[Item]) -> None:
 @asynccontextmanager
 async def running(settings: Settings, *names: str) -> AsyncIterator[Resources]:
     """Lanes in this process; fails where one of them fails."""
-    resources = Resources(settings)
-    resources.encoder = FakeEncoder()
-    lanes = [build_lane(name, resources) for name in names]
+    resources = Resources(settings, encoder=FakeEncoder())
+    lanes = [LANES[name].build(resources) for name in names]
     for lane in lanes:
         await lane.start()
     failures = [asyncio.create_task(lane.wait_failed()) for lane in lanes]

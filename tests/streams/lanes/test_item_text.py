@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
@@ -27,12 +28,14 @@ def broker() -> FakeBroker:
     return FakeBroker()
 
 
+def make_resources(broker: FakeBroker, **fakes: Any) -> Resources:
+    given = {"producer": FakeProducer(broker), "encoder": FakeEncoder(), **fakes}
+    return Resources(Settings.load({}, dead_letter_run=5), clock=FakeClock(), **given)
+
+
 @pytest.fixture
 def resources(broker: FakeBroker) -> Resources:
-    resources = Resources(Settings.load({}, dead_letter_run=5), clock=FakeClock())
-    resources.producer = FakeProducer(broker)
-    resources.encoder = FakeEncoder()
-    return resources
+    return make_resources(broker)
 
 
 def item(item_id: str, title: str = "Oat drink", event_time: int = NOW_MS) -> Item:
@@ -105,7 +108,7 @@ async def test_a_transient_failure_is_tried_again_in_order(resources: Resources,
     assert set(broker.latest(FEATURES)) == {b"a", b"b"}
 
 
-async def test_a_registry_that_is_down_is_waited_for(resources: Resources, broker: FakeBroker) -> None:
+async def test_a_registry_that_is_down_is_waited_for(broker: FakeBroker) -> None:
     """Catches dead letters for records that are fine."""
 
     class Flaky(Codec):
@@ -117,8 +120,7 @@ async def test_a_registry_that_is_down_is_waited_for(resources: Resources, broke
                 raise RegistryUnavailable("down")
             return super().decode(kind, data)
 
-    resources.codec = Flaky()
-    await ItemText(resources).process(source(broker, item("a")))
+    await ItemText(make_resources(broker, codec=Flaky())).process(source(broker, item("a")))
     assert list(broker.latest(FEATURES)) == [b"a"]
     assert dead_letters(broker) == []
 
@@ -161,10 +163,10 @@ async def test_process_returns_only_when_the_broker_has_confirmed(resources: Res
     await asyncio.wait_for(task, 2)
 
 
-async def test_encoding_leaves_the_loop_free(resources: Resources, broker: FakeBroker) -> None:
+async def test_encoding_leaves_the_loop_free(broker: FakeBroker) -> None:
     """Catches torch on the event loop: heartbeats stop, and the lane falls out of its group."""
     release = threading.Event()
-    resources.encoder = FakeEncoder(before=lambda _: assert_waited(release))
+    resources = make_resources(broker, encoder=FakeEncoder(before=lambda _: assert_waited(release)))
     task = asyncio.create_task(ItemText(resources).process(source(broker, item("a"))))
     for _ in range(5):
         await asyncio.sleep(0.01)

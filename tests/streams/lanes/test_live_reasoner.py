@@ -30,9 +30,7 @@ def client(valkey: str) -> Iterator[redis.Redis]:
 
 
 def make_resources(valkey: str, tmp_path: Path, **settings: Any) -> Resources:
-    resources = Resources(Settings.load({}, redis=valkey, home=tmp_path, dims=8, **settings))
-    resources.encoder = FakeEncoder(dims=32)
-    return resources
+    return Resources(Settings.load({}, redis=valkey, home=tmp_path, dims=8, **settings), encoder=FakeEncoder(dims=32))
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from store.feature_writer import FeatureWriter, WriteResult
 from store.knowledge_cache import KnowledgeCache
 from store.versions import Versions
 from streams.kafka.producer import KafkaProducer
-from streams.lanes.sink import SinkLane
 from streams.settings import Settings
 from streams.wiring.resources import Resources
 from tests.support.lane_tools import committed, make_topics, read_all, until
+from tests.support.lanes import sink
 
 CODEC = Codec()
 NOW = 1_700_000_000_000
@@ -48,7 +48,7 @@ class Flow:
         Versions(self.client).activate("v1")
         self.reader = FeatureReader(self.client, timeout_s=10.0)
         self.resources = Resources(self.settings, clock=lambda: NOW + 2_000)
-        self.lane = SinkLane(self.resources)
+        self.lane = sink(self.resources)
         self.sent: dict[str, int] = {}
 
     def send(self, topic: str, key: str, record, timestamp: int = NOW) -> None:

@@ -16,13 +16,13 @@ from store.feature_writer import FeatureWriter
 from store.histories import DueVersions, HistoryBatch, HistoryEvent, HistoryStore
 from streams.lanes.live_reasoner import LiveReasoner
 from streams.lanes.text_sources import KnownTitles, acceptable
-from streams.lanes.user_refresh import UserRefreshLane
 from streams.settings import SettingError, Settings
 from streams.wiring.resources import Resources
 from tests.models.text_diffusion.fake_text_server import FakeTextServer
 from tests.support.fakes import NOW_MS
 from tests.support.fakes_broker import FakeBroker, FakeProducer
 from tests.support.fakes_encoder import FakeEncoder
+from tests.support.lanes import user_refresh
 
 TITLES = {"i0": "green tea", "i1": "tea pot", "i2": "camping tent"}
 
@@ -78,20 +78,21 @@ def test_only_words_that_the_guard_lets_pass_are_published(text: str, fine: bool
     assert acceptable(text) is fine
 
 
-def resources_of(valkey: str, tmp_path, **settings: object) -> Resources:
+def resources_of(valkey: str, tmp_path, broker: FakeBroker | None = None, **settings: object) -> Resources:
     wanted = {"redis": valkey, "home": tmp_path, "dims": 32, "reasoner": "text-diffusion", "refresh_interval_s": 0}
-    resources = Resources(Settings.load({}, **(wanted | settings)))
-    resources.encoder = FakeEncoder(dims=64)
-    resources.aligner = LinearAligner.random(0, 64, 32)
-    return resources
+    return Resources(
+        Settings.load({}, **(wanted | settings)),
+        producer=FakeProducer(broker or FakeBroker()),
+        encoder=FakeEncoder(dims=64),
+        aligner=LinearAligner.random(0, 64, 32),
+    )
 
 
 async def test_the_lane_publishes_what_the_text_model_infers(client: redis.Redis, valkey: str, tmp_path) -> None:
     """Catches a text reasoner that the settings name and no lane uses."""
     broker = FakeBroker()
     with FakeTextServer(lambda log: "1. camping tent\n2. flight to Lisbon") as server:
-        resources = resources_of(valkey, tmp_path, reasoner_url=server.url)
-        resources.producer = FakeProducer(broker)
+        resources = resources_of(valkey, tmp_path, broker, reasoner_url=server.url)
         vectors = resources.aligner.align(resources.encoder.encode(list(TITLES.values()))).astype("<f2")
         features = [
             ItemFeatures(one, "v1", ItemTier.TEXT, NOW_MS, NOW_MS, 32, row.tobytes())
@@ -101,7 +102,7 @@ async def test_the_lane_publishes_what_the_text_model_infers(client: redis.Redis
         write_knowledge(client, TITLES)
         events = [HistoryEvent("u", one, "view", NOW_MS + n, offset=n) for n, one in enumerate(["i0", "i1"])]
         HistoryStore(client).append(HistoryBatch.of(events), DueVersions(["v1"]))
-        assert await UserRefreshLane(resources).refresh_once() == 1
+        assert await user_refresh(resources).refresh_once() == 1
         [user] = [Codec().decode(UserFeatures, value or b"") for value in broker.values("user-features-v1")]
         assert "1. green tea\n2. tea pot" in server.asked[0]["messages"][-1]["content"]
         await resources.close()

@@ -16,6 +16,7 @@ from streams.lanes.user_events import UserEventsLane
 from streams.settings import Settings
 from streams.wiring.resources import Resources
 from tests.support.lane_tools import committed, make_topics, read_all, send_all, until
+from tests.support.lanes import user_events
 
 CODEC = Codec()
 NOW = 1_700_000_000_000
@@ -37,7 +38,7 @@ class Flow:
 
     async def lane(self) -> UserEventsLane:
         resources = Resources(self.settings, clock=lambda: NOW)
-        lane = UserEventsLane(resources)
+        lane = user_events(resources)
         lane.resources = resources
         await lane.start()
         self.open.append(lane)

@@ -29,11 +29,11 @@ from store.versions import Versions
 from streams.jobs.dead_letters.read import dead_letter_ranges, read_dead_letters
 from streams.jobs.erasure.dead_letter_sweep import names_user, sweep_owed
 from streams.kafka.topics import Topics
-from streams.lanes.user_refresh import UserRefreshLane
 from streams.settings import Settings
 from streams.wiring.resources import Resources
 from tests.streams.lanes.test_item_distill_outage import running
 from tests.support.lane_tools import make_topics, read_all, send_all, until
+from tests.support.lanes import user_refresh
 
 CODEC = Codec()
 NOW = 1_760_000_000_000
@@ -219,9 +219,9 @@ async def test_a_refresh_under_way_publishes_nobody_who_was_erased_meanwhile(
     events = [HistoryEvent(user, f"i{n}", "view", NOW + n, f"e{n}") for user in users for n in range(3)]
     HistoryStore(client).append(HistoryBatch.of(events), DueVersions(["v1"]))
     resources = Resources(settings)
-    lane = UserRefreshLane(resources)
-    await asyncio.to_thread(lane._reasoner.refresher)
-    infer, publish = lane._infer, lane._publish
+    lane = user_refresh(resources)
+    await asyncio.to_thread(lane._inference.reasoner.refresher)
+    infer, send = lane._inference.infer, lane._publisher._send
 
     def erased_while_inferring(histories: Any) -> Any:
         made = infer(histories)
@@ -230,10 +230,10 @@ async def test_a_refresh_under_way_publishes_nobody_who_was_erased_meanwhile(
 
     async def erased_while_publishing(made: Any) -> None:
         HistoryStore(client).erase({"user-erased-late": NOW + 100}, DueVersions(["v1"]))
-        await publish(made)
+        await send(made)
 
-    monkeypatch.setattr(lane, "_infer", erased_while_inferring)
-    monkeypatch.setattr(lane, "_publish", erased_while_publishing)
+    monkeypatch.setattr(lane._inference, "infer", erased_while_inferring)
+    monkeypatch.setattr(lane._publisher, "_send", erased_while_publishing)
     assert await lane.refresh_once() == 3
     await resources.close()
     records = await asyncio.to_thread(read_all, settings.kafka, Topics(settings).user_features)

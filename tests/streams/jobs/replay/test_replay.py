@@ -75,8 +75,7 @@ class World:
         """One attempt in this process; `stop_after` records it is told to stop, as Ctrl-C does."""
 
         async def work() -> Job:
-            resources, stop = Resources(self.settings), asyncio.Event()
-            resources.encoder = FakeEncoder()
+            resources, stop = Resources(self.settings, member=True, encoder=FakeEncoder()), asyncio.Event()
 
             def progress(_: Any, behind: int) -> None:
                 if stop_after and behind >= stop_after:
@@ -168,7 +167,7 @@ def test_a_killed_replay_loses_nothing(world: World, tmp_path: Path) -> None:
         "from streams.jobs.replay.replayer import Run\n"
         "from tests.support.fakes_encoder import FakeEncoder\n"
         "async def work():\n"
-        "    resources = Resources(Settings.load()); resources.encoder = FakeEncoder()\n"
+        "    resources = Resources(Settings.load(), member=True, encoder=FakeEncoder())\n"
         "    jobs = Jobs(resources.redis, 'f')\n"
         "    await Run(resources, jobs.get(sys.argv[1]), jobs, frozenset()).run(asyncio.Event())\n"
         "asyncio.run(work())\n"
