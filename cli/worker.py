@@ -16,8 +16,16 @@ from streams.lanes.table import LANES, UnknownLane, dependencies, lane_specs
 from streams.settings import Settings
 
 
+class LanesOption(click.Option):
+    """Its help names the lanes that the table has when it is asked for."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        self.help = f"Comma-separated; default all: {', '.join(LANES)}."
+        return super().get_help_record(ctx)
+
+
 @click.command()
-@click.option("--lanes", default="", help=f"Comma-separated; default all: {', '.join(LANES)}.")
+@click.option("--lanes", cls=LanesOption, default="")
 @click.option(
     "--metrics-port", type=click.IntRange(0, 65535), help="Answer /metrics, /livez and /readyz here; 0: don't."
 )
