@@ -33,7 +33,7 @@ from processors.items.distiller import DistillationConfig, Distiller
 from schemas.files import FileError, read_items
 from schemas.knowledge_file import KnowledgeFile
 from streams.backoff import Backoff
-from streams.jobs.distill_file import LONGEST_PAUSE_S, NAME, DistillCounts, OfflineRun, chosen, told
+from streams.jobs.distill_file import LONGEST_PAUSE_S, NAME, DistillCounts, OfflineRun, chosen, watched
 from streams.metrics import Metrics
 from streams.settings import SettingError, Settings
 from streams.wiring.distillation import distillation_config
@@ -152,7 +152,7 @@ async def _distill(items: list[Item], file: KnowledgeFile, settings: Settings, b
     )
     try:
         await _ready(llm, bar)
-        distillation = await asyncio.to_thread(_recipe, settings)
+        distillation = await asyncio.to_thread(_distillation_config, settings)
         distiller = Distiller(_limited(llm, settings), wall_clock, distillation=distillation, version=settings.version)
         run = OfflineRun(
             items,
@@ -170,7 +170,7 @@ async def _distill(items: list[Item], file: KnowledgeFile, settings: Settings, b
         await llm.aclose()
 
 
-def _recipe(settings: Settings) -> DistillationConfig:
+def _distillation_config(settings: Settings) -> DistillationConfig:
     """What the settings ask for; without a prepared encoder the first examples are shown, not the nearest."""
     folder = Path(settings.encoder) if settings.encoder else encoder_dir(settings.home)
     return distillation_config(settings, prepared_encoder(settings) if prepared(folder) or settings.encoder else None)
@@ -194,11 +194,11 @@ async def _ready(llm: LanguageModel, bar: _Bar) -> None:
         bar.say("Distilling")
     if isinstance(llm, OpenAIClient):
         backoff = Backoff(NAME, Metrics(), most_s=LONGEST_PAUSE_S)
-        await backoff.persevere(lambda: told(llm.served_model, bar))
+        await backoff.persevere(lambda: watched(llm.served_model, bar))
 
 
 class _Bar:
-    """The progress of a run, as `jobs.distill_file.run.Watcher`; without a terminal only waits are told, in lines."""
+    """The progress of a run, as `jobs.distill_file.Watcher`; without a terminal only waits are shown, in lines."""
 
     def __init__(self, total: int, *, quiet: bool) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -252,7 +252,7 @@ def _show(tally: DistillCounts, file: KnowledgeFile, options: DistillOptions, as
         click.echo(f"stopped   {tally.left:,} items are left; the same command goes on in {file.lines.path}")
         return
     click.echo(f"knowledge {options.out}")
-    click.echo("next: freshet evaluate knowledge measures the same recipe where gold attributes are known")
+    click.echo("next: freshet evaluate knowledge measures the same configuration where gold attributes are known")
 
 
 def _answer(tally: DistillCounts, file: KnowledgeFile) -> dict[str, Any]:

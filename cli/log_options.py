@@ -30,7 +30,7 @@ from streams.jobs.event_log import (
     read_event_topic,
     read_histories,
     read_item_topic,
-    told_skipped,
+    skipped_by_reason,
 )
 from streams.settings import Settings
 from streams.wiring.resources import Resources
@@ -125,8 +125,8 @@ def log_options(*, histories: bool) -> Callable[[F], F]:
 
 def _say(event_topic: str, events: EventLog, item_topic: str, items: ItemLog) -> None:
     for topic, skipped in ((event_topic, events.skipped), (item_topic, items.skipped)):
-        if told := told_skipped(skipped):
-            click.echo(f"{topic}: {told}", err=True)
+        if counted := skipped_by_reason(skipped):
+            click.echo(f"{topic}: {counted}", err=True)
     if events.erased:
         click.echo(f"{event_topic}: {events.erased:,} events of erased users left out", err=True)
     if events.repeated:

@@ -1,4 +1,4 @@
-"""`freshet worker`: run all lanes, or some, until told to stop.
+"""`freshet worker`: run all lanes, or some, until it is stopped.
 
 Owns the options. The life of the process is `streams.worker.worker`'s.
 """

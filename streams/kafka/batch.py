@@ -1,6 +1,6 @@
-"""A batch of Kafka records, and what a lane says about it.
+"""A batch of Kafka records, and what a lane answers about it.
 
-Owns the value types between the firehose loop and its lanes. Must not consume, decode or write.
+Owns the value types between the batch consumer and its lanes. Must not consume, decode or write.
 """
 
 from __future__ import annotations

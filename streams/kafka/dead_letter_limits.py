@@ -1,7 +1,7 @@
 """When there are too many dead letters on one partition: more likely a wrong deployment than wrong data.
 
 Owns counting, by run (so many in a row) and by ratio (so large a part of the latest records). Pure. After Arroyo's
-`DlqLimit`. Must not send letters. Counts start anew with the process: a restart with a higher limit, or after the
+`DlqLimit`. Must not send dead letters. Counts start anew with the process: a restart with a higher limit, or after the
 producer was mended, goes on.
 """
 
@@ -30,8 +30,8 @@ class DeadLetterLimits:
 @dataclass(slots=True)
 class _Partition:
     run: int = 0
-    highest: int = -1  # offset: a letter sent again after a failure, or a redelivery, is not another dead letter
-    slices: deque[list[int]] = field(default_factory=lambda: deque([[0, 0]], maxlen=_SLICES))  # records, letters
+    highest: int = -1  # offset: a dead letter sent again after a failure, or a redelivery, is not another dead letter
+    slices: deque[list[int]] = field(default_factory=lambda: deque([[0, 0]], maxlen=_SLICES))  # records, dead letters
     reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, records: int, dead_letters: int, slice_size: int) -> None:
@@ -41,12 +41,12 @@ class _Partition:
         self.slices[-1][1] += dead_letters
 
     def latest(self) -> tuple[int, int]:
-        """Records and letters in the window."""
+        """Records and dead letters in the window."""
         return sum(one[0] for one in self.slices), sum(one[1] for one in self.slices)
 
 
 class LimitCounter:
-    """Counts one lane's records and letters; one thread at a time."""
+    """Counts one lane's records and dead letters; one thread at a time."""
 
     def __init__(self, limits: DeadLetterLimits) -> None:
         self._limits = limits
@@ -72,12 +72,12 @@ class LimitCounter:
             self._stop(tp, partition, offset, f"{self._limits.run:,} dead letters in a row", "FRESHET_DEAD_LETTER_RUN")
         records, dead_letters = partition.latest()
         if records >= self._limits.window and dead_letters > self._limits.ratio * records:
-            told = f"{dead_letters:,} of the latest {records:,} records are dead letters"
-            self._stop(tp, partition, offset, told, "FRESHET_DEAD_LETTER_RATIO")
+            what = f"{dead_letters:,} of the latest {records:,} records are dead letters"
+            self._stop(tp, partition, offset, what, "FRESHET_DEAD_LETTER_RATIO")
 
-    def _stop(self, tp: TopicPartition, partition: _Partition, offset: int, told: str, setting: str) -> None:
+    def _stop(self, tp: TopicPartition, partition: _Partition, offset: int, what: str, setting: str) -> None:
         [(reason, _)] = partition.reasons.most_common(1)
         raise TooManyDeadLetters(
-            f"{tp[0]}[{tp[1]}]: {told} up to offset {offset}, most of them {reason}; look at them with "
+            f"{tp[0]}[{tp[1]}]: {what} up to offset {offset}, most of them {reason}; look at them with "
             f"`freshet dlq list {Topics.dead_letters(tp[0])}`, then fix the producer, or raise {setting} to go on"
         )

@@ -11,22 +11,22 @@ from streams.settings import OAUTH, Settings
 
 
 def librdkafka(settings: Settings) -> dict[str, Any]:
-    """What confluent clients are told; empty for a broker that asks nothing."""
+    """The options of confluent clients; empty for a broker that wants no proof."""
     s = settings
     if s.kafka_security == "plaintext":
         return {}
-    told: dict[str, Any] = {"security.protocol": s.kafka_security}
+    options: dict[str, Any] = {"security.protocol": s.kafka_security}
     if s.kafka_security.endswith("ssl"):
-        told |= {
+        options |= {
             "ssl.ca.location": s.kafka_ca_file,
             "ssl.certificate.location": s.kafka_cert_file,
             "ssl.key.location": s.kafka_key_file,
             "ssl.key.password": s.kafka_key_password,
         }
     if s.kafka_security.startswith("sasl"):
-        told["sasl.mechanism"] = s.kafka_mechanism
+        options["sasl.mechanism"] = s.kafka_mechanism
         if s.kafka_mechanism == OAUTH:
-            told |= {
+            options |= {
                 "sasl.oauthbearer.method": "oidc",
                 "sasl.oauthbearer.token.endpoint.url": s.kafka_token_url,
                 "sasl.oauthbearer.client.id": s.kafka_client_id,
@@ -34,5 +34,5 @@ def librdkafka(settings: Settings) -> dict[str, Any]:
                 "sasl.oauthbearer.scope": s.kafka_token_scope,
             }
         else:
-            told |= {"sasl.username": s.kafka_username, "sasl.password": s.kafka_password}
-    return {name: value for name, value in told.items() if value != ""}
+            options |= {"sasl.username": s.kafka_username, "sasl.password": s.kafka_password}
+    return {name: value for name, value in options.items() if value != ""}

@@ -64,8 +64,8 @@ class LiveReasoner:
     def refresher(self) -> UserRefresher:
         """Look at the checkpoint folder (one stat), load what is new, answer what to use.
 
-        Raises `SettingError` where a reasoner without checkpoint cannot be made as told, `VersionConflict` where it is
-        not the version's, and `VersionRetiring`.
+        Raises `SettingError` where a reasoner without checkpoint cannot be made as the settings want it,
+        `VersionConflict` where it is not the version's, and `VersionRetiring`.
         """
         if not self._ready:
             self._look()

@@ -60,7 +60,7 @@ class HealthService:
 
 
 def observers(names: Sequence[str], resources: Resources) -> list[Lane]:
-    """Who answers probes and watches the lanes called `names`; nobody where no port is set."""
+    """Who answers probes and watches the lanes called `names`; none where no port is set."""
     settings = resources.settings
     if not settings.metrics_port:
         return []

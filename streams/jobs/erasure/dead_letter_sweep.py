@@ -74,7 +74,7 @@ def sweep_owed(resources: Resources) -> int:
 
 
 def _record(codec: Codec, topics: Topics, dead_letter: DeadLetter) -> Record | None:
-    """The letter's value as the record of its topic, or as one that names a user; None where it is none of them."""
+    """A dead letter's value as the record of its topic, or as one that names a user; None where it is neither."""
     kind = contract_of(topics, dead_letter.topic)
     for wanted in dict.fromkeys([kind, UserEvent, UserFeatures]):
         if wanted is not None and dead_letter.value is not None:

@@ -1,7 +1,7 @@
 """Every hour, the dead letters of users who were erased since: a worker with `user-events` does it beside its lanes.
 
-Owns when. What goes is `streams.jobs.erasure`'s. Not at each erasure: to remove one letter the others of its partition
-have to be written again.
+Owns when. What goes is `streams.jobs.erasure`'s. Not at each erasure: to remove one dead letter, the others of its
+partition have to be written again.
 """
 
 from __future__ import annotations

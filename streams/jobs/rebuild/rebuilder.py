@@ -2,7 +2,7 @@
 
 Owns the order: 1. the version is made known, and activated if none is active; 2. who was erased; 3. knowledge (and
 with it the cache of the language model's answers), item vectors, user features, by the sink's own work; 4. histories,
-by the lane's own work, without what was erased; 5. users whose features do not know their newest event become due. Each
+by the lane's own work, without what was erased; 5. users whose features do not know their newest event are queued. Each
 step may run beside live workers and again: newer wins. Must not send anything to Kafka: what cannot be read has its
 dead letter already, and is counted.
 """
@@ -42,7 +42,7 @@ ERASURES, HISTORIES, DUE = "erasures", "histories", "due users"
 
 @dataclass
 class Rebuilt:
-    """What became of it: records read by topic, records refused by reason, users made due."""
+    """What became of it: records read by topic, records refused by reason, users queued for a refresh."""
 
     version: str
     activated: bool = False
@@ -81,7 +81,7 @@ class Rebuild:
         await self._read(ERASURES, topics.user_events, lambda messages: _at_once(erased.note, messages), stop)
         events = UserEventsHandler(resources, replaying=True)
         await self._topic(HISTORIES, topics.user_events, events, erased.standing, stop)
-        await self._mark_due(stop)
+        await self._enqueue_stale(stop)
         done.stopped = stop.is_set()
         return done
 
@@ -127,7 +127,7 @@ class Rebuild:
         self._progress(stage, total, total)
         return read
 
-    async def _mark_due(self, stop: asyncio.Event) -> None:
+    async def _enqueue_stale(self, stop: asyncio.Event) -> None:
         """A worker that died with Redis may have left users unrefreshed: those with events their features lack."""
         settings = self._resources.settings
         store = HistoryStore(self._resources.redis, settings.key_prefix)

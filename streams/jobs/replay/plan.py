@@ -45,7 +45,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """A request and what it comes to at the moment of asking; the ends of its ranges stay, however long it takes."""
+    """A request and what it comes to when the plan is made; the ends of its ranges stay, however long it takes."""
 
     request: Request
     stages: tuple[Stage, ...]

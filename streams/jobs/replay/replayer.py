@@ -22,7 +22,7 @@ from store.refresh_queue import USERS_PER_CALL
 from streams.jobs.replay.jobs import Job, Jobs
 from streams.jobs.replay.plan import EVENTS, HISTORIES, NAMED, Stage
 from streams.jobs.replay.replay_feed import Rate, ReplayFeed, Tell, keys_in
-from streams.jobs.replay.stages import UserMarker, named, stage_work
+from streams.jobs.replay.stages import UserEnqueuer, named, stage_work
 from streams.kafka.offsets import TopicPartition
 from streams.kafka.ranges import Range, RangeReader
 from streams.settings import Settings
@@ -94,7 +94,7 @@ class Run:
             if stage.name == HISTORIES:
                 await self._backoff.persevere(lambda stage=stage: self._histories(stage))  # type: ignore[misc]
             elif stage.name == NAMED:
-                await self._mark(stage, named(self._keys), 0)
+                await self._enqueue(stage, named(self._keys), 0)
             else:
                 await self._topic(stage)
             await self._save(finished=(*self.job.finished, stage.name))
@@ -102,7 +102,7 @@ class Run:
     async def _topic(self, stage: Stage) -> None:
         left = self.job.left(stage)
         bounded = bool(self.job.plan.request.to_ms)
-        owes = stage.name != EVENTS  # users are made due, and refreshed by what they did up to then
+        owes = stage.name != EVENTS  # users are queued, and refreshed by what they did up to then
         before = [replace(one, end=rest.first) for one, rest in zip(stage.ranges, left, strict=True)]
         published = await keys_in(self._resources.settings, before) if owes and bounded else set[bytes]()
         wanted = self._keys or None
@@ -152,17 +152,17 @@ class Run:
         store = HistoryStore(self._resources.redis, settings.key_prefix)
         pages, seen = store.scan_users(), 0
         while (page := await asyncio.to_thread(next, pages, None)) is not None:
-            await self._mark(stage, page, seen)
+            await self._enqueue(stage, page, seen)
             seen += len(page)
 
-    async def _mark(self, stage: Stage, user_ids: Sequence[str], before: int) -> None:
-        """Make these due; `before` of the stage's users came earlier."""
-        marker, rate = UserMarker(self._resources), self.job.plan.request.rate
+    async def _enqueue(self, stage: Stage, user_ids: Sequence[str], before: int) -> None:
+        """Queue these; `before` of the stage's users came earlier."""
+        enqueuer, rate = UserEnqueuer(self._resources), self.job.plan.request.rate
         step = max(1, min(USERS_PER_CALL, int(rate))) if rate else USERS_PER_CALL  # a second's worth at most
         for start in range(0, len(user_ids), step):
             part = user_ids[start : start + step]
             await self._rate.spend(len(part))
-            await marker.mark(part)
+            await enqueuer.enqueue(part)
             before += len(part)
             await self._save(done={**self.job.done, stage.name: before})
             self._progress(stage, before)

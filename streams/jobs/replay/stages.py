@@ -21,23 +21,23 @@ _EVENTS_TOGETHER = 5_000
 _WAIT_S = 0.1
 
 
-class UserMarker:
-    """Makes users due in the version of `resources`; perseveres while Redis is away."""
+class UserEnqueuer:
+    """Queues users for a refresh in the version of `resources`; waits while Redis is away."""
 
     def __init__(self, resources: Resources) -> None:
         settings = resources.settings
         policy = RefreshPolicy.of(settings)
-        self._due = RefreshQueue(resources.redis, settings.version, settings.key_prefix, policy=policy)
+        self._queue = RefreshQueue(resources.redis, settings.version, settings.key_prefix, policy=policy)
         self._backoff = resources.backoff("replay")
 
-    async def mark(self, user_ids: Sequence[str]) -> int:
-        """Those of `user_ids` that have a history are due afterwards; answers how many."""
-        return await self._backoff.persevere(lambda: asyncio.to_thread(self._due.mark, user_ids))
+    async def enqueue(self, user_ids: Sequence[str]) -> int:
+        """Queue those of `user_ids` that have a history; answers how many."""
+        return await self._backoff.persevere(lambda: asyncio.to_thread(self._queue.mark, user_ids))
 
     async def of_records(self, records: Sequence[SourceRecord]) -> None:
-        """The users of these events; one who erased has no history, and a key that names nobody marks nobody."""
+        """The users of these events; who was erased has no history, and a key that names nobody queues nobody."""
         keys = {record.key for record in records if record.key and record.value is not None}
-        await self.mark(named(keys))
+        await self.enqueue(named(keys))
 
 
 def named(keys: set[bytes] | frozenset[bytes]) -> list[str]:
@@ -55,9 +55,9 @@ def stage_work(stage: Stage, resources: Resources) -> MakeInFlight:
     """How the records of a stage over a topic are worked on."""
     if stage.name != EVENTS:
         return LANES[stage.name].replayed(resources)
-    marker = UserMarker(resources)
+    enqueuer = UserEnqueuer(resources)
 
     def batcher(finish: Finish, fail: Fail) -> Batcher:
-        return Batcher(marker.of_records, finish, fail, size=_EVENTS_TOGETHER, wait_s=_WAIT_S)
+        return Batcher(enqueuer.of_records, finish, fail, size=_EVENTS_TOGETHER, wait_s=_WAIT_S)
 
     return batcher
