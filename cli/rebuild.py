@@ -54,7 +54,7 @@ def rebuild(version: str, compare: bool, rate: float, as_json: bool) -> None:
 
 
 def _rebuild(settings: Settings, rate: float, tell: Tell) -> dict[str, Any]:
-    from streams.jobs.rebuild.rebuilder import Rebuild, Rebuilt
+    from streams.jobs.rebuild.rebuilder import Rebuilder, Rebuilt
     from streams.wiring.resources import Resources
 
     async def work() -> Rebuilt:
@@ -63,7 +63,7 @@ def _rebuild(settings: Settings, rate: float, tell: Tell) -> dict[str, Any]:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         try:
-            return await Rebuild(resources, rate=rate, progress=tell).run(stop)
+            return await Rebuilder(resources, rate=rate, progress=tell).run(stop)
         finally:
             await resources.close()
 

@@ -158,7 +158,7 @@ def _run(settings: Settings, job: Job, keys: frozenset[bytes], as_json: bool) ->
     os.environ["OMP_NUM_THREADS"] = str(settings.torch_threads)
     # Heavy from here on.
     from streams import logs
-    from streams.jobs.replay.replayer import Run
+    from streams.jobs.replay.replayer import Replayer
     from streams.wiring.resources import Resources
 
     logs.configure(settings.log_level if as_json else "WARNING")
@@ -168,9 +168,9 @@ def _run(settings: Settings, job: Job, keys: frozenset[bytes], as_json: bool) ->
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        run = Run(resources, job, Jobs(resources.redis, settings.key_prefix), keys, tell)
+        replayer = Replayer(resources, job, Jobs(resources.redis, settings.key_prefix), keys, tell)
         try:
-            return await run.run(stop)
+            return await replayer.run(stop)
         finally:
             await resources.close()
 

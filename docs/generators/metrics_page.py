@@ -12,7 +12,7 @@ from streams.lanes.table import LANES
 from streams.metrics import Metrics
 
 LABELS: dict[str, str] = {
-    "lane": f"{', '.join(LANES)}; of `backing_off` and `retries` also version, replay, rebuild, erasure-sweep",
+    "lane": f"{', '.join(LANES)}; of `backing_off` and `retries` also worker, version, replay, rebuild, erasure-sweep",
     "outcome": "done, deleted, dead_letter, older",
     "topic": "the topics of `freshet topics list`",
     "partition": "as many as the topic has",

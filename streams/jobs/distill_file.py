@@ -92,8 +92,8 @@ def chosen(items: Iterable[Item], limit: int | None = None, seed: int = 0) -> li
     found = list(by_id.values())
     if limit is None or limit >= len(found):
         return found
-    places = random.Random(seed).sample(range(len(found)), limit)
-    return [found[place] for place in sorted(places)]
+    rows = random.Random(seed).sample(range(len(found)), limit)
+    return [found[row] for row in sorted(rows)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -79,9 +79,9 @@ class UserEventsHandler:
         present = [row for row, value in enumerate(values) if value is not None]
         erasures, rejected = self._erasures(batch, [row for row, value in enumerate(values) if value is None])
         decoded = self._columns.decode([value for value in values if value is not None])
-        places = np.array(present, dtype=np.int64)
+        batch_rows = np.array(present, dtype=np.int64)
         rejected += [Rejected(present[row], reason(error), f"{NAME}/decode", error) for row, error in decoded.errors]
-        rows = _rows(batch, decoded.columns, places[decoded.rows])
+        rows = _rows(batch, decoded.columns, batch_rows[decoded.rows])
         doubted = np.flatnonzero(suspicious(rows, self._clock(), self._max_future_s))
         if len(doubted):
             refused = self._refused(rows, doubted)
@@ -89,7 +89,7 @@ class UserEventsHandler:
             rows = rows.take(np.setdiff1d(np.arange(len(rows)), np.array(list(refused), dtype=np.int64)))
         self._append(fold(rows, erasures))
         if erasures:
-            self._announce({user_id: erasure.moment_ms for user_id, erasure in erasures.items()})
+            self._announce({user_id: erasure.erased_ms for user_id, erasure in erasures.items()})
         self._records.labels(lane=NAME, outcome="done").inc(len(rows))
         self._records.labels(lane=NAME, outcome="deleted").inc(len(erasures))
         return rejected
@@ -137,17 +137,17 @@ class UserEventsHandler:
             try:
                 check_event(UserEvent(**event), now_ms, self._max_future_s, key=key)
             except ContractViolation as error:
-                refused[row] = Rejected(int(rows.places[row]), reason(error), f"{NAME}/validate", error)
+                refused[row] = Rejected(int(rows.batch_rows[row]), reason(error), f"{NAME}/validate", error)
         return refused
 
 
-def _rows(batch: Batch, columns: pa.RecordBatch, places: NDArray[np.int64]) -> EventRows:
-    kept = [batch.messages[place] for place in places.tolist()] if len(places) < len(batch) else batch.messages
+def _rows(batch: Batch, columns: pa.RecordBatch, batch_rows: NDArray[np.int64]) -> EventRows:
+    kept = [batch.messages[row] for row in batch_rows.tolist()] if len(batch_rows) < len(batch) else batch.messages
     partitions = np.fromiter((partition for _, partition in batch.partitions), np.int64, len(batch))
     return EventRows(
         columns=columns,
         keys=pa.array([message.key() for message in kept], pa.binary()),
-        partitions=partitions[places],
-        offsets=np.array(batch.offsets, dtype=np.int64)[places],
-        places=places,
+        partitions=partitions[batch_rows],
+        offsets=np.array(batch.offsets, dtype=np.int64)[batch_rows],
+        batch_rows=batch_rows,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from local.stack.kafka import KafkaServer
-from streams.jobs.rebuild.rebuilder import Rebuild
+from streams.jobs.rebuild.rebuilder import Rebuilder
 from streams.jobs.rebuild.verify import verify
 from streams.wiring.resources import Resources
 from tests.faults.brokers import Cluster, kill
@@ -93,6 +93,6 @@ def test_redis_killed_and_empty_again_is_rebuilt(broker: KafkaServer, make_world
 async def rebuild(world: World) -> None:
     resources = Resources(world.settings)
     try:
-        await Rebuild(resources).run(asyncio.Event())
+        await Rebuilder(resources).run(asyncio.Event())
     finally:
         await resources.close()

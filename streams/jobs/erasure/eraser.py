@@ -105,10 +105,10 @@ class Eraser:
     def _found(self, user_ids: Sequence[str]) -> dict[str, tuple[int, list[str]]]:
         versions = self._versions()
         histories = self._store.load(user_ids)
-        places = [(user_id, version) for user_id in user_ids for version in versions]
-        there = headers(self._resources.redis, [self._keys.user(version, user_id) for user_id, version in places])
+        pairs = [(user_id, version) for user_id in user_ids for version in versions]
+        there = headers(self._resources.redis, [self._keys.user(version, user_id) for user_id, version in pairs])
         features: dict[str, list[str]] = {user_id: [] for user_id in user_ids}
-        for (user_id, version), header in zip(places, there, strict=True):
+        for (user_id, version), header in zip(pairs, there, strict=True):
             if header is not None and not header.deleted:
                 features[user_id].append(version)
         return {one.user_id: (len(one.item_ids), features[one.user_id]) for one in histories}

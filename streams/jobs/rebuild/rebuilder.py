@@ -52,7 +52,7 @@ class Rebuilt:
     stopped: bool = False
 
 
-class Rebuild:
+class Rebuilder:
     """One rebuild of the version of `resources`."""
 
     def __init__(

@@ -35,7 +35,7 @@ Progress = Callable[[Stage, int], None]
 """Called with a stage and how much of its total is behind: offsets, or users."""
 
 
-class Run:
+class Replayer:
     """One attempt at a job; `resources` is that of the version the job is for."""
 
     def __init__(

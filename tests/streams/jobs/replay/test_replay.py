@@ -24,7 +24,7 @@ from store.refresh_queue import RefreshQueue
 from store.versions import Versions
 from streams.jobs.replay.jobs import Job, Jobs, new_job
 from streams.jobs.replay.plan import make_plan
-from streams.jobs.replay.replayer import Run
+from streams.jobs.replay.replayer import Replayer
 from streams.jobs.replay.request import Request
 from streams.kafka.topics import Topics
 from streams.settings import Settings
@@ -82,7 +82,7 @@ class World:
                     stop.set()
 
             try:
-                return await Run(resources, job, self.jobs, keys, progress).run(stop)
+                return await Replayer(resources, job, self.jobs, keys, progress).run(stop)
             finally:
                 await resources.close()
 
@@ -164,12 +164,12 @@ def test_a_killed_replay_loses_nothing(world: World, tmp_path: Path) -> None:
         "from streams.settings import Settings\n"
         "from streams.wiring.resources import Resources\n"
         "from streams.jobs.replay.jobs import Jobs\n"
-        "from streams.jobs.replay.replayer import Run\n"
+        "from streams.jobs.replay.replayer import Replayer\n"
         "from tests.support.fakes_encoder import FakeEncoder\n"
         "async def work():\n"
         "    resources = Resources(Settings.load(), member=True, encoder=FakeEncoder())\n"
         "    jobs = Jobs(resources.redis, 'f')\n"
-        "    await Run(resources, jobs.get(sys.argv[1]), jobs, frozenset()).run(asyncio.Event())\n"
+        "    await Replayer(resources, jobs.get(sys.argv[1]), jobs, frozenset()).run(asyncio.Event())\n"
         "asyncio.run(work())\n"
     )
     child = subprocess.Popen(
