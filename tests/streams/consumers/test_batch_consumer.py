@@ -10,7 +10,7 @@ import redis
 
 from freshet.records import DeadLetter
 from schemas.codec import Codec
-from streams.consumers import batch_consumer as firehose
+from streams.consumers import batch_consumer
 from streams.consumers.batch_consumer import BatchConsumer
 from streams.errors import Reason, TooManyDeadLetters
 from streams.kafka.batch import Batch, Rejected
@@ -231,7 +231,7 @@ async def test_a_run_of_dead_letters_stops_the_lane_but_scattered_ones_do_not(be
 
 async def test_consumers_that_join_and_leave_lose_and_double_nothing(bench, monkeypatch):
     # Catches giving up a partition without committing what was written (doubles), or committing what was not (losses).
-    monkeypatch.setattr(firehose, "LINGER_S", 0.01)
+    monkeypatch.setattr(batch_consumer, "LINGER_S", 0.01)
     b = bench(partitions=4, firehose_batch=20)
     b.send(8_000)
     handlers = [Recorder(before=lambda batch: time.sleep(0.02)) for _ in range(3)]
