@@ -36,7 +36,7 @@ from models.reasoner.shortlist import NOTHING, CandidateIndex, Shortlist
 from models.reasoner.slot_layout import layout
 from models.reasoner.training.config import TrainingConfig
 from schemas.files import read_events, read_items
-from streams.jobs.train import train_on
+from streams.jobs.training import train_on
 from streams.settings import Settings
 
 SIZES = (4_000, 20_000, 100_000, 300_000, 1_000_000)

@@ -45,10 +45,10 @@ from schemas.files import read_items
 from streams.kafka.lag import watermarks
 from streams.kafka.producer import delivered
 from streams.kafka.record import SourceRecord
-from streams.lanes import build_lane
 from streams.lanes.item_distill import NAME
-from streams.resources import Context
+from streams.lanes.table import LANES
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 
 TIMEOUT_S = 900.0
 """Longer than any call takes on a busy machine: a bare client does not ask again, and a lane would twice."""
@@ -83,19 +83,18 @@ class LaneRun:
 
     def __init__(self, bench: Bench, number: int) -> None:
         settings = bench.settings.replace(topic_prefix=f"{bench.settings.topic_prefix}bench{number}.")
-        self.context = Context(settings)
         endpoint = Endpoint(settings.llm.url, settings.llm.model, settings.llm.timeout_s, 2 * settings.llm.concurrency)
         self.recorder = Recorder(connect(settings.llm.backend, endpoint))
-        self.context.llm = self.recorder
-        if bench.encoder is not None:
-            self.context.encoder = bench.encoder
+        self.resources = Resources(settings, llm=self.recorder, encoder=bench.encoder)
         self._warm_up = bench.warm_up
-        self._lane = build_lane(NAME, self.context)
+        self._lane = LANES[NAME].build(self.resources)
 
     async def start(self) -> None:
         """Run, and take one item through everything: connections, grammar, encoder, first poll."""
-        await asyncio.to_thread(self.context.redis.flushall)
-        await asyncio.to_thread(self.context.topics.create, {"bootstrap.servers": self.context.settings.kafka.servers})
+        await asyncio.to_thread(self.resources.redis.flushall)
+        await asyncio.to_thread(
+            self.resources.topics.create, {"bootstrap.servers": self.resources.settings.kafka.servers}
+        )
         await self._lane.start()
         await self.put([self._warm_up])
         self.recorder.calls.clear()
@@ -103,7 +102,7 @@ class LaneRun:
 
     async def put(self, items: Iterable[Item]) -> float:
         """Send items, and answer the seconds until the last one is through (published, or a dead letter)."""
-        topic, codec, producer = self.context.topics.items, self.context.codec, self.context.producer
+        topic, codec, producer = self.resources.topics.items, self.resources.codec, self.resources.producer
         records = [(item.item_id.encode(), codec.encode(item, topic)) for item in items]
         failing = asyncio.ensure_future(self._lane.wait_failed())
         goal = self._through() + len(records)
@@ -120,17 +119,17 @@ class LaneRun:
     async def stop(self) -> None:
         """End the lane and what it used."""
         await self._lane.stop()
-        await self.context.close()
+        await self.resources.close()
 
     def _through(self) -> float:
-        samples = (sample for metric in self.context.metrics.records.collect() for sample in metric.samples)
+        samples = (sample for metric in self.resources.metrics.records.collect() for sample in metric.samples)
         return sum(s.value for s in samples if s.name.endswith("_total") and s.labels["lane"] == NAME)
 
     def known(self) -> set[str]:
         """Ids of the items whose knowledge is in its topic."""
-        topic = self.context.topics.item_knowledge
+        topic = self.resources.topics.item_knowledge
         config = {
-            "bootstrap.servers": self.context.settings.kafka.servers,
+            "bootstrap.servers": self.resources.settings.kafka.servers,
             "group.id": "bench",
             "enable.auto.commit": False,
         }

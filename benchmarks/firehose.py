@@ -40,10 +40,10 @@ from store.histories import History, HistoryStore
 from streams.consumers.batch_consumer import BATCH_RECORDS, LINGER_S, consumer_config
 from streams.kafka.producer import producer_config
 from streams.kafka.topics import Topics
-from streams.lanes import consumer_group
-from streams.lanes.user_events import NAME, UserEventsLane
-from streams.resources import Context
+from streams.lanes.table import LANES
+from streams.lanes.user_events import NAME
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 
 KEEP_ALL = 10_000
 """Longer than any user's log: no event may fall off the end."""
@@ -77,35 +77,35 @@ async def run_lane(bench: Bench, history_length: int) -> tuple[float, dict[str, 
     """Seconds from the lane's start to its last commit, and microseconds of CPU an event by process."""
     settings = bench.settings.replace(history_length=history_length)
     _forget_group(settings)
-    context = Context(settings)
-    context.redis.flushall()
-    lane = UserEventsLane(context)
+    resources = Resources(settings)
+    resources.redis.flushall()
+    lane = LANES[NAME].build(resources)
     failed = None
-    with _cpu(bench, context.redis) as cpu:
+    with _cpu(bench, resources.redis) as cpu:
         started = time.perf_counter()
         await lane.start()
         failing = asyncio.ensure_future(lane.wait_failed())
-        while _committed(context) < len(bench) and not failing.done():
+        while _committed(resources) < len(bench) and not failing.done():
             await asyncio.sleep(0.01)
         seconds = time.perf_counter() - started
     failed = failing.result() if failing.done() else None
     failing.cancel()
     await lane.stop()
-    await context.close()
+    await resources.close()
     if failed is not None:
         raise failed
     return seconds, cpu
 
 
-def _committed(context: Context) -> float:
+def _committed(resources: Resources) -> float:
     """Sum of the offsets the broker has confirmed as committed."""
-    return sum(sample.value for metric in context.metrics.position.collect() for sample in metric.samples)
+    return sum(sample.value for metric in resources.metrics.position.collect() for sample in metric.samples)
 
 
 def _forget_group(settings: Settings) -> None:
     """Let the next run begin at offset 0 with the lane's own group."""
     admin = AdminClient({"bootstrap.servers": settings.kafka.servers})
-    group = consumer_group(settings, NAME)
+    group = LANES[NAME].subscription(settings).group
     if any(each.group_id == group for each in admin.list_consumer_groups().result().valid):
         admin.delete_consumer_groups([group])[group].result()
 

@@ -26,7 +26,6 @@ from typing import Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
-from benchmarks.loopback_llm import LoopbackLlm
 from freshet.records import Item, ItemFeatures, ItemKnowledge, ItemTier
 from local.stack.kafka import KafkaServer
 from local.stack.llm import LlmServer
@@ -35,6 +34,7 @@ from schemas.codec import Codec
 from streams.kafka.producer import kafka_config
 from streams.settings import Settings
 from tests.support.deployment import Deployment
+from tests.support.loopback_llm import LoopbackLlm
 
 WARM_S = 15.0
 """Items are sent for so long before the outage, and again after it."""

@@ -1,6 +1,6 @@
 """`freshet distill`: a file of items into a file of knowledge, to be stopped and gone on with at will.
 
-Owns the command's options, its progress bar and what it prints. The loop is `streams.jobs.distill_file.run`'s. Must not
+Owns the command's options, its progress bar and what it prints. The loop is `streams.jobs.distill_file`'s. Must not
 import a Kafka or Redis client: the command also runs in vLLM's own environment, which has neither.
 """
 
@@ -34,10 +34,10 @@ from processors.items.distiller import DistillationConfig, Distiller
 from schemas.files import FileError, read_items
 from schemas.knowledge_file import KnowledgeFile
 from streams.backoff import Backoff
-from streams.distillation import distillation_config
-from streams.jobs.distill_file.run import LONGEST_PAUSE_S, NAME, DistillCounts, OfflineRun, chosen, told
+from streams.jobs.distill_file import LONGEST_PAUSE_S, NAME, DistillCounts, OfflineRun, chosen, watched
 from streams.metrics import Metrics
 from streams.settings import SettingError, Settings
+from streams.wiring.distillation import distillation_config
 
 _in = click.Path(exists=True, dir_okay=False, path_type=Path)
 _out = click.Path(dir_okay=False, path_type=Path)
@@ -155,7 +155,7 @@ async def _distill(items: list[Item], file: KnowledgeFile, settings: Settings, b
     )
     try:
         await _ready(llm, bar)
-        distillation = await asyncio.to_thread(_recipe, settings)
+        distillation = await asyncio.to_thread(_distillation_config, settings)
         distiller = Distiller(_limited(llm, settings), wall_clock, distillation=distillation, version=settings.version)
         run = OfflineRun(
             items,
@@ -173,7 +173,7 @@ async def _distill(items: list[Item], file: KnowledgeFile, settings: Settings, b
         await llm.aclose()
 
 
-def _recipe(settings: Settings) -> DistillationConfig:
+def _distillation_config(settings: Settings) -> DistillationConfig:
     """What the settings ask for; without a prepared encoder the first examples are shown, not the nearest."""
     folder = Path(settings.encoder.folder) if settings.encoder.folder else encoder_dir(settings.home)
     return distillation_config(
@@ -200,11 +200,11 @@ async def _ready(llm: LanguageModel, bar: _Bar) -> None:
         bar.say("Distilling")
     if isinstance(llm, OpenAIClient):
         backoff = Backoff(NAME, Metrics(), most_s=LONGEST_PAUSE_S)
-        await backoff.persevere(lambda: told(llm.served_model, bar))
+        await backoff.persevere(lambda: watched(llm.served_model, bar))
 
 
 class _Bar:
-    """The progress of a run, as `jobs.distill_file.run.Watcher`; without a terminal only waits are told, in lines."""
+    """The progress of a run, as `jobs.distill_file.Watcher`; without a terminal only waits are shown, in lines."""
 
     def __init__(self, total: int, *, quiet: bool) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -258,7 +258,7 @@ def _show(tally: DistillCounts, file: KnowledgeFile, options: DistillOptions, as
         click.echo(f"stopped   {tally.left:,} items are left; the same command goes on in {file.lines.path}")
         return
     click.echo(f"knowledge {options.out}")
-    click.echo("next: freshet evaluate knowledge measures the same recipe where gold attributes are known")
+    click.echo("next: freshet evaluate knowledge measures the same configuration where gold attributes are known")
 
 
 def _answer(tally: DistillCounts, file: KnowledgeFile) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from schemas.codec import Codec
 from store.scan import Pace
 from streams.errors import DeliveryFailed, RecordTooLarge
 from streams.jobs.dead_letters.read import Filter, Position, StoredDeadLetter, dead_letter_ranges, read_dead_letters
-from streams.jobs.dead_letters.replay import send_again
+from streams.jobs.dead_letters.resend import send_again
 from streams.jobs.dead_letters.rewrite import Busy, drop
 from streams.kafka.producer import KafkaProducer
 from streams.kafka.ranges import NoTopic
@@ -164,9 +164,9 @@ def purge(
 def opened() -> Iterator[tuple[OperatorSession, Codec]]:
     """The operator session, and the codec of its settings."""
     with operator_session("kafka", refusals=(NoTopic, Busy, DeliveryFailed, RecordTooLarge)) as session:
-        from streams.resources import Context
+        from streams.wiring.resources import Resources
 
-        yield session, Context(session.settings).codec
+        yield session, Resources(session.settings).codec
 
 
 def _topics(session: OperatorSession, names: Sequence[str]) -> list[str]:

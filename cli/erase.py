@@ -41,7 +41,7 @@ def erase(users: tuple[str, ...], file: Path | None, receipt: Path | None, execu
     if not names:
         raise click.UsageError("name users, or a --file of them")
     from streams.jobs.erasure.eraser import Eraser, check_user
-    from streams.resources import Context
+    from streams.wiring.resources import Resources
 
     try:
         for name in names:
@@ -49,14 +49,14 @@ def erase(users: tuple[str, ...], file: Path | None, receipt: Path | None, execu
     except ContractViolation as error:
         raise click.BadParameter(str(error), param_hint="USER") from error
     with operator_session("kafka", refusals=(NoTopic, Busy, DeliveryFailed)) as session:
-        context = Context(session.settings)
+        resources = Resources(session.settings)
         try:
             if not execute:
-                _show_known(Eraser(context).known(names), as_json)
+                _show_known(Eraser(resources).known(names), as_json)
                 return
-            answer = asdict(Eraser(context).erase(names))
+            answer = asdict(Eraser(resources).erase(names))
         finally:
-            asyncio.run(context.close())
+            asyncio.run(resources.close())
     if receipt is not None:
         receipt.write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
     if as_json:

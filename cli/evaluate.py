@@ -30,8 +30,8 @@ from processors.items.attribute_catalogue import AttributeCatalogue
 from processors.items.distiller import Distiller
 from schemas.annotated import Annotated, read_annotated
 from schemas.files import FileError
-from streams.distillation import make_distillation_config, read_catalogue
 from streams.settings import Settings
+from streams.wiring.distillation import make_distillation_config, read_catalogue
 
 TEAM, NAIVE, NO_EXAMPLES = "team", "naive", "no-examples"
 _in = click.Path(exists=True, dir_okay=False, path_type=Path)

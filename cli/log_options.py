@@ -30,10 +30,10 @@ from streams.jobs.event_log import (
     read_event_topic,
     read_histories,
     read_item_topic,
-    told_skipped,
+    skipped_by_reason,
 )
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -66,14 +66,14 @@ class LogSource:
         try:
             if self.events is not None and self.items is not None:
                 return TrainingLog(read_events(self.events), list(read_items(self.items, default_time=0)))
-            return self._read_topics(Context(settings), bar)
+            return self._read_topics(Resources(settings), bar)
         except KafkaException as error:
             raise click.ClickException(f"Kafka at {settings.kafka.servers}: {error.args[0].str()}") from error
         except (FileError, LogError, redis.RedisError, RegistryUnavailable, RegistryRejected) as error:
             raise click.ClickException(str(error)) from error
 
-    def _read_topics(self, context: Context, bar: Progress) -> TrainingLog:
-        settings, topics, codec = context.settings, context.topics, context.codec
+    def _read_topics(self, resources: Resources, bar: Progress) -> TrainingLog:
+        settings, topics, codec = resources.settings, resources.topics, resources.codec
         task = bar.add_task("reading events", total=None)
 
         def report(done: int, total: int) -> None:
@@ -83,9 +83,9 @@ class LogSource:
             with connect(settings.redis.url) as client:
                 events = read_histories(HistoryStore(client, settings.key_prefix))
         else:
-            events = read_event_topic(settings, topics.user_events, codec, context.clock(), report)
+            events = read_event_topic(settings, topics.user_events, codec, resources.clock(), report)
         bar.update(task, description="reading items")
-        items = read_item_topic(settings, topics.items, codec, context.clock(), report)
+        items = read_item_topic(settings, topics.items, codec, resources.clock(), report)
         _say(topics.user_events, events, topics.items, items)
         skipped = sum(events.skipped.values()) + sum(items.skipped.values())
         return TrainingLog(events.events, items.items, {"skipped": skipped, "erased": events.erased})
@@ -125,8 +125,8 @@ def log_options(*, histories: bool) -> Callable[[F], F]:
 
 def _say(event_topic: str, events: EventLog, item_topic: str, items: ItemLog) -> None:
     for topic, skipped in ((event_topic, events.skipped), (item_topic, items.skipped)):
-        if told := told_skipped(skipped):
-            click.echo(f"{topic}: {told}", err=True)
+        if counted := skipped_by_reason(skipped):
+            click.echo(f"{topic}: {counted}", err=True)
     if events.erased:
         click.echo(f"{event_topic}: {events.erased:,} events of erased users left out", err=True)
     if events.repeated:

@@ -53,18 +53,18 @@ def rebuild(version: str, compare: bool, rate: float, as_json: bool) -> None:
 
 
 def _rebuild(settings: Settings, rate: float, tell: Tell) -> dict[str, Any]:
-    from streams.jobs.rebuild.run import Rebuild, Rebuilt
-    from streams.resources import Context
+    from streams.jobs.rebuild.rebuilder import Rebuilder, Rebuilt
+    from streams.wiring.resources import Resources
 
     async def work() -> Rebuilt:
-        context = Context(settings)
+        resources = Resources(settings)
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         try:
-            return await Rebuild(context, rate=rate, progress=tell).run(stop)
+            return await Rebuilder(resources, rate=rate, progress=tell).run(stop)
         finally:
-            await context.close()
+            await resources.close()
 
     done = asyncio.run(work())
     return {
@@ -79,13 +79,13 @@ def _rebuild(settings: Settings, rate: float, tell: Tell) -> dict[str, Any]:
 
 def _verify(settings: Settings, tell: Tell) -> dict[str, Any]:
     from streams.jobs.rebuild.verify import verify
-    from streams.resources import Context
+    from streams.wiring.resources import Resources
 
-    context = Context(settings)
+    resources = Resources(settings)
     try:
-        report = verify(context, progress=tell)
+        report = verify(resources, progress=tell)
     finally:
-        asyncio.run(context.close())
+        asyncio.run(resources.close())
     return {
         "version": report.version,
         "compared": dict(report.compared),

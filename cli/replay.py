@@ -23,6 +23,7 @@ from local.stack.state import resolve
 from store.histories import HistoryStore
 from store.versions import Versions
 from streams.errors import FatalError
+from streams.identity import worker_name
 from streams.jobs.replay.estimate import Estimate, estimate
 from streams.jobs.replay.jobs import Job, JobError, Jobs, new_job
 from streams.jobs.replay.plan import ReplayPlan, make_plan, warnings
@@ -30,11 +31,11 @@ from streams.jobs.replay.request import TOPICS, KeysChanged, Request, read_keys
 from streams.kafka.producer import kafka_config
 from streams.kafka.ranges import NoTopic
 from streams.kafka.topics import Topics, existing
+from streams.lanes.table import asking
 from streams.settings import Settings
-from streams.worker.components import worker_name
 
 if TYPE_CHECKING:
-    from streams.jobs.replay.run import Progress as Tell
+    from streams.jobs.replay.replayer import Progress as Tell
 
 REFUSALS = (JobError, NoTopic, KeysChanged, FatalError, FileNotFoundError)
 
@@ -110,12 +111,12 @@ def _begin(session: OperatorSession, request: Request, execute: bool, force: boo
 
 def _estimate(session: OperatorSession, settings: Settings, plan: ReplayPlan) -> Estimate | None:
     """What asking the model would cost, where the replay asks it."""
-    from streams.resources import Context
+    from streams.wiring.resources import Resources
 
-    ranges = [one for stage in plan.stages if stage.name == "item-distill" for one in stage.ranges]
+    ranges = [one for stage in plan.stages if stage.name in asking("llm") for one in stage.ranges]
     if not ranges:
         return None
-    codec = Context(settings).codec
+    codec = Resources(settings).codec
     return estimate(settings, session.client, codec, settings.version, session.versions.names(), ranges)
 
 
@@ -156,21 +157,21 @@ def _run(settings: Settings, job: Job, keys: frozenset[bytes], as_json: bool) ->
     os.environ["OMP_NUM_THREADS"] = str(settings.worker.threads)
     # Heavy from here on.
     from streams import logs
-    from streams.jobs.replay.run import Run
-    from streams.resources import Context
+    from streams.jobs.replay.replayer import Replayer
+    from streams.wiring.resources import Resources
 
     logs.configure(settings.log_level if as_json else "WARNING")
 
     async def work(tell: Tell) -> Job:
-        context = Context(settings)
+        resources = Resources(settings, member=True)
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        run = Run(context, job, Jobs(context.redis, settings.key_prefix), keys, tell)
+        replayer = Replayer(resources, job, Jobs(resources.redis, settings.key_prefix), keys, tell)
         try:
-            return await run.run(stop)
+            return await replayer.run(stop)
         finally:
-            await context.close()
+            await resources.close()
 
     began = time.monotonic()
     with page.stage_bars(job.plan, as_json) as tell:

@@ -1,6 +1,6 @@
 """`freshet send`: items or events from a file to Kafka, as a platform would send them.
 
-Owns options, progress and the closing count. Files are `schemas.files`', sending is `streams.jobs.send`'s.
+Owns options, progress and the closing count. Files are `schemas.files`', sending is `streams.jobs.bulk_send`'s.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from local.stack.state import resolve
 from schemas.codec import Codec
 from schemas.files import FileError, read_events, read_items
 from schemas.registry import RegistryClient
-from streams.jobs.send import Keyed, SendCounts, keyed_events, keyed_items
-from streams.jobs.send import send as send_records
+from streams.jobs.bulk_send import Keyed, SendCounts, keyed_events, keyed_items
+from streams.jobs.bulk_send import send as send_records
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics, existing
 from streams.settings import Settings

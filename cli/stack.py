@@ -147,7 +147,7 @@ def down(erase: bool) -> None:
 @click.option("--env", is_flag=True, help='Only the addresses, as a shell sets them: eval "$(freshet status --env)".')
 def status(as_json: bool, env: bool) -> None:
     """Show what runs and where, the active version and the lags. Exit code 1 unless all of it is healthy."""
-    from streams.lanes import consumer_group
+    from streams.lanes.table import asking, subscriptions
 
     settings = Settings.load()
     if env:
@@ -157,14 +157,14 @@ def status(as_json: bool, env: bool) -> None:
     services = [_checked(service) for service in _known(settings)]
     healthy = {service["name"]: bool(service["healthy"]) for service in services}
     lag = _lags(settings) if healthy.get("kafka") else {}
-    distilling = consumer_group(settings, "item-distill")
+    distilling = [one.group for one in subscriptions(settings, asking("llm"))]
     answer = {
         "home": str(settings.home),
         "services": services,
         "active_version": _active_version(settings) if healthy.get("redis") else None,
         "lag": lag,
         "distill": {
-            "backlog": lag.get(distilling),
+            "backlog": sum(lag[group] for group in distilling) if lag.keys() >= set(distilling) else None,
             "budget": _budget(settings) if healthy.get("redis") else None,
         },
     }
@@ -236,7 +236,7 @@ def _lags(settings: Settings) -> dict[str, int]:
     """Records behind, for each lane of this deployment that reads Kafka."""
     from streams.kafka.lag import GroupLag
     from streams.kafka.producer import kafka_config
-    from streams.lanes import consumer_groups
+    from streams.lanes.table import consumer_groups
 
     settings = resolve(settings)
     try:

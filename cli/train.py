@@ -23,7 +23,7 @@ from models.reasoner import checkpoint
 from models.reasoner.sampler import SlotPlan
 from models.reasoner.training.config import TrainingConfig, TrainingError
 from models.reasoner.training.fit import TrainingProgress
-from streams.jobs.train import train_on, trained_aligner
+from streams.jobs.training import train_on, trained_aligner
 from streams.settings import Settings
 
 DEFAULTS = TrainingConfig()

@@ -21,7 +21,7 @@ from models.encoder.co_engagement import NothingToLearn
 from models.encoder.contrastive import AlignerProgress, HeadConfig
 from schemas.files import FileError
 from schemas.knowledge_file import read_knowledge
-from streams.jobs.train import ALIGNER_FILE, train_aligner_on
+from streams.jobs.training import ALIGNER_FILE, train_aligner_on
 from streams.settings import Settings
 
 DEFAULTS = AlignerConfig()

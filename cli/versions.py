@@ -23,6 +23,7 @@ from store.versions import VersionError
 from streams.jobs.version_topics import delete, existing_topics
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics
+from streams.versions.components import required_by_lane
 
 P = ParamSpec("P")
 _json = click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
@@ -112,7 +113,7 @@ def status(name: str | None, active_within: float, sample: int, as_json: bool) -
             "keys": dict(sorted(counts.items())),
             "manifest": page.manifest(manifest),
             "coverage": page.coverage(found),
-            "reasons": unfit(found, manifest, shape),
+            "reasons": unfit(found, manifest, shape, required_by_lane()),
         }
     _answer(answer, as_json, page.show_status)
 
@@ -140,7 +141,7 @@ def activate(
         before = session.versions.active()
         found, shape = session.compared(name, before, active_within, sample, quiet=as_json)
         manifest = session.versions.manifest(name)
-        reasons = unfit(found, manifest, shape, least_items=least_items, least_users=least_users)
+        reasons = unfit(found, manifest, shape, required_by_lane(), least_items=least_items, least_users=least_users)
         done = name != before and (force or not reasons)
         if done and before is None:
             done = session.versions.activate_if_none(name)

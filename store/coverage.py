@@ -23,16 +23,6 @@ ACTIVE_WITHIN_S = 7 * 86_400.0
 SAMPLE = 10_000
 """How many users, and how many items' ages, are compared: a share of 0.95 of this many is known within 0.004."""
 
-PINNED_BY: Mapping[str, str] = {
-    "schema": "sink",
-    "dims": "sink, item-text or user-refresh",
-    "dtype": "sink",
-    "encoder": "item-text or item-distill",
-    "aligner": "item-text or item-distill",
-    "reasoner": "user-refresh",
-}
-"""The components that make a version's items and users comparable, and the lanes whose worker pins each."""
-
 
 @dataclass(slots=True)
 class Share:
@@ -169,17 +159,19 @@ def unfit(
     measured: Coverage,
     manifest: Mapping[str, Pinned],
     shape: str,
+    required: Mapping[str, str],
     *,
     least_items: float = LEAST_ITEMS,
     least_users: float = LEAST_USERS,
 ) -> list[str]:
     """Why rankers should not read the version yet, one sentence for each reason with its remedy; empty if they may.
 
-    `shape` is the dims and dtype of the stored vectors, `128 float16`, "" where there are none.
+    `shape` is the dims and dtype of the stored vectors, `128 float16`, "" where there are none; `required` are the
+    components without which its items and users cannot be compared, each with the lanes that pin it, in words.
     """
     version, reasons = measured.version, []
-    if missing := [name for name in PINNED_BY if name not in manifest]:
-        lanes = "; ".join(f"{name} by the lane {PINNED_BY[name]}" for name in missing)
+    if missing := [name for name in required if name not in manifest]:
+        lanes = "; ".join(f"{name} by the lane {required[name]}" for name in missing)
         reasons.append(f"nobody has pinned {lanes}: run a worker with FRESHET_VERSION={version}")
     pinned = " ".join(manifest[name].value for name in ("dims", "dtype") if name in manifest)
     if shape and len(pinned.split()) == 2 and shape != pinned:

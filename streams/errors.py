@@ -98,7 +98,7 @@ FAMILIES: dict[str, Family] = {
     "redis.exceptions.MasterDownError": Family.TRANSIENT,
     "redis.exceptions.AskError": Family.TRANSIENT,  # MovedError too: buckets on their way to another node
     "redis.exceptions.ClusterError": Family.TRANSIENT,
-    "redis.exceptions.RedisClusterException": Family.TRANSIENT,  # no node tells the map, or nobody has a slot
+    "redis.exceptions.RedisClusterException": Family.TRANSIENT,  # no node answers with the map, or none has a slot
     "builtins.ConnectionError": Family.TRANSIENT,
     "builtins.TimeoutError": Family.TRANSIENT,
     # Fatal: named because a base class above would call them transient.
@@ -194,7 +194,7 @@ KAFKA_REFUSALS = frozenset(
         58,  # SASL_AUTHENTICATION_FAILED
     }
 )
-"""What a broker says to somebody it will not serve; librdkafka tells a callback alone, and goes on trying."""
+"""What a broker answers to a client it refuses; librdkafka reports it to a callback alone, and goes on trying."""
 
 
 def reason(error: BaseException) -> Reason:

@@ -24,10 +24,16 @@ Probe = Callable[[], str]
 
 
 class Health:
-    """Heartbeats of a worker's parts; thread-safe. A part that beats no more for `stall_s` is taken for hung."""
+    """Heartbeats of a worker's parts, and which lanes wait for a dependency; thread-safe.
 
-    def __init__(self, *, stall_s: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+    A part that beats no more for `stall_s` is taken for hung. The gauge `backing_off` of `metrics` follows the state
+    kept here, and is never read back.
+    """
+
+    def __init__(self, metrics: Metrics, *, stall_s: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.stall_s = stall_s
+        self._metrics = metrics
+        self._waiting: dict[str, set[object]] = {}
         self._monotonic = monotonic
         self._beats: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -44,6 +50,25 @@ class Health:
         """Say that `part` ended on purpose."""
         with self._lock:
             self._beats.pop(part, None)
+
+    def wait(self, lane: str, who: object) -> None:
+        """Say that `who`, which works for `lane`, waits for a dependency."""
+        with self._lock:
+            self._waiting.setdefault(lane, set()).add(who)
+        self._metrics.backing_off.labels(lane=lane).set(1)
+
+    def resume(self, lane: str, who: object) -> None:
+        """Say that `who` waits no more; the lane does while anybody else of it waits."""
+        with self._lock:
+            others = self._waiting.setdefault(lane, set())
+            others.discard(who)
+            waiting = bool(others)
+        self._metrics.backing_off.labels(lane=lane).set(int(waiting))
+
+    def waiting(self) -> list[str]:
+        """The lanes that wait for a dependency, by name."""
+        with self._lock:
+            return sorted(lane for lane, who in self._waiting.items() if who)
 
     def probe(self, name: str, probe: Probe) -> None:
         """Ask `probe` whenever readiness is asked for."""
@@ -64,6 +89,8 @@ class Health:
         problems = self.live()
         if not self.started:
             problems.append("not all lanes have started")
+        if waiting := self.waiting():
+            problems.append(f"waiting for a dependency: {', '.join(waiting)}")
         for name, probe in self._probes.items():
             if wrong := probe():
                 problems.append(f"{name}: {wrong}")

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from streams.errors import Reason
-from streams.lanes import LANES
+from streams.lanes.table import LANES
 from streams.metrics import Metrics
 
 PAGE = Path(__file__).parents[1] / "reference" / "metrics.md"
 
 LABELS: dict[str, str] = {
-    "lane": f"{', '.join(LANES)}; of `backing_off` and `retries` also version, replay, rebuild, erasure-sweep",
+    "lane": f"{', '.join(LANES)}; of `backing_off` and `retries` also worker, version, replay, rebuild, erasure-sweep",
     "outcome": "done, deleted, dead_letter, older",
     "topic": "the topics of `freshet topics list`",
     "partition": "one per partition of the topic",

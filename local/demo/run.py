@@ -36,10 +36,11 @@ from models.reasoner.training.config import TrainingConfig
 from schemas.codec import Codec
 from store.histories import HistoryStore
 from store.refresh_queue import RefreshQueue
-from streams.jobs.send import SendCounts, keyed_events, send
-from streams.jobs.train import train_on
+from streams.jobs.bulk_send import SendCounts, keyed_events, send
+from streams.jobs.training import train_on
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics
+from streams.lanes.table import LANES, asking
 from streams.settings import Settings
 
 KNOWN_SHARE = 0.7
@@ -196,7 +197,8 @@ def _warm_up(steps: Steps, settings: Settings, data: DemoData, trained: Checkpoi
         _confirmed(send(settings, topics.item_features, records))
         history = shifted_to_now(recent(data.history, settings.history.length), now)
         events = _confirmed(send(settings, topics.user_events, keyed_events(history, codec, topics.user_events)))
-        while pending := sum(lag for lane, lag in deployed.watch.lag().items() if lane in ("sink", "user-events")):
+        quick = LANES.keys() - set(asking("llm"))
+        while pending := sum(lag for lane, lag in deployed.watch.lag().items() if lane in quick):
             deployed.check()
             step.report("reading them", max(0, history.num_rows - pending), history.num_rows)
             time.sleep(0.2)
@@ -232,7 +234,8 @@ def _play(config: DemoConfig, settings: Settings, data: DemoData, deployed: Depl
                 if not feed.running:
                     deadline = deadline or looked + config.drain_s
                     # The LLM's backlog of thousands stays: at an item or two a second it would take an hour.
-                    behind = sum(lag for lane, lag in now.lag.items() if lane != "item-distill") if now.lag else 1
+                    slow = asking("llm")
+                    behind = sum(lag for lane, lag in now.lag.items() if lane not in slow) if now.lag else 1
                     if (behind == 0 and now.items_knowledge >= config.knowledge) or looked > deadline:
                         break
                 time.sleep(max(0.0, LOOK_S - (time.monotonic() - looked)))

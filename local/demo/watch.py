@@ -20,7 +20,7 @@ from local.demo.feed import DemoFeed
 from local.demo.view import Freshness, Snapshot
 from streams.kafka.lag import GroupLag
 from streams.kafka.producer import kafka_config
-from streams.lanes import LANES, consumer_group, consumer_groups
+from streams.lanes.table import subscriptions
 from streams.settings import Settings
 
 FRESHNESS = "freshet_feature_freshness_seconds"
@@ -91,7 +91,8 @@ class DemoWatch:
         self._reader = FeatureReader(
             settings.redis.url, settings.key_prefix, dims=settings.vectors.dims, timeout_s=30.0, raise_errors=True
         )
-        self._lag = GroupLag(kafka_config(settings), consumer_groups(settings))
+        self._lanes = {one.group: one.lane for one in subscriptions(settings)}
+        self._lag = GroupLag(kafka_config(settings), {one.group: one.topics for one in subscriptions(settings)})
         self._metrics_url = metrics_url
         self._new_ids = [item.item_id for item in data.new]
         self.user_ids: list[str] = sorted(set(data.stream["user_id"].to_pylist()))
@@ -126,7 +127,7 @@ class DemoWatch:
             lags = self._lag.read(timeout_s=5.0)
         except KafkaException:
             return {}
-        return {lane: lags[group] for lane in LANES if (group := consumer_group(self._settings, lane)) in lags}
+        return {self._lanes[group]: lag for group, lag in lags.items()}
 
     def snapshot(self, phase: str, feed: DemoFeed) -> Snapshot:
         """Everything the live view shows."""

@@ -30,14 +30,14 @@ class EventRows:
     """Decoded events and where they stood.
 
     columns: R rows of `schemas.columns.EVENT_SCHEMA` · keys (R,) Arrow binary, null where the record had none ·
-    partitions (R,) int64 · offsets (R,) int64 · places (R,) int64: order of arrival over all partitions.
+    partitions (R,) int64 · offsets (R,) int64 · batch_rows (R,) int64: order of arrival over all partitions.
     """
 
     columns: pa.RecordBatch
     keys: pa.Array
     partitions: NDArray[np.int64]
     offsets: NDArray[np.int64]
-    places: NDArray[np.int64]
+    batch_rows: NDArray[np.int64]
 
     def __len__(self) -> int:
         return int(self.columns.num_rows)
@@ -50,7 +50,7 @@ class EventRows:
             self.keys.take(index),
             self.partitions[rows],
             self.offsets[rows],
-            self.places[rows],
+            self.batch_rows[rows],
         )
 
 
@@ -70,22 +70,22 @@ def suspicious(rows: EventRows, now_ms: int, max_future_s: float) -> NDArray[np.
 
 
 class ErasedUser(NamedTuple):
-    """A user's erasure: its place in order of arrival, and the milliseconds up to which it forgets."""
+    """A user's erasure: its row in the batch, and the milliseconds up to which it forgets."""
 
-    place: int
-    moment_ms: int
+    batch_row: int
+    erased_ms: int
 
 
 def fold(rows: EventRows, erasures: Mapping[str, ErasedUser]) -> HistoryBatch:
     """Group rows by user; `erasures` gives each erased user's last erasure.
 
-    An erased user's rows from before that place are left out.
+    An erased user's rows from before that row of the batch are left out.
     """
     if erasures and len(rows):
         users = rows.columns["user_id"].to_pylist()
-        places = {user: erasure.place for user, erasure in erasures.items()}
-        erased_at = np.fromiter((places.get(user, -1) for user in users), np.int64, len(users))
-        rows = rows.take(np.flatnonzero(rows.places > erased_at))
+        erased_rows = {user: erasure.batch_row for user, erasure in erasures.items()}
+        erased_at = np.fromiter((erased_rows.get(user, -1) for user in users), np.int64, len(users))
+        rows = rows.take(np.flatnonzero(rows.batch_rows > erased_at))
     grouped = rows.columns["user_id"].dictionary_encode()
     user_of_row = grouped.indices.to_numpy()
     user_ids = grouped.dictionary.to_pylist()
@@ -96,17 +96,17 @@ def fold(rows: EventRows, erasures: Mapping[str, ErasedUser]) -> HistoryBatch:
     _, ends, data = packed.buffers()
     return HistoryBatch(
         user_ids=user_ids + gone,
-        erased=_moments([*user_ids, *gone], erasures),
+        erased=_erased_ms([*user_ids, *gone], erasures),
         first=np.concatenate(([0], np.cumsum(counts), np.full(len(gone), len(rows)))).astype(np.int64),
         ends=np.frombuffer(ends, np.int32, len(rows) + 1).astype(np.int64) if len(rows) else np.zeros(1, np.int64),
         data=memoryview(data) if data is not None else memoryview(b""),
     )
 
 
-def _moments(user_ids: Sequence[str], erasures: Mapping[str, ErasedUser]) -> list[int]:
+def _erased_ms(user_ids: Sequence[str], erasures: Mapping[str, ErasedUser]) -> list[int]:
     if not erasures:
         return [0] * len(user_ids)
-    return [max(1, erasures[user_id].moment_ms) if user_id in erasures else 0 for user_id in user_ids]
+    return [max(1, erasures[user_id].erased_ms) if user_id in erasures else 0 for user_id in user_ids]
 
 
 def _packed(rows: EventRows) -> pa.Array:

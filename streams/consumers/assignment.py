@@ -10,14 +10,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from streams.consumers.in_flight import Fail, Finish, Window
-from streams.kafka.offsets import OffsetTracker, Place, Ticket
+from streams.consumers.in_flight import Fail, Finish, InFlight
+from streams.kafka.offsets import OffsetTracker, Ticket, TopicPartition
 from streams.kafka.record import SourceRecord
 from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-MakeInFlight = Callable[[Finish, Fail], Window]
+MakeInFlight = Callable[[Finish, Fail], InFlight]
 
 
 class Intake:
@@ -30,11 +30,11 @@ class Intake:
     5. commit `positions` once more, then `forget`.
     """
 
-    def __init__(self, lane: str, metrics: Metrics, make_window: MakeInFlight) -> None:
+    def __init__(self, lane: str, metrics: Metrics, make_in_flight: MakeInFlight) -> None:
         self.lane = lane
         self._metrics = metrics
         self._tracker = OffsetTracker()
-        self._window = make_window(self._finish, self.fail)
+        self._in_flight = make_in_flight(self._finish, self.fail)
         self._generation: int | None = None
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
@@ -53,30 +53,30 @@ class Intake:
 
         A record this assignment has already read (a consumer may rewind) is in work or durable: taken care of.
         """
-        await self._window.space()
+        await self._in_flight.space()
         if generation != self._generation or self.failed.done():
             return False
-        if self._tracker.seen(record.place, record.offset):
+        if self._tracker.seen(record.topic_partition, record.offset):
             return True
-        self._window.add(self._tracker.register(record.place, record.offset), record)
+        self._in_flight.add(self._tracker.register(record.topic_partition, record.offset), record)
         self._metrics.in_flight.labels(lane=self.lane).set(self._tracker.pending())
         return True
 
-    def positions(self) -> dict[Place, int]:
+    def positions(self) -> dict[TopicPartition, int]:
         """The offset to commit for each partition that has one."""
         return self._tracker.positions()
 
-    def pending(self, place: Place | None = None) -> int:
+    def pending(self, tp: TopicPartition | None = None) -> int:
         """Records taken of one partition, or of all, and not yet finished in order."""
-        return self._tracker.pending(place)
+        return self._tracker.pending(tp)
 
     async def release(self, timeout_s: float) -> None:
         """Take nothing more; give what is under way `timeout_s` to end, then cancel it (it will be read again)."""
         self._generation = None
-        drained = not self.failed.done() and await self._window.drain(timeout_s)
+        drained = not self.failed.done() and await self._in_flight.drain(timeout_s)
         if not drained:
             log.warning("abandoned records in flight", extra={"lane": self.lane, "records": self._tracker.pending()})
-        await self._window.clear()
+        await self._in_flight.clear()
 
     def forget(self) -> None:
         """Drop the released partitions; call after their last commit."""

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import TopicPartition as ConfluentPartition
 
+from streams.backoff import Retries
 from streams.errors import KAFKA_REFUSALS, Family, family
 from streams.kafka.batch import NOTHING, Batch, Handler, Message, Rejected
-from streams.kafka.offsets import OffsetTracker, Place
-from streams.kafka.producer import Delivery, kafka_config
+from streams.kafka.consumer import Subscription, consumer_config
+from streams.kafka.offsets import OffsetTracker, TopicPartition
+from streams.kafka.producer import Delivery
 from streams.kafka.record import SourceRecord
-from streams.lanes import consumer_group
-from streams.resources import Context
-from streams.settings import Settings
+from streams.wiring.resources import Resources
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ BATCH_RECORDS = 10_000
 LINGER_S = 0.05
 """A batch that does not fill up is handled after this long: what the lane adds to freshness on a quiet topic."""
 COMMIT_INTERVAL_S = 0.5
-LEAST_BACKOFF_S, MOST_BACKOFF_S = 0.2, 15.0
 STOP_S = 30.0
 
 
@@ -43,35 +42,13 @@ class _Abandoned(Exception):
     """The lane stops while a dependency is away: what is in hand will be read again."""
 
 
-def consumer_config(settings: Settings, group: str, **more: Any) -> dict[str, Any]:
-    """Settings of a consumer that acknowledges by itself and never stalls."""
-    return kafka_config(
-        settings,
-        **{
-            "group.id": group,
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "auto.offset.reset": "earliest",
-            "partition.assignment.strategy": "cooperative-sticky",
-            "session.timeout.ms": int(1_000 * settings.kafka.session_timeout_s),
-            # Members learn of a rebalance by it; it comes in two rounds.
-            "heartbeat.interval.ms": int(min(1_000, 250 * settings.kafka.session_timeout_s)),
-            # The default, 1000, stops fetching for a whole second whenever the local queue has been full.
-            "fetch.queue.backoff.ms": 10,
-            "fetch.wait.max.ms": 100,
-            "queued.max.messages.kbytes": 65_536,
-            **more,
-        },
-    )
-
-
 class BatchConsumer:
-    """One consumer group on a thread; see `streams.resources.Lane`."""
+    """One consumer group on a thread; see `streams.lanes.lane.Lane`."""
 
-    def __init__(self, name: str, context: Context, topics: Sequence[str], handler: Handler) -> None:
-        self.name = name
-        self._context = context
-        self._topics = list(topics)
+    def __init__(self, subscription: Subscription, resources: Resources, handler: Handler) -> None:
+        self.name = subscription.lane
+        self._subscription = subscription
+        self._resources = resources
         self._handler = handler
         self._thread: threading.Thread | None = None
         self._loop: _Loop | None = None
@@ -88,7 +65,7 @@ class BatchConsumer:
         def fail(error: BaseException) -> None:
             events.call_soon_threadsafe(note, error)
 
-        self._loop = _Loop(self.name, self._context, self._topics, self._handler, fail)
+        self._loop = _Loop(self._subscription, self._resources, self._handler, fail)
         self._thread = threading.Thread(target=self._loop.run, name=f"freshet-{self.name}", daemon=True)
         self._thread.start()
 
@@ -107,36 +84,38 @@ class _Loop:
     """What runs on the thread. Kafka's callbacks come on it too, from within `consume` and `close`."""
 
     def __init__(
-        self, name: str, context: Context, topics: list[str], handler: Handler, fail: Callable[[BaseException], None]
+        self,
+        subscription: Subscription,
+        resources: Resources,
+        handler: Handler,
+        fail: Callable[[BaseException], None],
     ) -> None:
         self.stopping = threading.Event()
-        self._name = name
-        self._metrics = context.metrics
-        self._health, self._part = context.health, f"lane {name}"
-        self._dead_letters = context.dead_letters()
+        self._name = name = subscription.lane
+        self._metrics = resources.metrics
+        self._health, self._part = resources.health, f"lane {name}"
+        self._retries = Retries(name, resources.metrics, resources.health)
+        self._dead_letters = resources.dead_letters()
         self._handler = handler
         self._fail = fail
         self._batch_size = BATCH_RECORDS
         self._tracker = OffsetTracker()
-        self._assigned: set[Place] = set()
+        self._assigned: set[TopicPartition] = set()
         self._paused = False
         self._hand = NOTHING  # what is being written
         self._early: list[Message] = []  # what came while everything was paused
-        self._committed: dict[Place, int] = {}
+        self._committed: dict[TopicPartition, int] = {}
         self._commit_at = 0.0
         self._broken: BaseException | None = None
         self._consumer = Consumer(
-            consumer_config(
-                context.settings,
-                consumer_group(context.settings, name),
-                error_cb=self._on_error,
-                on_commit=self._on_commit,
-            )
+            consumer_config(resources.settings, subscription.group, error_cb=self._on_error, on_commit=self._on_commit)
         )
-        self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+        self._consumer.subscribe(
+            list(subscription.topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
 
     def run(self) -> None:
-        """Until told to stop, or an error that is not transient."""
+        """Until `stopping` is set, or an error that is not transient."""
         try:
             while not self.stopping.is_set():
                 self._health.beat(self._part)
@@ -163,7 +142,7 @@ class _Loop:
         return Batch.of(messages).keep(self._assigned)
 
     def _checked(self, messages: list[Message]) -> list[Message]:
-        """`messages` without those that are news of an error; raises the error that ends the lane."""
+        """`messages` without those that are a report of an error; raises the error that ends the lane."""
         if self._broken is not None:
             raise self._broken
         good = [message for message in messages if message.error() is None]
@@ -177,16 +156,16 @@ class _Loop:
         wrapped = KafkaException(error)
         if error.code() not in _BEARABLE and family(wrapped) is not Family.TRANSIENT:
             raise wrapped
-        log.warning("news from Kafka", extra={"lane": self._name, "cause": str(error)})
+        log.warning("report from Kafka", extra={"lane": self._name, "cause": str(error)})
 
     def _carry_out(self, batch: Batch) -> None:
         """One batch: 1. register, 2. write, 3. dead letters, 4. finish; commit comes later and may come any time."""
         started = time.perf_counter()
         self._hand = batch
-        tickets = [self._tracker.register(place, *span) for place, span in batch.spans().items()]
+        tickets = [self._tracker.register(tp, *span) for tp, span in batch.spans().items()]
         self._metrics.in_flight.labels(lane=self._name).set(len(batch))
         rejected = self._persevere(lambda: self._handler.write(self._hand))
-        self._send_letters(self._hand, {one.row: one for one in rejected})
+        self._send_dead_letters(self._hand, {one.row: one for one in rejected})
         for ticket in tickets:
             self._tracker.finish(ticket)  # of no effect where the partition has left
         self._hand = NOTHING
@@ -194,18 +173,18 @@ class _Loop:
         self._metrics.batch_records.labels(lane=self._name).observe(len(batch))
         self._metrics.batch_seconds.labels(lane=self._name).observe(time.perf_counter() - started)
 
-    def _send_letters(self, batch: Batch, dead_letters: Mapping[int, Rejected]) -> None:
+    def _send_dead_letters(self, batch: Batch, dead_letters: Mapping[int, Rejected]) -> None:
         """Send and confirm the rejected rows, and note the good ones: each ends a run of dead letters."""
         if not dead_letters:
-            for place, count in Counter(batch.places).items():
-                self._dead_letters.good(*place, count)
+            for tp, count in Counter(batch.partitions).items():
+                self._dead_letters.good(*tp, count)
             return
         sent: dict[int, Future[Delivery]] = {}
 
         def attempt() -> None:
-            for row, place in enumerate(batch.places):
+            for row, tp in enumerate(batch.partitions):
                 if row not in dead_letters:
-                    self._dead_letters.good(*place)
+                    self._dead_letters.good(*tp)
                 elif row not in sent:
                     one, record = dead_letters[row], SourceRecord.of_message(batch.messages[row])
                     sent[row] = self._dead_letters.send(record, one.reason, one.stage, error=one.error)
@@ -220,29 +199,22 @@ class _Loop:
 
     def _persevere(self, operation: Callable[[], T]) -> T:
         """Run `operation` until it succeeds; while a dependency is away, pause and poll, to stay in the group."""
-        delay_s = 0.0
         while True:
             try:
                 result = operation()
             except Exception as error:
-                if family(error) is not Family.TRANSIENT:
-                    raise
-                self._metrics.retries.labels(lane=self._name, cause=type(error).__name__).inc()
-                if not delay_s:
-                    log.warning("waiting for a dependency", extra={"lane": self._name, "cause": repr(error)})
+                self._retries.count(error)
+                if not self._paused:
                     self._pause(True)
-                delay_s = min(MOST_BACKOFF_S, max(LEAST_BACKOFF_S, 2 * delay_s))
-                self._wait(delay_s * random.uniform(0.75, 1.25))
+                self._wait(self._retries.failed(error))
             else:
-                if delay_s:
-                    log.info("the dependency is back", extra={"lane": self._name})
+                if self._retries.succeeded():
                     self._pause(False)
                 return result
 
     def _pause(self, paused: bool) -> None:
         self._paused = paused
-        self._metrics.backing_off.labels(lane=self._name).set(int(paused))
-        partitions = [TopicPartition(*place) for place in self._assigned]
+        partitions = [ConfluentPartition(*tp) for tp in self._assigned]
         if paused:
             self._consumer.pause(partitions)
         else:
@@ -257,7 +229,7 @@ class _Loop:
                 raise _Abandoned
             self._early += self._checked(self._consumer.consume(1, min(left, 0.2)))
 
-    def _commit(self, positions: Mapping[Place, int], *, wait: bool) -> None:
+    def _commit(self, positions: Mapping[TopicPartition, int], *, wait: bool) -> None:
         """Hand what is durable to Kafka. A commit that fails costs a redelivery, no more, and is tried again."""
         self._commit_at = time.monotonic() + COMMIT_INTERVAL_S
         fresh = {p: offset for p, offset in positions.items() if wait or self._committed.get(p) != offset}
@@ -265,7 +237,7 @@ class _Loop:
             return
         self._committed.update(fresh)
         try:
-            offsets = [TopicPartition(*place, offset) for place, offset in fresh.items()]
+            offsets = [ConfluentPartition(*tp, offset) for tp, offset in fresh.items()]
             if wait:
                 self._on_commit(None, self._consumer.commit(offsets=offsets, asynchronous=False))
             else:
@@ -274,7 +246,7 @@ class _Loop:
             self._committed.clear()
             log.warning("commit failed: %s", error, extra={"lane": self._name})
 
-    def _on_commit(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
+    def _on_commit(self, error: KafkaError | None, partitions: Sequence[ConfluentPartition]) -> None:
         for part in partitions:
             if error is None and part.error is None:
                 labels = {"lane": self._name, "topic": part.topic, "partition": str(part.partition)}
@@ -283,42 +255,42 @@ class _Loop:
                 self._committed.pop((part.topic, part.partition), None)
                 log.warning("commit failed: %s", error or part.error, extra={"lane": self._name})
 
-    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_assign(self, consumer: Consumer, partitions: list[ConfluentPartition]) -> None:
         consumer.incremental_assign(partitions)
         if self._paused:
             consumer.pause(partitions)
-        self._assigned |= _places(partitions)
+        self._assigned |= _pairs(partitions)
 
-    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_revoke(self, consumer: Consumer, partitions: list[ConfluentPartition]) -> None:
         """Commit what is durable before anybody else reads on, then let go."""
-        leaving = _places(partitions)
+        leaving = _pairs(partitions)
         positions = self._tracker.positions()
-        self._commit({place: positions[place] for place in leaving & positions.keys()}, wait=True)
+        self._commit({tp: positions[tp] for tp in leaving & positions.keys()}, wait=True)
         self._let_go(leaving)
         consumer.incremental_unassign(partitions)
 
-    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_lost(self, consumer: Consumer, partitions: list[ConfluentPartition]) -> None:
         """They belong to somebody else already: a commit now could only do harm."""
-        self._let_go(_places(partitions))
+        self._let_go(_pairs(partitions))
         consumer.incremental_unassign(partitions)
 
-    def _let_go(self, leaving: set[Place]) -> None:
+    def _let_go(self, leaving: set[TopicPartition]) -> None:
         self._assigned -= leaving
         self._tracker.forget(leaving)
         self._hand = self._hand.keep(self._assigned)
         self._early = [message for message in self._early if (message.topic(), message.partition()) in self._assigned]
-        for place in leaving:
-            self._committed.pop(place, None)
+        for tp in leaving:
+            self._committed.pop(tp, None)
 
     def _on_error(self, error: KafkaError) -> None:
-        """News that belongs to no record: librdkafka goes on by itself, except where it says that it can not."""
+        """An error of no record: librdkafka goes on by itself, except where it reports that it can not."""
         if error.fatal() or error.code() in KAFKA_REFUSALS:
             self._broken = KafkaException(error)
         else:
-            log.warning("news from Kafka", extra={"lane": self._name, "cause": str(error)})
+            log.warning("report from Kafka", extra={"lane": self._name, "cause": str(error)})
 
 
-def _places(partitions: Sequence[TopicPartition]) -> set[Place]:
+def _pairs(partitions: Sequence[ConfluentPartition]) -> set[TopicPartition]:
     return {(part.topic, part.partition) for part in partitions}
 
 

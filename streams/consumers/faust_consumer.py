@@ -15,7 +15,8 @@ from typing import Any, cast
 
 import faust
 from aiokafka.errors import IllegalStateError, KafkaError
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
+from aiokafka.structs import TopicPartition as AiokafkaPartition
 from faust.app.base import BootStrategy
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -23,12 +24,12 @@ from mode.supervisors import CrashingSupervisor
 
 from streams.consumers.assignment import Intake, MakeInFlight
 from streams.errors import KAFKA_REFUSALS, FatalError
+from streams.kafka.consumer import Subscription
 from streams.kafka.faust_security import faust_credentials
-from streams.kafka.offsets import Place
+from streams.kafka.offsets import TopicPartition
 from streams.kafka.record import SourceRecord
-from streams.lanes import consumer_group
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,9 @@ class _Thread(driver.AIOKafkaConsumerThread):
         A broker whose disk is full answers `UnknownError`, and one that moves the group says so: both pass. A commit
         that Kafka forbids does not.
         """
-        held = {TopicPartition(*tp): OffsetAndMetadata(at, "") for tp, at in offsets.items() if tp in self.assignment()}
+        held = {
+            AiokafkaPartition(*tp): OffsetAndMetadata(at, "") for tp, at in offsets.items() if tp in self.assignment()
+        }
         try:
             await self._ensure_consumer().commit(held)
         except KafkaError as error:
@@ -119,7 +122,7 @@ class LaneConsumer(driver.Consumer):
     async def perform_seek(self) -> None:
         """Seek to the committed offsets; to the beginning where there is none (Faust stays where it is)."""
         committed = await self.seek_to_committed()
-        fresh = [TopicPartition(*tp) for tp, offset in committed.items() if not offset]
+        fresh = [AiokafkaPartition(*tp) for tp, offset in committed.items() if not offset]
         if fresh:
             await self._thread.seek_to_beginning(*fresh)
         for tp, offset in committed.items():
@@ -170,11 +173,11 @@ class LaneApp(faust.App):
 
     BootStrategy = _Boot
 
-    def __init__(self, settings: Settings, lane: str, intake: Intake, on_committed: Callable[..., None]) -> None:
+    def __init__(self, settings: Settings, group: str, intake: Intake, on_committed: Callable[..., None]) -> None:
         self.intake = intake
         self.on_committed = on_committed
         super().__init__(
-            consumer_group(settings, lane),
+            group,
             broker=[f"kafka://{server}" for server in settings.kafka.servers.split(",")],
             broker_credentials=faust_credentials(settings),
             autodiscover=False,
@@ -200,22 +203,21 @@ class LaneApp(faust.App):
 
 
 class FaustConsumer:
-    """One lane on Faust; see `streams.resources.Lane`."""
+    """One lane on Faust; see `streams.lanes.lane.Lane`."""
 
     def __init__(
         self,
-        name: str,
-        context: Context,
-        topic: str,
-        make_window: MakeInFlight,
+        subscription: Subscription,
+        resources: Resources,
+        make_in_flight: MakeInFlight,
         *,
         prepare: Callable[[], object] | None = None,
     ) -> None:
-        """Read `topic` into the window that `make_window` makes; `prepare` runs in a thread before the first record."""
-        self.name = name
-        self._context = context
-        self._topic = topic
-        self._make_window = make_window
+        """Read the topics into what `make_limiter` makes; `prepare` runs in a thread before the first record."""
+        self.name = subscription.lane
+        self._subscription = subscription
+        self._resources = resources
+        self._make_in_flight = make_in_flight
         self._prepare = prepare
         self._app: LaneApp | None = None
         self._intake: Intake | None = None
@@ -223,9 +225,11 @@ class FaustConsumer:
     async def start(self) -> None:
         if self._prepare is not None:
             await asyncio.to_thread(self._prepare)
-        self._intake = Intake(self.name, self._context.metrics, self._make_window)
-        self._app = LaneApp(self._context.settings, self.name, self._intake, self._note_commit)
-        topic = self._app.topic(self._topic, key_serializer="raw", value_serializer="raw", allow_empty=True)
+        self._intake = Intake(self.name, self._resources.metrics, self._make_in_flight)
+        self._app = LaneApp(self._resources.settings, self._subscription.group, self._intake, self._note_commit)
+        topic = self._app.topic(
+            *self._subscription.topics, key_serializer="raw", value_serializer="raw", allow_empty=True
+        )
         self._app.agent(topic, name=self.name, concurrency=1, supervisor_strategy=CrashingSupervisor)(self._read)
         self._app.finalize()
         await self._app.start()
@@ -268,10 +272,10 @@ class FaustConsumer:
         except Exception as error:
             self._intake.fail(error)
 
-    def _note_commit(self, offsets: Mapping[Place, int]) -> None:
+    def _note_commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         for (topic, partition), offset in offsets.items():
             labels = {"lane": self.name, "topic": topic, "partition": str(partition)}
-            self._context.metrics.position.labels(**labels).set(offset)
+            self._resources.metrics.position.labels(**labels).set(offset)
 
 
 def _source_record(message: Any) -> SourceRecord:

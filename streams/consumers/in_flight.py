@@ -19,7 +19,7 @@ Finish = Callable[[Ticket], None]
 Fail = Callable[[BaseException], None]
 
 
-class Window(Protocol):
+class InFlight(Protocol):
     """What an intake asks of a window; all calls come from one event loop."""
 
     async def space(self) -> None:

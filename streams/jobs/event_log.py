@@ -226,12 +226,12 @@ def _stood(message: Message) -> tuple[int, int, int]:
 
 
 def _instead(skipped: Mapping[str, int], erased: int) -> str:
-    told = told_skipped(skipped)
-    parts = [part for part in (told, f"{erased:,} of erased users" if erased else "") if part]
+    counted = skipped_by_reason(skipped)
+    parts = [part for part in (counted, f"{erased:,} of erased users" if erased else "") if part]
     return f" ({'; '.join(parts)})" if parts else ""
 
 
-def told_skipped(skipped: Mapping[str, int]) -> str:
+def skipped_by_reason(skipped: Mapping[str, int]) -> str:
     """As in `3 records skipped: 2 undecodable, 1 bad_time`; empty where there are none."""
     if not skipped:
         return ""

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics, existing
-from streams.lanes import consumer_groups
+from streams.lanes.table import consumer_groups
 from streams.settings import Settings
 
 _GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.GROUP_ID_NOT_FOUND}

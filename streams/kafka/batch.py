@@ -1,6 +1,6 @@
-"""A batch of Kafka records, and what a lane says about it.
+"""A batch of Kafka records, and what a lane answers about it.
 
-Owns the value types between the firehose loop and its lanes. Must not consume, decode or write.
+Owns the value types between the batch consumer and its lanes. Must not consume, decode or write.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from streams.errors import Reason
-from streams.kafka.offsets import Place
+from streams.kafka.offsets import TopicPartition
 
 Message = Any
 """A `confluent_kafka.Message` without error; its stubs call every accessor optional, which is true of errors only."""
@@ -18,10 +18,10 @@ Message = Any
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Records in order of arrival, and of the log within a place; three columns of one length."""
+    """Records in order of arrival, and of the log within a partition; three columns of one length."""
 
     messages: Sequence[Message]
-    places: Sequence[Place]
+    partitions: Sequence[TopicPartition]
     offsets: Sequence[int]
 
     def __len__(self) -> int:
@@ -30,20 +30,20 @@ class Batch:
     @classmethod
     def of(cls, messages: Sequence[Message]) -> Batch:
         """The columns of `messages`."""
-        places = [(message.topic(), message.partition()) for message in messages]
-        return cls(messages, places, [message.offset() for message in messages])
+        partitions = [(message.topic(), message.partition()) for message in messages]
+        return cls(messages, partitions, [message.offset() for message in messages])
 
-    def keep(self, wanted: Container[Place]) -> Batch:
-        """Only the records of places that are wanted."""
-        if all(place in wanted for place in set(self.places)):
+    def keep(self, wanted: Container[TopicPartition]) -> Batch:
+        """Only the records of partitions that are wanted."""
+        if all(tp in wanted for tp in set(self.partitions)):
             return self
-        return Batch.of([message for message, place in zip(self.messages, self.places, strict=True) if place in wanted])
+        return Batch.of([message for message, tp in zip(self.messages, self.partitions, strict=True) if tp in wanted])
 
-    def spans(self) -> dict[Place, tuple[int, int]]:
-        """First and last offset of each place."""
-        last = dict(zip(self.places, self.offsets, strict=True))
-        first = dict(zip(reversed(self.places), reversed(self.offsets), strict=True))
-        return {place: (first[place], last[place]) for place in first}
+    def spans(self) -> dict[TopicPartition, tuple[int, int]]:
+        """First and last offset of each partition."""
+        last = dict(zip(self.partitions, self.offsets, strict=True))
+        first = dict(zip(reversed(self.partitions), reversed(self.offsets), strict=True))
+        return {tp: (first[tp], last[tp]) for tp in first}
 
 
 NOTHING = Batch((), (), ())
@@ -51,7 +51,7 @@ NOTHING = Batch((), (), ())
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A record that can never succeed; `row` is its place in the batch, `stage` the lane and the step."""
+    """A record that can never succeed; `row` is its index in the batch, `stage` the lane and the step."""
 
     row: int
     reason: Reason

@@ -1,7 +1,7 @@
 """Dead letters: the untouched record and why it could not be processed, confirmed before it is acknowledged.
 
-Owns the dead-letter record. Must not decide what is poison (`streams.errors` does), nor how many letters are too many
-(`streams.kafka.dead_letter_limits` does).
+Owns the dead-letter record. Must not decide what is poison (`streams.errors` does), nor how many dead letters are too
+many (`streams.kafka.dead_letter_limits` does).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MESSAGE_CHARS = 1_000
 ATTEMPT_HEADER = "freshet-dlq-attempt"
 """Header of a record that `freshet dlq replay` sent again: how often it had been tried."""
 OUTPUT_BYTES = 64 * 1024
-"""So much of a model's raw answer is kept; nobody reads more of a loop, and the letter must fit the topic."""
+"""So much of a model's raw answer is kept; nobody reads more of a loop, and the dead letter must fit the topic."""
 
 
 class DeadLetterProducer:
@@ -68,7 +68,7 @@ class DeadLetterProducer:
         registry does not answer.
         """
         with self._lock:
-            self._counter.bad(record.place, record.offset, str(reason))
+            self._counter.bad(record.topic_partition, record.offset, str(reason))
         dead_letter = DeadLetter(
             topic=record.topic,
             partition=record.partition,
@@ -90,9 +90,9 @@ class DeadLetterProducer:
         future = self._producer.send(topic, record.key, self._codec.encode(dead_letter, topic=topic))
         self._metrics.dead_letters.labels(topic=record.topic, reason=str(reason)).inc()
         if log.isEnabledFor(logging.DEBUG):
-            place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+            source = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
             why = {"reason": str(reason), "stage": stage, "trace_id": trace_id(record)}
-            log.debug("dead letter", extra={**place, **why})
+            log.debug("dead letter", extra={**source, **why})
         return future
 
     def good(self, topic: str, partition: int, count: int = 1) -> None:
@@ -103,8 +103,8 @@ class DeadLetterProducer:
 
 def _tried(record: SourceRecord) -> int:
     """How often the record had been tried when it was sent again; 0 for one that comes for the first time."""
-    told = next((value for name, value in record.headers if name == ATTEMPT_HEADER), None)
-    return min(int(told), 1_000_000) if told and told.isdigit() and len(told) < 8 else 0
+    tried = next((value for name, value in record.headers if name == ATTEMPT_HEADER), None)
+    return min(int(tried), 1_000_000) if tried and tried.isdigit() and len(tried) < 8 else 0
 
 
 def _capped(output: str) -> str:

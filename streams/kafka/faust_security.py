@@ -24,7 +24,7 @@ _TOKEN_TIMEOUT_S = 10.0
 
 
 def faust_credentials(settings: Settings) -> CredentialsT | None:
-    """What Faust is told; None for a broker that asks nothing."""
+    """The credentials Faust presents; None for a broker that wants no proof."""
     s = settings
     if s.kafka.security == "plaintext":
         return None
@@ -77,6 +77,6 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
         async with httpx.AsyncClient(timeout=_TOKEN_TIMEOUT_S, verify=self._verify) as client:
             answer = await client.post(self._url, data=wanted, auth=self._auth)
         answer.raise_for_status()
-        said = answer.json()
-        self._token = str(said["access_token"])
-        self._renew_at = time.monotonic() + (1 - _LEFT) * float(said.get("expires_in", 300))
+        granted = answer.json()
+        self._token = str(granted["access_token"])
+        self._renew_at = time.monotonic() + (1 - _LEFT) * float(granted.get("expires_in", 300))

@@ -77,19 +77,19 @@ class GroupLag:
         known = consumer.list_topics(timeout=timeout_s).topics
         partitions = [TopicPartition(topic, p) for topic in topics if topic in known for p in known[topic].partitions]
         rows = []
-        for place in consumer.committed(partitions, timeout=timeout_s) if partitions else ():
-            first, end = watermarks(consumer, place, timeout_s)
+        for at in consumer.committed(partitions, timeout=timeout_s) if partitions else ():
+            first, end = watermarks(consumer, at, timeout_s)
             # An offset below zero: nothing committed yet.
-            rows.append(PartitionLag(place.topic, place.partition, max(place.offset, first), end))
+            rows.append(PartitionLag(at.topic, at.partition, max(at.offset, first), end))
         return rows
 
 
-def watermarks(consumer: Consumer, place: TopicPartition, timeout_s: float) -> tuple[int, int]:
+def watermarks(consumer: Consumer, partition: TopicPartition, timeout_s: float) -> tuple[int, int]:
     """First offset and end of a partition; asks again while its leadership moves, as it does just after creation."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            first, end = consumer.get_watermark_offsets(place, timeout=timeout_s)
+            first, end = consumer.get_watermark_offsets(partition, timeout=timeout_s)
             return first, end
         except KafkaException as error:
             if not kafka_retriable(error.args[0]) or time.monotonic() > deadline:

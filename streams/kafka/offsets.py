@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-Place = tuple[str, int]
+TopicPartition = tuple[str, int]
 """Topic and partition."""
 
 
@@ -31,7 +31,7 @@ class _Partition:
 class Ticket:
     """Proof of registration; belongs to one assignment of its partition."""
 
-    place: Place
+    topic_partition: TopicPartition
     first: int
     last: int
     generation: int
@@ -48,30 +48,30 @@ class OffsetTracker:
     """
 
     def __init__(self) -> None:
-        self._partitions: dict[Place, _Partition] = {}
+        self._partitions: dict[TopicPartition, _Partition] = {}
         self._generation = 0
 
-    def register(self, place: Place, first: int, last: int | None = None) -> Ticket:
+    def register(self, tp: TopicPartition, first: int, last: int | None = None) -> Ticket:
         """Note a record, or the span `first..last`, as read. Offsets of a partition must rise."""
         last = first if last is None else last
-        partition = self._partitions.get(place)
+        partition = self._partitions.get(tp)
         if partition is None:
             self._generation += 1
-            partition = self._partitions[place] = _Partition(self._generation)
+            partition = self._partitions[tp] = _Partition(self._generation)
         floor = partition.floor
         if last < first or (floor is not None and first < floor):
-            raise ValueError(f"{place[0]}[{place[1]}]: span {first}..{last} after offset {floor} was expected")
+            raise ValueError(f"{tp[0]}[{tp[1]}]: span {first}..{last} after offset {floor} was expected")
         partition.pending.append((first, last))
-        return Ticket(place, first, last, partition.generation)
+        return Ticket(tp, first, last, partition.generation)
 
-    def seen(self, place: Place, offset: int) -> bool:
+    def seen(self, tp: TopicPartition, offset: int) -> bool:
         """Whether this assignment has read `offset` already: it is in work, or finished."""
-        partition = self._partitions.get(place)
+        partition = self._partitions.get(tp)
         return partition is not None and partition.floor is not None and offset < partition.floor
 
     def finish(self, ticket: Ticket) -> bool:
         """Note a ticket's work as durable; False where its partition has been revoked since."""
-        partition = self._partitions.get(ticket.place)
+        partition = self._partitions.get(ticket.topic_partition)
         if partition is None or partition.generation != ticket.generation:
             return False
         partition.finished.add(ticket.first)
@@ -81,21 +81,21 @@ class OffsetTracker:
             partition.next_offset = last + 1
         return True
 
-    def position(self, place: Place) -> int | None:
+    def position(self, tp: TopicPartition) -> int | None:
         """The offset to commit (the next one to read after a restart), or None while nothing is finished."""
-        partition = self._partitions.get(place)
+        partition = self._partitions.get(tp)
         return None if partition is None else partition.next_offset
 
-    def positions(self) -> dict[Place, int]:
+    def positions(self) -> dict[TopicPartition, int]:
         """Every partition's `position`, those without one left out."""
         return {p: s.next_offset for p, s in self._partitions.items() if s.next_offset is not None}
 
-    def pending(self, place: Place | None = None) -> int:
+    def pending(self, tp: TopicPartition | None = None) -> int:
         """Spans read and not yet contiguous-finished, of one partition or of all."""
-        states = self._partitions.values() if place is None else filter(None, [self._partitions.get(place)])
+        states = self._partitions.values() if tp is None else filter(None, [self._partitions.get(tp)])
         return sum(len(state.pending) for state in states)
 
-    def forget(self, places: Iterable[Place] | None = None) -> None:
+    def forget(self, partitions: Iterable[TopicPartition] | None = None) -> None:
         """Drop revoked partitions (all without an argument) and void their tickets."""
-        for place in list(self._partitions) if places is None else list(places):
-            self._partitions.pop(place, None)
+        for tp in list(self._partitions) if partitions is None else list(partitions):
+            self._partitions.pop(tp, None)

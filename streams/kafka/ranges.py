@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import TopicPartition as ConfluentPartition
 
-from streams.consumers.batch_consumer import consumer_config
 from streams.errors import kafka_retriable
 from streams.kafka.batch import Message
+from streams.kafka.consumer import consumer_config
 from streams.kafka.lag import watermarks
-from streams.kafka.offsets import Place
+from streams.kafka.offsets import TopicPartition
 from streams.settings import Settings
 
 _TIMEOUT_S = 10.0
@@ -50,7 +51,7 @@ class Range:
         return max(0, self.end - self.first)
 
     @property
-    def place(self) -> Place:
+    def topic_partition(self) -> TopicPartition:
         """What it is a range of."""
         return self.topic, self.partition
 
@@ -66,11 +67,11 @@ class RangeReader:
         # Whoever works on what was read may take hours over it: an LLM is away, a rate is low.
         patience = {"max.poll.interval.ms": 86_400_000, "enable.partition.eof": True}
         self._consumer = Consumer(consumer_config(settings, name, **patience))
-        self._ends: dict[Place, int] = {}
-        self._firsts: dict[Place, int] = {}
-        self.open: set[Place] = set()
+        self._ends: dict[TopicPartition, int] = {}
+        self._firsts: dict[TopicPartition, int] = {}
+        self.open: set[TopicPartition] = set()
         """The partitions that are not at their end yet."""
-        self.scanned: dict[Place, int] = {}
+        self.scanned: dict[TopicPartition, int] = {}
         """The offset after the last one that `poll` has passed, by partition."""
 
     def __enter__(self) -> Self:
@@ -90,7 +91,7 @@ class RangeReader:
         metadata = self._consumer.list_topics(topic, timeout=_TIMEOUT_S).topics[topic]
         if metadata.error is not None or not metadata.partitions:
             raise NoTopic(f"no topic {topic}; `freshet topics create` makes what is missing")
-        bounds = {p: watermarks(self._consumer, TopicPartition(topic, p), _TIMEOUT_S) for p in metadata.partitions}
+        bounds = {p: watermarks(self._consumer, ConfluentPartition(topic, p), _TIMEOUT_S) for p in metadata.partitions}
         firsts, ends = self._at(topic, bounds, from_ms, 0), self._at(topic, bounds, to_ms, 1)
         return [
             # What is gone was older than the first record that is left: of no concern if that is too old itself.
@@ -102,25 +103,25 @@ class RangeReader:
         """The first offset as young as `moment_ms` of each partition, its end where there is none."""
         if not moment_ms:
             return {p: bound[side] for p, bound in bounds.items()}
-        asked = [TopicPartition(topic, p, moment_ms) for p in bounds]
+        asked = [ConfluentPartition(topic, p, moment_ms) for p in bounds]
         found = self._consumer.offsets_for_times(asked, timeout=_TIMEOUT_S)
         return {one.partition: one.offset if one.offset >= 0 else bounds[one.partition][1] for one in found}
 
     def begin(self, ranges: Iterable[Range]) -> None:
         """Read these from now on."""
         wanted = [one for one in ranges if len(one)]
-        self._ends = {one.place: one.end for one in wanted}
+        self._ends = {one.topic_partition: one.end for one in wanted}
         self.open = set(self._ends)
-        self._firsts = {one.place: one.first for one in wanted}
+        self._firsts = {one.topic_partition: one.first for one in wanted}
         self.scanned = dict(self._firsts)
-        places = [TopicPartition(*one.place, one.first) for one in wanted]
-        self._consumer.assign(places)
-        self._consumer.resume(places)  # a partition that was read to its end stays paused, assigned anew or not
+        partitions = [ConfluentPartition(*one.topic_partition, one.first) for one in wanted]
+        self._consumer.assign(partitions)
+        self._consumer.resume(partitions)  # a partition that was read to its end stays paused, assigned anew or not
 
     @property
     def passed(self) -> int:
         """How many offsets of the ranges lie behind."""
-        return sum(self.scanned[place] - first for place, first in self._firsts.items())
+        return sum(self.scanned[tp] - first for tp, first in self._firsts.items())
 
     def batches(
         self, ranges: Iterable[Range], most: int = 10_000, *, patience_s: float = PATIENCE_S
@@ -150,22 +151,22 @@ class RangeReader:
                 elif not kafka_retriable(error):
                     raise KafkaException(error)
                 continue
-            place, offset = (str(topic), int(partition or 0)), int(message.offset() or 0)
-            if place not in self.open:
+            tp, offset = (str(topic), int(partition or 0)), int(message.offset() or 0)
+            if tp not in self.open:
                 continue
-            if offset < self._ends[place]:
+            if offset < self._ends[tp]:
                 wanted.append(message)
-                self.scanned[place] = offset + 1
-            if offset + 1 >= self._ends[place]:
-                self._close(place)
+                self.scanned[tp] = offset + 1
+            if offset + 1 >= self._ends[tp]:
+                self._close(tp)
         return wanted
 
     def close(self) -> None:
         """Release the connections."""
         self._consumer.close()
 
-    def _close(self, place: Place) -> None:
-        if place in self.open:
-            self.open.remove(place)
-            self.scanned[place] = self._ends[place]
-            self._consumer.pause([TopicPartition(*place)])  # what is written meanwhile belongs to somebody else
+    def _close(self, tp: TopicPartition) -> None:
+        if tp in self.open:
+            self.open.remove(tp)
+            self.scanned[tp] = self._ends[tp]
+            self._consumer.pause([ConfluentPartition(*tp)])  # what is written meanwhile belongs to somebody else

@@ -36,6 +36,6 @@ class SourceRecord:
         )
 
     @property
-    def place(self) -> tuple[str, int]:
+    def topic_partition(self) -> tuple[str, int]:
         """Topic and partition: what offsets are counted in."""
         return self.topic, self.partition

@@ -12,22 +12,22 @@ from streams.settings import Settings
 
 
 def librdkafka(settings: Settings) -> dict[str, Any]:
-    """What confluent clients are told; empty for a broker that asks nothing."""
+    """The options of confluent clients; empty for a broker that wants no proof."""
     s = settings
     if s.kafka.security == "plaintext":
         return {}
-    told: dict[str, Any] = {"security.protocol": s.kafka.security}
+    options: dict[str, Any] = {"security.protocol": s.kafka.security}
     if s.kafka.security.endswith("ssl"):
-        told |= {
+        options |= {
             "ssl.ca.location": s.kafka.ca_file,
             "ssl.certificate.location": s.kafka.cert_file,
             "ssl.key.location": s.kafka.key_file,
             "ssl.key.password": s.kafka.key_password,
         }
     if s.kafka.security.startswith("sasl"):
-        told["sasl.mechanism"] = s.kafka.mechanism
+        options["sasl.mechanism"] = s.kafka.mechanism
         if s.kafka.mechanism == OAUTH:
-            told |= {
+            options |= {
                 "sasl.oauthbearer.method": "oidc",
                 "sasl.oauthbearer.token.endpoint.url": s.kafka.token_url,
                 "sasl.oauthbearer.client.id": s.kafka.client_id,
@@ -35,5 +35,5 @@ def librdkafka(settings: Settings) -> dict[str, Any]:
                 "sasl.oauthbearer.scope": s.kafka.token_scope,
             }
         else:
-            told |= {"sasl.username": s.kafka.username, "sasl.password": s.kafka.password}
-    return {name: value for name, value in told.items() if value != ""}
+            options |= {"sasl.username": s.kafka.username, "sasl.password": s.kafka.password}
+    return {name: value for name, value in options.items() if value != ""}

@@ -123,7 +123,8 @@ class Topics:
 def existing(kafka: Mapping[str, str | int], names: Iterable[str], *, timeout_s: float = 10.0) -> dict[str, int]:
     """Partition counts of those `names` that exist; raises `KafkaException` where no broker answers, or one refuses us.
 
-    librdkafka tells a refusal to a callback alone, and goes on trying: a wrong password would look like a broker away.
+    librdkafka reports a refusal to a callback alone, and goes on trying: a wrong password would look like a broker that
+    is away.
     """
     refused: list[KafkaError] = []
 

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from freshet.records import Item
-from processors.validate import check_deletion, check_item
-from streams.backoff import Backoff
 from streams.consumers.assignment import MakeInFlight
 from streams.consumers.faust_consumer import FaustConsumer
 from streams.consumers.in_flight import Batcher
 from streams.errors import Family, family
+from streams.kafka.consumer import Subscription
 from streams.kafka.publish import DeadLetterOutput, Outgoing, Output, Publisher
 from streams.kafka.record import SourceRecord
-from streams.resources import Context
+from streams.lanes.read_item import Deleted, read_item, tombstone
+from streams.wiring.resources import Resources
 
 NAME = "item-text"
 # MiniLM on two cores encodes about 300 short texts a second; a batch takes a fraction of a second, and what piles up
@@ -28,56 +27,35 @@ BATCH_RECORDS = 64
 WAIT_S = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
-    """The item a null value deletes."""
-
-    item_id: str
-
-
-def read_item(context: Context, record: SourceRecord) -> Item | Deleted:
-    """Decode and check one record of `items`; raises poison or `RegistryUnavailable`."""
-    if record.value is None:
-        return Deleted(check_deletion(record.key))
-    item = context.codec.decode(Item, record.value)
-    check_item(item, context.clock(), context.settings.history.max_future_s, key=record.key)
-    return item
-
-
-def tombstone(record: SourceRecord, topic: str, item_id: str) -> Output:
-    """A deletion on its way on, at the time it was made."""
-    return Output(record, topic, item_id.encode(), None, timestamp=record.timestamp)
-
-
 class ItemText:
     """The lane's work on one batch; everything in it is published and confirmed when `process` returns."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._backoff = Backoff(NAME, context.metrics)
-        self._publisher = Publisher(context.producer, context.dead_letters(), self._backoff, NAME)
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._backoff = resources.backoff(NAME)
+        self._publisher = Publisher(resources.producer, resources.dead_letters(), self._backoff, NAME)
 
     async def process(self, records: Sequence[SourceRecord]) -> None:
         """Read, encode, publish in the order of `records`; raises fatal errors only."""
-        metrics = self._context.metrics
+        metrics = self._resources.metrics
         with metrics.batch_seconds.labels(lane=NAME).time():
             # Reading may ask the registry and encoding is torch: neither may hold up the loop and its heartbeats.
             outgoing = await self._backoff.persevere(lambda: asyncio.to_thread(self._make, records))
             published = await self._publisher.publish(outgoing)
         metrics.batch_records.labels(lane=NAME).observe(len(records))
-        now = self._context.clock()
+        now = self._resources.clock()
         for one in published:
             metrics.records.labels(lane=NAME, outcome=one.outcome).inc()
             if one.event_time:
                 metrics.freshness.labels(lane=NAME).observe(max(0, now - one.event_time) / 1000)
 
     def _make(self, records: Sequence[SourceRecord]) -> list[Outgoing]:
-        topic = self._context.topics.item_features
+        topic = self._resources.topics.item_features
         made: dict[int, Outgoing] = {}
         items: list[tuple[int, Item]] = []
         for at, record in enumerate(records):
             try:
-                read = read_item(self._context, record)
+                read = read_item(self._resources, record)
             except Exception as error:
                 if family(error) is not Family.POISON:
                     raise
@@ -88,17 +66,17 @@ class ItemText:
             else:
                 items.append((at, read))
         sources = [(item, records[at].partition, records[at].offset) for at, item in items]
-        for (at, item), features in zip(items, self._context.embedder.text(sources), strict=True):
-            value = self._context.codec.encode(features, topic)
+        for (at, item), features in zip(items, self._resources.embedder.text(sources), strict=True):
+            value = self._resources.codec.encode(features, topic)
             made[at] = Output(records[at], topic, item.item_id.encode(), value, event_time=item.event_time)
         return [made[at] for at in range(len(records))]
 
 
-def text_window(context: Context) -> MakeInFlight:
-    """Where records become vectors."""
-    return lambda finish, fail: Batcher(ItemText(context).process, finish, fail, size=BATCH_RECORDS, wait_s=WAIT_S)
+def text_work(resources: Resources) -> MakeInFlight:
+    """How records become vectors: batch by batch."""
+    return lambda finish, fail: Batcher(ItemText(resources).process, finish, fail, size=BATCH_RECORDS, wait_s=WAIT_S)
 
 
-def ItemTextLane(context: Context) -> FaustConsumer:
+def item_text_lane(subscription: Subscription, resources: Resources) -> FaustConsumer:
     """The lane over Faust; loads the encoder before it reads."""
-    return FaustConsumer(NAME, context, context.topics.items, text_window(context), prepare=lambda: context.embedder)
+    return FaustConsumer(subscription, resources, text_work(resources), prepare=lambda: resources.embedder)

@@ -26,8 +26,8 @@ class LiveCatalogue:
     def sync(self) -> int:
         """Read what changed; answers how many items are live. Raises redis errors, and then has forgotten nothing."""
         changes = self._reader.changed_items(self._since_ms)
-        # The bound is inclusive: what stood at the newest moment comes again. An index says no more than "written at
-        # or after", so those few are read again; skipping them could miss a second write in that millisecond.
+        # The bound is inclusive: what was written at the newest timestamp comes again. Skipping those few could miss a
+        # second write in that millisecond.
         if changes.deleted:
             self.items.remove(changes.deleted)
             self._alive.difference_update(changes.deleted)

@@ -21,10 +21,10 @@ from models.reasoner.kinds import FALLBACK, REASONERS, ReasonerSources, make_rea
 from models.reasoner.reasoner import BehaviorReasoner
 from processors.users.refresh import UserRefresher
 from store.versions import VersionConflict, Versions
+from streams.identity import worker_name
 from streams.lanes.text_sources import KnownTitles, acceptable
-from streams.resources import Context
 from streams.settings import SettingError
-from streams.worker.components import worker_name
+from streams.wiring.resources import Resources
 
 UNKNOWN = "unknown"
 """What a text diffusion server's model is called before its first answer (`models/text_diffusion/server_writer.py`)."""
@@ -49,24 +49,24 @@ class Candidate:
 class LiveReasoner:
     """Gives the `UserRefresher` of the version's checkpoint; not for two threads at once."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, resources: Resources) -> None:
         names = (FALLBACK, *REASONERS)
-        if context.settings.reasoner.kind not in names:
-            raise SettingError("reasoner", context.settings.reasoner.kind, f"one of {', '.join(names)}")
-        self._context = context
-        self._versions = Versions(context.redis, context.settings.key_prefix)
+        if resources.settings.reasoner.kind not in names:
+            raise SettingError("reasoner", resources.settings.reasoner.kind, f"one of {', '.join(names)}")
+        self._resources = resources
+        self._versions = Versions(resources.redis, resources.settings.key_prefix)
         self._fallback = CooccurrenceReasoner()
         self._stamp: tuple[int, int] | None = None
         self._candidate: Candidate | None = None
         self._in_use: Candidate | None = None
-        self._ready = context.settings.reasoner.kind == FALLBACK
+        self._ready = resources.settings.reasoner.kind == FALLBACK
         self._refresher = self._make(None)
 
     def refresher(self) -> UserRefresher:
         """Look at the checkpoint folder (one stat), load what is new, answer what to use.
 
-        Raises `SettingError` where a reasoner without checkpoint cannot be made as told, `VersionConflict` where it is
-        not the version's, and `VersionRetiring`.
+        Raises `SettingError` where a reasoner without checkpoint cannot be made as the settings want it,
+        `VersionConflict` where it is not the version's, and `VersionRetiring`.
         """
         if not self._ready:
             self._look()
@@ -75,22 +75,22 @@ class LiveReasoner:
         return self._refresher
 
     def _look(self) -> None:
-        name = self._context.settings.reasoner.kind
+        name = self._resources.settings.reasoner.kind
         if not REASONERS[name].trained:
             if self._candidate is None:
                 self._candidate = Candidate(make_reasoner(name, self._sources(None)))
             return
-        stamp = _stamp(self._context.checkpoint_dir)
+        stamp = _stamp(self._resources.checkpoint_dir)
         if stamp is not None and stamp != self._stamp:
             self._stamp = stamp  # a bad checkpoint is refused once, not every second
             try:
-                self._candidate = self._load(self._context.checkpoint_dir)
+                self._candidate = self._load(self._resources.checkpoint_dir)
             except CheckpointError as error:
                 log.warning("keeping the reasoner in use", extra={"refused": str(error)})
 
     def _adopt(self, candidate: Candidate) -> None:
         """Use it if the version is, or now becomes, one of this checkpoint; ask again while Redis is away."""
-        settings, trained = self._context.settings, REASONERS[self._context.settings.reasoner.kind].trained
+        settings, trained = self._resources.settings, REASONERS[self._resources.settings.reasoner.kind].trained
         components = candidate.components
         try:
             self._versions.pin(settings.version, components, by=worker_name())
@@ -112,38 +112,38 @@ class LiveReasoner:
     def _load(self, folder: Path) -> Candidate:
         trained = checkpoint.load(folder)
         dims = trained.vectors.shape[1]
-        if dims != self._context.settings.vectors.dims:
+        if dims != self._resources.settings.vectors.dims:
             raise CheckpointError(
-                f"{folder} is for {dims} dimensions, FRESHET_VECTORS__DIMS is {self._context.settings.vectors.dims}"
+                f"{folder} is for {dims} dimensions, FRESHET_DIMS is {self._resources.settings.vectors.dims}"
             )
         revision = load_aligner(folder / ALIGNER).revision if (folder / ALIGNER).exists() else ""
-        if revision and revision != self._context.aligner.revision:
+        if revision and revision != self._resources.aligner.revision:
             # Items of this version stand in another space; the checkpoint's catalogue would mean nothing there.
             raise CheckpointError(
-                f"{folder} was trained in another vector space than version {self._context.settings.version} is "
+                f"{folder} was trained in another vector space than version {self._resources.settings.version} is "
                 "written in; `freshet versions create NEW` and start the worker anew with FRESHET_VERSION=NEW"
             )
-        return Candidate(make_reasoner(self._context.settings.reasoner.kind, self._sources(trained)), revision)
+        return Candidate(make_reasoner(self._resources.settings.reasoner.kind, self._sources(trained)), revision)
 
     def _sources(self, trained: Checkpoint | None) -> ReasonerSources:
-        context, settings = self._context, self._context.settings
+        resources, settings = self._resources, self._resources.settings
         return ReasonerSources(
             settings=settings.reasoner,
             timeout_s=settings.llm.timeout_s,
             checkpoint=trained,
-            encoder=lambda: context.encoder,
-            aligner=lambda: context.aligner,
-            titles=KnownTitles(context.redis, settings.key_prefix, settings.version),
+            encoder=lambda: resources.encoder,
+            aligner=lambda: resources.aligner,
+            titles=KnownTitles(resources.redis, settings.key_prefix, settings.version),
             acceptable=acceptable,
         )
 
     def _make(self, reasoner: BehaviorReasoner | None) -> UserRefresher:
-        settings = self._context.settings
+        settings = self._resources.settings
         return UserRefresher(
             reasoner,
             self._fallback,
             settings.version,
-            self._context.clock,
+            self._resources.clock,
             settings.reasoner.slots,
             deadline_s=settings.refresh.lease_s / 2,
         )

@@ -19,7 +19,8 @@ from store.versions import Versions
 from streams.consumers.batch_consumer import BatchConsumer
 from streams.errors import Reason, reason
 from streams.kafka.batch import Batch, Rejected
-from streams.resources import Context
+from streams.kafka.consumer import Subscription
+from streams.wiring.resources import Resources
 
 NAME = "sink"
 R = TypeVar("R", ItemFeatures, ItemKnowledge, UserFeatures)
@@ -47,28 +48,27 @@ class FeatureKind(Generic[R]):
 class SinkLane(BatchConsumer):
     """The topics of one feature version to Redis; a null value deletes."""
 
-    def __init__(self, context: Context) -> None:
-        handler = SinkHandler(context)
-        super().__init__(NAME, context, list(handler.kinds), handler)
+    def __init__(self, subscription: Subscription, resources: Resources) -> None:
+        super().__init__(subscription, resources, SinkHandler(resources))
 
 
 class SinkHandler:
     """One batch: decode, refuse what is not this version's, write by kind; see `streams.kafka.batch.Handler`."""
 
-    def __init__(self, context: Context) -> None:
-        settings, topics = context.settings, context.topics
+    def __init__(self, resources: Resources) -> None:
+        settings, topics = resources.settings, resources.topics
         writer = self._writer = FeatureWriter(
-            context.redis,
+            resources.redis,
             settings.key_prefix,
             dtype=settings.vectors.dtype,
             ttl_s=settings.redis.feature_ttl_s,
             item_ttl_s=settings.redis.item_ttl_s,
             knowledge_ttl_s=settings.redis.knowledge_ttl_s,
         )
-        self._versions = Versions(context.redis, settings.key_prefix)
-        self._cache = KnowledgeCache(context.redis, settings.key_prefix)
-        self._context = context
-        self._codec: Codec = context.codec
+        self._versions = Versions(resources.redis, settings.key_prefix)
+        self._cache = KnowledgeCache(resources.redis, settings.key_prefix)
+        self._resources = resources
+        self._codec: Codec = resources.codec
         self._version = settings.version
         self.kinds: Mapping[str, FeatureKind[Any]] = {
             topics.item_features: FeatureKind("item", ItemFeatures, _item_id, writer.put_items, writer.delete_items),
@@ -89,15 +89,15 @@ class SinkHandler:
         """
         results = [WriteResult.SAME] * len(records)
         by_version: dict[str, list[int]] = {}
-        for place, one in enumerate(records):
-            by_version.setdefault(one.version or self._version, []).append(place)
-        for version, places in by_version.items():
+        for index, one in enumerate(records):
+            by_version.setdefault(one.version or self._version, []).append(index)
+        for version, indexes in by_version.items():
             try:
-                written = self._writer.put_knowledge(version, [records[place] for place in places])
+                written = self._writer.put_knowledge(version, [records[index] for index in indexes])
             except BlobError as error:
-                raise BlobError(str(error), places[error.index]) from error
-            for place, result in zip(places, written, strict=True):
-                results[place] = result
+                raise BlobError(str(error), indexes[error.index]) from error
+            for index, result in zip(indexes, written, strict=True):
+                results[index] = result
         self._cache.put(records)
         return results
 
@@ -105,7 +105,7 @@ class SinkHandler:
         """Write the batch's records and deletions; answers the records that can never be written."""
         rejected: list[Rejected] = []
         by_topic: dict[str, list[int]] = {}
-        for row, (topic, _) in enumerate(batch.places):
+        for row, (topic, _) in enumerate(batch.partitions):
             by_topic.setdefault(topic, []).append(row)
         for topic, rows in by_topic.items():
             self._write_kind(self.kinds[topic], batch, rows, rejected)
@@ -159,8 +159,8 @@ class SinkHandler:
         return []
 
     def _observe(self, kind: str, records: Any, results: Sequence[WriteResult]) -> None:
-        """Age at the moment a ranker can read it, of what it can read now."""
-        metrics, now_ms = self._context.metrics, self._context.clock()
+        """How old features are when rankers can first read them."""
+        metrics, now_ms = self._resources.metrics, self._resources.clock()
         for record, result in zip(records, results, strict=True):
             if result is WriteResult.WRITTEN:
                 freshness_s = max(0.0, (now_ms - record.event_time) / 1_000)
@@ -169,7 +169,7 @@ class SinkHandler:
                     metrics.feature_freshness.labels(kind, str(tier), record.version).observe(freshness_s)
 
     def _count(self, kind: FeatureKind[Any], results: Sequence[WriteResult], outcome: str) -> None:
-        metrics = self._context.metrics
+        metrics = self._resources.metrics
         for answer in WriteResult:
             if count := results.count(answer):
                 metrics.sink_writes.labels(kind=kind.name, result=answer.name.lower()).inc(count)

@@ -1,4 +1,4 @@
-"""What a text reasoner is told of items, and what of its words may be published.
+"""What a text reasoner learns of items, and which of its words may be published.
 
 Owns where a worker finds an item's title. Must not call a model.
 """
@@ -26,8 +26,8 @@ _MOST_KEPT = 100_000
 class KnownTitles:
     """Titles out of the item knowledge of one version in Redis: its summary, else category and facts, else the item id.
 
-    Features carry no title, so an item that nobody has distilled yet is known by its id alone, which tells a language
-    model little. What is found is kept, as long as it fits; what is not found is looked for again.
+    Features carry no title, so an item that nobody has distilled yet is known by its id alone, which means little to a
+    language model. What is found is kept, as long as it fits; what is not found is looked for again.
     """
 
     def __init__(self, client: Client, prefix: str, version: str) -> None:

@@ -1,4 +1,4 @@
-"""The firehose: user events into histories, and their users marked due in every version that is refreshed.
+"""The lane user-events: events into histories, and their users queued in every version that is refreshed.
 
 The lane belongs to no version: the workers of all share its consumer group, and histories are there once.
 
@@ -26,8 +26,9 @@ from store.refreshed_versions import RefreshedVersions
 from streams.consumers.batch_consumer import BatchConsumer
 from streams.errors import reason
 from streams.kafka.batch import Batch, Rejected
+from streams.kafka.consumer import Subscription
 from streams.kafka.erasure_notices import ErasureNotices
-from streams.resources import Context
+from streams.wiring.resources import Resources
 
 NAME = "user-events"
 
@@ -35,8 +36,8 @@ NAME = "user-events"
 class UserEventsLane(BatchConsumer):
     """Topic `user-events` to Redis; a null value erases the user."""
 
-    def __init__(self, context: Context) -> None:
-        super().__init__(NAME, context, [context.topics.user_events], UserEventsHandler(context))
+    def __init__(self, subscription: Subscription, resources: Resources) -> None:
+        super().__init__(subscription, resources, UserEventsHandler(resources))
 
 
 class Histories(Protocol):
@@ -48,28 +49,29 @@ class Histories(Protocol):
 class UserEventsHandler:
     """One batch: decode by the column, refuse what breaks the contract, fold, write; see `streams.kafka.batch.Handler`.
 
-    `replaying`: histories alone, from a log whose consequences are known; nobody becomes due, nothing is told Kafka.
+    `replaying`: histories alone, from a log whose consequences are known; nobody is queued, nothing is sent to Kafka.
     `store` takes the place of Redis.
     """
 
-    def __init__(self, context: Context, *, replaying: bool = False, store: Histories | None = None) -> None:
-        settings = context.settings
-        self._clock = context.clock
-        self._records = context.metrics.records
+    def __init__(self, resources: Resources, *, replaying: bool = False, store: Histories | None = None) -> None:
+        settings = resources.settings
+        self._clock = resources.clock
+        self._records = resources.metrics.records
         self._max_future_s = settings.history.max_future_s
-        self._columns = EventColumns(context.codec)
-        self._context = context
+        self._columns = EventColumns(resources.codec)
+        self._resources = resources
         self._replaying = replaying
         self._store: Histories = store or HistoryStore(
-            context.redis,
+            resources.redis,
             settings.key_prefix,
             length=settings.history.length,
             ttl_s=settings.redis.feature_ttl_s,
             policy=RefreshPolicy.of(settings.refresh),
         )
-        self._versions = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
-        self._notices = ErasureNotices(context)
-        self._owing = Erasures(context.redis, settings.key_prefix)
+        self._versions = RefreshedVersions(resources.redis, settings.key_prefix, settings.version)
+        # A replay sends nothing, and needs no producer for it.
+        self._notices = None if replaying else ErasureNotices(settings, resources.producer, resources.codec)
+        self._owed = Erasures(resources.redis, settings.key_prefix)
 
     def write(self, batch: Batch) -> Sequence[Rejected]:
         """Write the batch's histories and erasures; answers the records that can never be written."""
@@ -77,17 +79,17 @@ class UserEventsHandler:
         present = [row for row, value in enumerate(values) if value is not None]
         erasures, rejected = self._erasures(batch, [row for row, value in enumerate(values) if value is None])
         decoded = self._columns.decode([value for value in values if value is not None])
-        places = np.array(present, dtype=np.int64)
+        batch_rows = np.array(present, dtype=np.int64)
         rejected += [Rejected(present[row], reason(error), f"{NAME}/decode", error) for row, error in decoded.errors]
-        rows = _rows(batch, decoded.columns, places[decoded.rows])
+        rows = _rows(batch, decoded.columns, batch_rows[decoded.rows])
         doubted = np.flatnonzero(suspicious(rows, self._clock(), self._max_future_s))
         if len(doubted):
             refused = self._refused(rows, doubted)
             rejected += refused.values()
             rows = rows.take(np.setdiff1d(np.arange(len(rows)), np.array(list(refused), dtype=np.int64)))
         self._append(fold(rows, erasures))
-        if erasures and not self._replaying:
-            self._tell_of({user_id: erasure.moment_ms for user_id, erasure in erasures.items()})
+        if erasures:
+            self._announce({user_id: erasure.erased_ms for user_id, erasure in erasures.items()})
         self._records.labels(lane=NAME, outcome="done").inc(len(rows))
         self._records.labels(lane=NAME, outcome="deleted").inc(len(erasures))
         return rejected
@@ -104,10 +106,12 @@ class UserEventsHandler:
             else:
                 return
 
-    def _tell_of(self, timestamps: Mapping[str, int]) -> None:
-        """Kafka, confirmed, or it raises to be done again; and whoever sweeps dead letters."""
+    def _announce(self, timestamps: Mapping[str, int]) -> None:
+        """Put the erasures on the topics, confirmed, and on the list of the dead-letter sweep; may be repeated."""
+        if self._notices is None:
+            return
         self._notices.send(timestamps, self._versions.current())
-        self._owing.add_pending(timestamps)
+        self._owed.add_pending(timestamps)
 
     def _erasures(self, batch: Batch, rows: list[int]) -> tuple[dict[str, ErasedUser], list[Rejected]]:
         """Each erased user's last erasure in the batch, and the null values that name nobody."""
@@ -133,17 +137,17 @@ class UserEventsHandler:
             try:
                 check_event(UserEvent(**event), now_ms, self._max_future_s, key=key)
             except ContractViolation as error:
-                refused[row] = Rejected(int(rows.places[row]), reason(error), f"{NAME}/validate", error)
+                refused[row] = Rejected(int(rows.batch_rows[row]), reason(error), f"{NAME}/validate", error)
         return refused
 
 
-def _rows(batch: Batch, columns: pa.RecordBatch, places: NDArray[np.int64]) -> EventRows:
-    kept = [batch.messages[place] for place in places.tolist()] if len(places) < len(batch) else batch.messages
-    partitions = np.fromiter((partition for _, partition in batch.places), np.int64, len(batch))
+def _rows(batch: Batch, columns: pa.RecordBatch, batch_rows: NDArray[np.int64]) -> EventRows:
+    kept = [batch.messages[row] for row in batch_rows.tolist()] if len(batch_rows) < len(batch) else batch.messages
+    partitions = np.fromiter((partition for _, partition in batch.partitions), np.int64, len(batch))
     return EventRows(
         columns=columns,
         keys=pa.array([message.key() for message in kept], pa.binary()),
-        partitions=partitions[places],
-        offsets=np.array(batch.offsets, dtype=np.int64)[places],
-        places=places,
+        partitions=partitions[batch_rows],
+        offsets=np.array(batch.offsets, dtype=np.int64)[batch_rows],
+        batch_rows=batch_rows,
     )

@@ -1,8 +1,8 @@
 """The lane user-refresh: every few moments, new features for the users who did something.
 
-Owns the timer and the order claim → load → infer → publish → complete. Must not decide who is due
-(`store.refresh_queue`) nor how a user is inferred (`processors.users.refresh`). A claim is completed only after its
-features are confirmed; a worker that dies, or takes longer than its lease, leaves its users to the next.
+Owns the timer and the order lease → load → infer → publish → complete. Must not decide who is refreshed
+(`store.refresh_queue`) nor how (`streams.lanes.user_inference`). A lease is completed only after its features are
+confirmed; a worker that dies, or takes longer than its lease, leaves its users to the next.
 """
 
 from __future__ import annotations
@@ -16,18 +16,14 @@ from typing import TypeVar
 
 from redis import RedisError
 
-from freshet.reader import FeatureReader
 from freshet.records import UserFeatures, UserTier
-from processors.users.refresh import UserRefresher
-from store.erasure_watermarks import Erasures
-from store.histories import History, HistoryStore
 from store.refresh_queue import Lease, RefreshPolicy, RefreshQueue
 from store.refreshed_versions import ANNOUNCE_S, RefreshedVersions
-from streams.backoff import Backoff
-from streams.kafka.producer import delivered
-from streams.lanes.live_catalogue import LiveCatalogue
-from streams.lanes.live_reasoner import LiveReasoner
-from streams.resources import Context, failure_of
+from streams.kafka.consumer import Subscription
+from streams.lanes.lane import failure_of
+from streams.lanes.user_inference import UserInference
+from streams.lanes.user_publisher import UserPublisher
+from streams.wiring.resources import Resources
 
 NAME = "user-refresh"
 POLL_S = 0.5
@@ -38,40 +34,47 @@ T = TypeVar("T")
 _DRAIN_S = 5.0
 
 
+class BatchSize:
+    """How many users are leased together: at most `most`, fewer while a batch takes longer than its lease.
+
+    Leased again as many, such users would come to nothing again, on this worker and on every other.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = self.users = most
+
+    def too_large(self, users: int) -> None:
+        """So many did not get through: half as many next time."""
+        self.users = max(1, min(self.users, users) // 2)
+
+    def fits(self) -> None:
+        """A batch got through: twice as many next time."""
+        self.users = min(self._most, 2 * self.users)
+
+
 class UserRefreshLane:
-    """See `streams.resources.Lane`."""
+    """See `streams.lanes.lane.Lane`."""
 
     name = NAME
 
-    def __init__(self, context: Context) -> None:
-        settings = context.settings
-        self._context = context
-        self._due = RefreshQueue(
-            context.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings.refresh)
+    def __init__(self, _subscription: Subscription, resources: Resources) -> None:
+        settings = resources.settings
+        self._settings, self._metrics, self._clock = settings, resources.metrics, resources.clock
+        self._queue = RefreshQueue(
+            resources.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings.refresh)
         )
-        self._versions = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
-        self._erasures = Erasures(context.redis, settings.key_prefix)
+        self._versions = RefreshedVersions(resources.redis, settings.key_prefix, settings.version)
         self._announce_at = 0.0
-        self._together = settings.refresh.batch  # fewer while a batch takes longer than its lease
-        self._histories = HistoryStore(
-            context.redis, settings.key_prefix, length=settings.history.length, ttl_s=settings.redis.feature_ttl_s
-        )
-        reader = FeatureReader(
-            context.redis,
-            settings.key_prefix,
-            version=settings.version,
-            dims=settings.vectors.dims,
-            timeout_s=10.0,
-            raise_errors=True,
-        )
-        self._catalogue = LiveCatalogue(reader, settings.vectors.dims)
-        self._reasoner = LiveReasoner(context)
-        self._backoff = Backoff(NAME, context.metrics)
+        self._batch = BatchSize(settings.refresh.batch)
+        self._backoff = resources.backoff(NAME)
+        self._inference = UserInference(resources)
+        self._publisher = UserPublisher(resources, self._backoff)
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        await asyncio.to_thread(self._reasoner.refresher)  # weights load before the first user waits for them
+        # Weights load before the first user waits for them.
+        await asyncio.to_thread(self._inference.reasoner.refresher)
         self._task = asyncio.create_task(self._run(), name=NAME)
 
     async def stop(self) -> None:
@@ -91,101 +94,69 @@ class UserRefreshLane:
 
     async def _run(self) -> None:
         while not self._stopping.is_set():
-            asked = self._together
-            if await self.refresh_once() < asked:
+            wanted = self._batch.users
+            if await self.refresh_once() < wanted:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), POLL_S)
 
     async def refresh_once(self) -> int:
-        """Claim one batch of due users and refresh it; answers how many were claimed."""
-        settings, metrics = self._context.settings, self._context.metrics
-        if time.monotonic() >= self._announce_at:
-            await self._redis(lambda: self._versions.announce(settings.version))
-            self._announce_at = time.monotonic() + ANNOUNCE_S
-        if not await self._redis(self._catalogue.sync):
-            return 0  # no item has a vector yet: nothing could be said about anybody
-        metrics.catalogue_items.set(self._catalogue.live)
-        claimed_at = time.monotonic()
-        claims = await self._redis(lambda: self._due.lease(self._together, settings.refresh.lease_s))
-        state = await self._redis(self._due.state)
-        metrics.refresh_queue.set(state.due)
-        metrics.waiting_users.set(state.waiting)
-        metrics.due_age.set(state.oldest_s)
-        if claims:
+        """Lease one batch of users and refresh it; answers how many were leased."""
+        await self._announce()
+        if not await self._redis(self._inference.catalogue.sync):
+            return 0  # no item has a vector yet: nothing could be inferred about anybody
+        self._metrics.catalogue_items.set(self._inference.catalogue.live)
+        deadline = time.monotonic() + self._settings.refresh.lease_s
+        leases = await self._redis(lambda: self._queue.lease(self._batch.users, self._settings.refresh.lease_s))
+        await self._show_queue()
+        if leases:
             try:
-                await self._refresh(claims, deadline=claimed_at + settings.refresh.lease_s)
+                await self._refresh(leases, deadline)
             except asyncio.CancelledError:
-                with suppress(RedisError):  # their lease ends anyhow
-                    self._due.release(claims)
+                with suppress(RedisError):  # they end anyhow
+                    self._queue.release(leases)
                 raise
-        return len(claims)
+        return len(leases)
 
-    async def _refresh(self, claims: Sequence[Lease], deadline: float) -> None:
+    async def _announce(self) -> None:
+        """Say from time to time that this version is refreshed, so that users are queued in it too."""
+        if time.monotonic() >= self._announce_at:
+            await self._redis(lambda: self._versions.announce(self._settings.version))
+            self._announce_at = time.monotonic() + ANNOUNCE_S
+
+    async def _show_queue(self) -> None:
+        state = await self._redis(self._queue.state)
+        self._metrics.refresh_queue.set(state.due)
+        self._metrics.waiting_users.set(state.waiting)
+        self._metrics.due_age.set(state.oldest_s)
+
+    async def _refresh(self, leases: Sequence[Lease], deadline: float) -> None:
         """1. load; 2. infer; 3. publish, confirmed, but nobody who was erased meanwhile; 4. complete.
 
-        Past the lease the users are somebody else's.
+        Past the deadline, of `time.monotonic`, the users are somebody else's.
         """
-        metrics = self._context.metrics
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                with metrics.batch_seconds.labels(lane=NAME).time():
-                    histories = await self._redis(lambda: self._histories.load([claim.user_id for claim in claims]))
-                    features = await asyncio.to_thread(self._infer, histories)
-                    features = await self._standing(features)
-                    await self._backoff.persevere(lambda: self._publish(features))
-                    await self._take_back(features)
-                    held = await self._redis(lambda: self._due.complete(claims))
+                with self._metrics.batch_seconds.labels(lane=NAME).time():
+                    users = [lease.user_id for lease in leases]
+                    histories = await self._redis(lambda: self._inference.load(users))
+                    features = await asyncio.to_thread(self._inference.infer, histories)
+                    published = await self._publisher.publish(features)
+                    held = await self._redis(lambda: self._queue.complete(leases))
         except TimeoutError:
-            # Claimed again as many, they would come to nothing again.
-            self._together = max(1, min(self._together, len(claims)) // 2)
-            log.warning("gave up a batch of users: its lease ran out", extra={"lane": NAME, "users": len(claims)})
+            self._batch.too_large(len(leases))
+            log.warning("gave up a batch of users: its lease ran out", extra={"lane": NAME, "users": len(leases)})
             return
-        self._together = min(self._context.settings.refresh.batch, 2 * self._together)
-        if held < len(claims):
-            log.warning("users went to another worker", extra={"lane": NAME, "users": len(claims) - held})
-        now = self._context.clock()
-        metrics.batch_records.labels(lane=NAME).observe(len(claims))
-        for one in features:
-            metrics.users_refreshed.labels(tier=UserTier(one.tier).name.lower()).inc()
-            metrics.freshness.labels(lane=NAME).observe(max(0, now - one.event_time) / 1000)
+        self._batch.fits()
+        if held < len(leases):
+            log.warning("users went to another worker", extra={"lane": NAME, "users": len(leases) - held})
+        self._count(len(leases), published)
 
-    def _infer(self, histories: Sequence[History]) -> list[UserFeatures]:
-        """Users whose history is gone (expired, erased) get no features: there is nobody to say anything about."""
-        known = [history for history in histories if history.item_ids]
-        refresher: UserRefresher = self._reasoner.refresher()
-        return refresher.refresh(known, self._catalogue.items) if known else []
-
-    async def _standing(self, features: Sequence[UserFeatures]) -> list[UserFeatures]:
-        """Without those of users who were erased while they were inferred."""
-        timestamps = await self._redis(lambda: self._erasures.timestamps([one.user_id for one in features]))
-        return [one for one, timestamp in zip(features, timestamps, strict=True) if one.event_time > timestamp]
-
-    async def _take_back(self, features: Sequence[UserFeatures]) -> None:
-        """Delete what was published after its user's erasure had told the topic: the last record of a key is kept.
-
-        An erasure sets its mark before it tells the topic: either it is seen here, or its deletion comes later.
-        """
-        timestamps = await self._redis(lambda: self._erasures.timestamps([one.user_id for one in features]))
-        late = {
-            one.user_id: timestamp
-            for one, timestamp in zip(features, timestamps, strict=True)
-            if one.event_time <= timestamp
-        }
-        topic, producer = self._context.topics.user_features, self._context.producer
-        if late:
-            await self._backoff.persevere(
-                lambda: delivered(
-                    [producer.send(topic, user.encode(), None, timestamp=timestamp) for user, timestamp in late.items()]
-                )
-            )
-
-    async def _publish(self, features: Sequence[UserFeatures]) -> None:
-        topic, codec = self._context.topics.user_features, self._context.codec
-        values = await asyncio.to_thread(lambda: [codec.encode(one, topic) for one in features])
-        producer = self._context.producer
-        await delivered(
-            [producer.send(topic, one.user_id.encode(), value) for one, value in zip(features, values, strict=True)]
-        )
+    def _count(self, users: int, published: Sequence[UserFeatures]) -> None:
+        now = self._clock()
+        self._metrics.batch_records.labels(lane=NAME).observe(users)
+        for one in published:
+            self._metrics.users_refreshed.labels(tier=UserTier(one.tier).name.lower()).inc()
+            self._metrics.freshness.labels(lane=NAME).observe(max(0, now - one.event_time) / 1000)
 
     async def _redis(self, call: Callable[[], T]) -> T:
         return await self._backoff.persevere(lambda: asyncio.to_thread(call))

@@ -15,14 +15,14 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaException
 
 from streams.health import EVENT_LOOP, Health
+from streams.kafka.consumer import Subscription
 from streams.kafka.lag import GroupLag, PartitionLag
-from streams.kafka.producer import kafka_config
 from streams.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -73,27 +73,35 @@ class StallDetector:
 
 
 class StallWatcher:
-    """The thread. `groups` maps each lane to its consumer group and topics."""
+    """The thread, for the lanes that these subscriptions are of; see `streams.lanes.lane.Lane`. It never fails: a Kafka
+    that does not answer is the lanes' to notice."""
+
+    name = "stall-watcher"
 
     def __init__(
-        self, kafka: dict[str, Any], groups: Mapping[str, tuple[str, Iterable[str]]], metrics: Metrics, health: Health
+        self, kafka: dict[str, Any], subscriptions: Sequence[Subscription], metrics: Metrics, health: Health
     ) -> None:
         self._metrics, self._health = metrics, health
-        self._lanes = {group: lane for lane, (group, _) in groups.items()}
-        self._lag = GroupLag(kafka, {group: list(topics) for group, topics in groups.values()})
+        self._lanes = {one.group: one.lane for one in subscriptions}
+        self._lag = GroupLag(kafka, {one.group: one.topics for one in subscriptions})
         self._clocks: dict[tuple[str, str, int], LagClock] = {}
         self._stalls = StallDetector(health.stall_s)
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="freshet-watch", daemon=True)
 
-    def start(self) -> None:
+    async def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         self._stopping.set()
-        self._thread.join(timeout=15.0)
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join, 15.0)
         self._lag.close()
+
+    async def wait_failed(self) -> BaseException:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets it")
 
     def look(self, now: float) -> None:
         """Set the gauges once; a Kafka that does not answer leaves them as they are."""
@@ -104,9 +112,9 @@ class StallWatcher:
             found = {}
         standing = {lane for group, rows in found.items() if self._note(lane := self._lanes[group], rows, now)}
         standing |= self._health.hung().keys()
-        for part in standing - self._told:
+        for part in standing - self._reported:
             log.error("standing still; stacks follow", extra={"part": part, "stacks": stacks()})
-        self._told = standing
+        self._reported = standing
 
     def _note(self, lane: str, rows: list[PartitionLag], now: float) -> bool:
         metrics = self._metrics
@@ -115,7 +123,7 @@ class StallWatcher:
             labels = {"lane": lane, "topic": one.topic, "partition": str(one.partition)}
             metrics.lag_records.labels(**labels).set(one.records)
             metrics.lag_seconds.labels(**labels).set(clock.seconds(now, one.position, one.end))
-        waiting = bool(metrics.registry.get_sample_value("freshet_backing_off", {"lane": lane}))
+        waiting = lane in self._health.waiting()
         behind = sum(one.records for one in rows)
         standing = self._stalls.stalled(lane, now, sum(one.position for one in rows), behind, waiting)
         metrics.stalled.labels(lane=lane).set(int(standing))
@@ -144,13 +152,3 @@ def stacks(frames: Callable[[], dict[int, Any]] = sys._current_frames) -> str:
         print(f"thread {names.get(ident, ident)}:", file=text)
         traceback.print_stack(frame, file=text)
     return text.getvalue()
-
-
-def watched(settings: Any, lanes: Iterable[str], metrics: Metrics, health: Health) -> StallWatcher:
-    """The watch of these lanes, those of them that read Kafka."""
-    from streams.lanes import consumer_group, consumer_groups
-
-    all_groups = consumer_groups(settings)
-    groups = {lane: consumer_group(settings, lane) for lane in lanes}
-    chosen = {lane: (group, all_groups[group]) for lane, group in groups.items() if group in all_groups}
-    return StallWatcher(kafka_config(settings), chosen, metrics, health)

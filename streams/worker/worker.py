@@ -9,22 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from redis import RedisError
-from redis.exceptions import RedisClusterException
-
-from freshet.connect import Client, connect
-from streams.backoff import Backoff
-from streams.health import HealthServer
-from streams.jobs.erasure.sweep import ErasureSweep
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import existing
-from streams.lanes import build_lane
-from streams.resources import Context, Lane
-from streams.worker.membership import Membership
-from streams.worker.stall_detector import beat, watched
+from streams.lanes.lane import Lane
+from streams.lanes.table import lane_specs
+from streams.versions.membership import Membership
+from streams.wiring.resources import Resources
+from streams.worker.services import observers, services
+from streams.worker.stall_detector import beat
 
 log = logging.getLogger(__name__)
 
@@ -36,28 +32,81 @@ class MissingTopics(Exception):
     """The broker does not have the topics a worker needs; `freshet topics create` makes them."""
 
 
-async def run(names: Sequence[str], context: Context, *, stop: asyncio.Event | None = None) -> int:
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """All that one process runs, in the order of starting; it stops in the reverse order.
+
+    1. `observers` answer probes and watch, from the first moment to the last;
+    2. `topics` returns when every topic is there: a missing one would show itself only with the first record for it;
+    3. `membership` joins the version, or is refused; whoever writes must count as alive, so it leaves after the lanes;
+    4. `services` are what lanes need beside them;
+    5. `lanes` do the work. `close` releases what all of them shared.
+    """
+
+    observers: Sequence[Lane]
+    topics: Callable[[], Awaitable[None]]
+    membership: Lane
+    services: Sequence[Lane]
+    lanes: Sequence[Lane]
+    close: Callable[[], Awaitable[None]]
+
+    async def start(self) -> None:
+        """Start all, one by one; raises what stands in the way."""
+        for observer in self.observers:
+            await observer.start()
+        await self.topics()
+        for one in (self.membership, *self.services):
+            await one.start()
+        for lane in self.lanes:
+            await lane.start()
+            log.info("lane runs", extra={"lane": lane.name})
+
+    async def wait_failed(self) -> BaseException:
+        """The error of the first that fails."""
+        running = (self.membership, *self.services, *self.lanes)
+        waits = [asyncio.create_task(one.wait_failed(), name=one.name) for one in running]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return done.pop().result()
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def stop(self) -> None:
+        """Stop all; one that fails or hangs does not keep the others from their last commit."""
+        await _stop([*self.services, *self.lanes])
+        await _stop([self.membership])
+        await self.close()
+        await _stop(self.observers)
+
+
+def make_worker(names: Sequence[str], resources: Resources) -> Worker:
+    """The worker of the lanes called `names`; nothing of it runs yet. Raises `UnknownLane`, `SettingError`."""
+    specs = lane_specs(names)
+    backoff = resources.backoff("worker")
+    return Worker(
+        observers=observers(names, resources),
+        topics=lambda: backoff.persevere(lambda: asyncio.to_thread(_check_topics, resources)),
+        membership=Membership(names, resources),
+        services=services(specs, resources),
+        lanes=[spec.build(resources) for spec in specs],
+        close=resources.close,
+    )
+
+
+async def run(names: Sequence[str], resources: Resources, *, stop: asyncio.Event | None = None) -> int:
     """Run the lanes called `names` until `stop` is set, a signal comes or one fails; answers the exit code."""
     stop = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    lanes: list[Lane] = []
-    beating = asyncio.create_task(beat(context.health))
-    observers = await asyncio.to_thread(_observe, names, context)
+    beating = asyncio.create_task(beat(resources.health))
     try:
-        failure = await _first(_start(names, context, lanes), stop)
-        if failure is None and not stop.is_set():
-            context.health.started = True
-            log.info("worker runs", extra={"lanes": list(names), "version": context.settings.version})
-            failure = await _first(_any_failure(lanes), stop)
+        failure = await _life(make_worker(names, resources), resources, stop)
+    except Exception as error:  # not even put together
+        failure = error
+        await resources.close()
     finally:
-        context.health.started = False
-        await _stop(lanes[1:])
-        await _stop(lanes[:1])  # the version: whoever still writes must count as alive
-        await context.close()
-        for observer in observers:
-            await asyncio.to_thread(observer)
         beating.cancel()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
@@ -68,77 +117,36 @@ async def run(names: Sequence[str], context: Context, *, stop: asyncio.Event | N
     return 0
 
 
-def _observe(names: Sequence[str], context: Context) -> list[Callable[[], None]]:
-    """Answer probes and watch the lanes, where a port is set; what ends it."""
-    settings, health = context.settings, context.health
-    if not settings.metrics.port:
-        return []
-    redis = connect(settings.redis.url, socket_timeout=1, socket_connect_timeout=1)
-    health.probe("dependencies", lambda: _waiting(context))
-    health.probe("Redis", lambda: _silent(redis))
-    server = HealthServer(health, context.metrics, port=settings.metrics.port, host=settings.metrics.host)
-    watch = watched(settings, names, context.metrics, health)
-    watch.start()
-    return [watch.stop, server.close, redis.close]
-
-
-def _waiting(context: Context) -> str:
-    """Which lanes wait for somebody to come back."""
-    waiting = [
-        sample.labels["lane"]
-        for family in context.metrics.backing_off.collect()
-        for sample in family.samples
-        if sample.value
-    ]
-    return f"{', '.join(sorted(waiting))} wait for one" if waiting else ""
-
-
-def _silent(client: Client) -> str:
-    """What Redis says instead of answering."""
+async def _life(worker: Worker, resources: Resources, stop: asyncio.Event) -> BaseException | None:
+    """Start, run, stop; answers what ended it, None for `stop`."""
+    health = resources.health
     try:
-        client.ping()
-    except (RedisError, RedisClusterException) as error:
-        return type(error).__name__
-    return ""
+        failure = await _first(_error_of(worker.start()), stop)
+        if failure is None and not stop.is_set():
+            health.started = True
+            lanes = [lane.name for lane in worker.lanes]
+            log.info("worker runs", extra={"lanes": lanes, "version": resources.settings.version})
+            failure = await _first(worker.wait_failed(), stop)
+        return failure
+    finally:
+        health.started = False
+        await worker.stop()
 
 
-async def _start(names: Sequence[str], context: Context, lanes: list[Lane]) -> BaseException | None:
-    """Wait for Kafka and Redis, join the version, start the lanes one by one; answers what stands in the way."""
-    backoff = Backoff("worker", context.metrics)
-    try:
-        await backoff.persevere(lambda: asyncio.to_thread(_check_topics, context))
-        lanes.append(Membership(names, context))
-        await lanes[0].start()
-        if "user-events" in names:
-            lanes.append(ErasureSweep(context))
-            await lanes[-1].start()
-        for name in names:
-            lane = build_lane(name, context)
-            lanes.append(lane)
-            await lane.start()
-            log.info("lane runs", extra={"lane": name})
-    except Exception as error:
-        return error
-    return None
-
-
-def _check_topics(context: Context) -> None:
-    """Every topic must exist: a missing one would show itself only with the first record for it."""
-    wanted = [topic.name for topic in context.topics.all()]
-    found = existing(kafka_config(context.settings), wanted)
+def _check_topics(resources: Resources) -> None:
+    wanted = [topic.name for topic in resources.topics.all()]
+    found = existing(kafka_config(resources.settings), wanted)
     missing = [name for name in wanted if name not in found]
     if missing:
         raise MissingTopics(f"no topic {', '.join(missing)}; `freshet topics create` makes what is missing")
 
 
-async def _any_failure(lanes: Sequence[Lane]) -> BaseException | None:
-    waits = [asyncio.create_task(lane.wait_failed(), name=lane.name) for lane in lanes]
+async def _error_of(work: Awaitable[None]) -> BaseException | None:
     try:
-        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        return done.pop().result()
-    finally:
-        for wait in waits:
-            wait.cancel()
+        await work
+    except Exception as error:
+        return error
+    return None
 
 
 async def _first(work: Coroutine[Any, Any, BaseException | None], stop: asyncio.Event) -> BaseException | None:
@@ -155,7 +163,7 @@ async def _first(work: Coroutine[Any, Any, BaseException | None], stop: asyncio.
 
 
 async def _stop(lanes: Sequence[Lane]) -> None:
-    """Stop all lanes side by side; one that fails or hangs does not keep the others from their last commit."""
+    """Stop all of these side by side, each for `STOP_S` at most."""
     stops = {asyncio.create_task(lane.stop()): lane.name for lane in lanes}
     if not stops:
         return

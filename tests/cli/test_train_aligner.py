@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import streams.jobs.train
+import streams.jobs.training
 from cli import main
 from models.encoder.aligner import LinearAligner, load_aligner
 from models.reasoner.training.config import TrainingError
-from streams.jobs.train import trained_aligner
-from streams.resources import Context
+from streams.jobs.training import trained_aligner
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.evaluation.cold_world import write
 from tests.support.fakes_encoder import FakeEncoder
 
 
 def test_the_command_makes_the_file_workers_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches an aligner saved where nobody looks, a width of its own, or returns learned from."""
-    monkeypatch.setattr(streams.jobs.train, "prepared_encoder", lambda *_: FakeEncoder(64))
+    monkeypatch.setattr(streams.jobs.training, "prepared_encoder", lambda _: FakeEncoder(64))
     items, events, knowledge = (str(file) for file in write(tmp_path))
     given = ["train", "aligner", "--events", events, "--items", items, "--knowledge", knowledge]
     env = {"FRESHET_HOME": str(tmp_path / "home"), "FRESHET_VECTORS__DIMS": "16"}
@@ -30,14 +30,14 @@ def test_the_command_makes_the_file_workers_load(tmp_path: Path, monkeypatch: py
     answer = json.loads(result.output)
     assert answer["with_knowledge"] == answer["items"] == 120
     assert answer["recall50"] >= answer["pca_recall50"]
-    context = Context(Settings.load(env))
-    assert context.aligner.revision == load_aligner(Path(answer["aligner"])).revision == answer["revision"]
-    assert trained_aligner(context.settings) is not None
+    resources = Resources(Settings.load(env))
+    assert resources.aligner.revision == load_aligner(Path(answer["aligner"])).revision == answer["revision"]
+    assert trained_aligner(resources.settings) is not None
 
 
 def test_a_log_about_nothing_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a traceback where the two files do not belong together."""
-    monkeypatch.setattr(streams.jobs.train, "prepared_encoder", lambda *_: FakeEncoder(64))
+    monkeypatch.setattr(streams.jobs.training, "prepared_encoder", lambda _: FakeEncoder(64))
     items, events, _ = write(tmp_path)
     items.write_text('{"item_id": "stranger", "title": "x"}\n')
     result = CliRunner().invoke(main, ["train", "aligner", "--events", str(events), "--items", str(items)])

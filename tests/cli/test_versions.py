@@ -13,16 +13,16 @@ import redis
 from click.testing import CliRunner, Result
 
 from cli import main
-from store.coverage import PINNED_BY
 from store.versions import Versions
 from streams.jobs.version_topics import delete, own_groups, own_topics
 from streams.kafka.topics import Topics, existing
 from streams.settings import Settings
+from streams.versions.components import REQUIRED
 from tests.store.test_coverage import now_ms, write_items, write_users
 from tests.support.lane_tools import committed, make_topics, until
 
 Run = Callable[..., Result]
-WHOLE = dict.fromkeys(PINNED_BY, "x") | {"dims": "8", "dtype": "float16"}
+WHOLE = dict.fromkeys(REQUIRED, "x") | {"dims": "8", "dtype": "float16"}
 ITEMS, USERS = [f"i{n}" for n in range(200)], [f"u{n}" for n in range(100)]
 
 

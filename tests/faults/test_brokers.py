@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from local.stack.kafka import KafkaServer
-from streams.jobs.rebuild.run import Rebuild
+from streams.jobs.rebuild.rebuilder import Rebuilder
 from streams.jobs.rebuild.verify import verify
-from streams.resources import Context
+from streams.wiring.resources import Resources
 from tests.faults.brokers import Cluster, kill
 from tests.faults.trial import Trial
 from tests.faults.world import World
@@ -84,15 +84,15 @@ def test_redis_killed_and_empty_again_is_rebuilt(broker: KafkaServer, make_world
     trial.finish()
     assert worker.runs, "no worker may end because Redis is away"
     trial.audit("Valkey kill -9, empty, rebuild", 2)
-    context = Context(world.settings)
-    report = verify(context)
-    asyncio.run(context.close())
+    resources = Resources(world.settings)
+    report = verify(resources)
+    asyncio.run(resources.close())
     assert report.total == 0, report
 
 
 async def rebuild(world: World) -> None:
-    context = Context(world.settings)
+    resources = Resources(world.settings)
     try:
-        await Rebuild(context).run(asyncio.Event())
+        await Rebuilder(resources).run(asyncio.Event())
     finally:
-        await context.close()
+        await resources.close()

@@ -14,7 +14,7 @@ from local.stack.kafka import KafkaServer
 from local.stack.process import ServiceError
 from schemas.codec import Codec
 from streams.jobs.dead_letters.read import StoredDeadLetter, dead_letter_ranges, read_dead_letters
-from streams.jobs.dead_letters.replay import send_again
+from streams.jobs.dead_letters.resend import send_again
 from streams.kafka.producer import KafkaProducer
 from streams.settings import Settings
 from tests.faults.brokers import kill

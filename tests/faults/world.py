@@ -22,13 +22,13 @@ from store.refresh_queue import RefreshQueue
 from streams.kafka.lag import watermarks
 from streams.kafka.producer import kafka_config
 from streams.kafka.topics import Topics
-from streams.lanes import LANES, consumer_group, consumer_groups
+from streams.lanes.table import LANES, subscriptions
 from streams.settings import Settings
 from tests.support.topologies import Node
 
 REPOSITORY = Path(__file__).parents[2]
 ALL_LANES = tuple(LANES)
-Place = tuple[str, int]
+Partition = tuple[str, int]
 # As short as the load of two cores allows: a killed worker's partitions wait for it.
 SESSION_S = 6.0
 
@@ -123,30 +123,28 @@ class World:
         self.client.close()
         self.valkey.stop()
 
-    def ends(self, topics: Sequence[str] = ()) -> dict[Place, int]:
+    def ends(self, topics: Sequence[str] = ()) -> dict[Partition, int]:
         """The end of each partition (default: of all topics that lanes read)."""
         with self._consumer("freshet-faults") as consumer:
-            wanted = topics or sorted({topic for names in consumer_groups(self.settings).values() for topic in names})
+            wanted = topics or sorted({topic for one in subscriptions(self.settings) for topic in one.topics})
             return {
                 (topic, p): watermarks(consumer, TopicPartition(topic, p), 10)[1]
                 for topic in wanted
                 for p in range(self.settings.kafka.partitions)
             }
 
-    def behind(self, ends: Mapping[Place, int]) -> int:
+    def behind(self, ends: Mapping[Partition, int]) -> int:
         """How many records before `ends` the lanes of our workers have not acknowledged, all together."""
         left = 0
-        run = {consumer_group(self.settings, lane) for worker in self.workers for lane in worker.lanes}
-        for group, topics in consumer_groups(self.settings).items():
-            if group not in run:
-                continue
-            places = [TopicPartition(*place) for place in ends if place[0] in topics]
-            with self._consumer(group) as consumer:
-                for at in consumer.committed(places, timeout=10):
+        run = {lane for worker in self.workers for lane in worker.lanes}
+        for one in subscriptions(self.settings, run):
+            partitions = [TopicPartition(*tp) for tp in ends if tp[0] in one.topics]
+            with self._consumer(one.group) as consumer:
+                for at in consumer.committed(partitions, timeout=10):
                     left += max(0, ends[at.topic, at.partition] - max(0, at.offset))
         return left
 
-    def caught_up_s(self, ends: Mapping[Place, int], timeout_s: float = 120.0) -> float:
+    def caught_up_s(self, ends: Mapping[Partition, int], timeout_s: float = 120.0) -> float:
         """Seconds until everything before `ends` is acknowledged."""
         began = time.monotonic()
         self.until(lambda: self.behind(ends) == 0, "what was there at the fault to be acknowledged", timeout_s)

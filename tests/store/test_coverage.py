@@ -11,7 +11,7 @@ import redis
 
 from freshet import blob
 from freshet.connect import connect, keys_for
-from store.coverage import PINNED_BY, coverage, newest_write_ms, shape_of, unfit
+from store.coverage import coverage, newest_write_ms, shape_of, unfit
 from store.feature_writer import FeatureWriter
 from store.scan import Pace, nodes, scan
 from store.versions import Pinned
@@ -125,7 +125,9 @@ def test_the_writer_leaves_what_coverage_reads(valkey: str) -> None:
         assert abs(newest_write_ms(client, "f", "v1") - now_ms()) < 60_000
 
 
-WHOLE = {name: Pinned("x") for name in PINNED_BY} | {"dims": Pinned("8"), "dtype": Pinned("float16")}
+REQUIRED = {"schema": "sink", "dims": "sink", "dtype": "sink", "encoder": "item-text", "aligner": "item-text"}
+REQUIRED["reasoner"] = "user-refresh"
+WHOLE = {name: Pinned("x") for name in REQUIRED} | {"dims": Pinned("8"), "dtype": Pinned("float16")}
 
 
 def test_a_whole_and_covered_version_is_fit(client: Any) -> None:
@@ -133,8 +135,8 @@ def test_a_whole_and_covered_version_is_fit(client: Any) -> None:
     write_items(client, "v1", ITEMS[:100])
     write_items(client, "v2", ITEMS[:99])
     found = coverage(client, "f", "v2", "v1")
-    assert unfit(found, WHOLE, "8 float16") == []
-    assert unfit(found, WHOLE, "") == []
+    assert unfit(found, WHOLE, "8 float16", REQUIRED) == []
+    assert unfit(found, WHOLE, "", REQUIRED) == []
 
 
 def test_every_reason_is_named_with_the_way_out(client: Any) -> None:
@@ -145,7 +147,7 @@ def test_every_reason_is_named_with_the_way_out(client: Any) -> None:
     write_users(client, "v2", USERS[:94], event_time=now_ms())
     found = coverage(client, "f", "v2", "v1")
     manifest = {name: one for name, one in WHOLE.items() if name not in ("reasoner", "schema")}
-    missing, shape, items, users = unfit(found, manifest, "16 float16")
+    missing, shape, items, users = unfit(found, manifest, "16 float16", REQUIRED)
     assert "schema" in missing
     assert "reasoner" in missing
     assert "user-refresh" in missing
@@ -153,7 +155,7 @@ def test_every_reason_is_named_with_the_way_out(client: Any) -> None:
     assert "98 of 100 live items" in items
     assert "freshet replay --into v2" in items
     assert "94 of 100 active users" in users
-    assert unfit(found, WHOLE, "", least_items=0.9, least_users=0.9) == []
+    assert unfit(found, WHOLE, "", REQUIRED, least_items=0.9, least_users=0.9) == []
 
 
 def test_a_walk_keeps_to_its_pace() -> None:

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from streams.backoff import Backoff
+from streams.backoff import Backoff, Retries
 from streams.errors import DeliveryFailed, RecordTooLarge
+from streams.health import Health
 from streams.metrics import Metrics
 
 
@@ -75,3 +76,32 @@ async def test_who_says_when_to_come_back_is_left_alone_until_then() -> None:
     times.clear()
     await Backoff("lane", Metrics(), least_s=0.01, most_s=0.02).persevere(operation)
     assert times[1] - times[0] < 0.2
+
+
+def test_a_lane_waits_as_long_as_any_work_of_it_does() -> None:
+    """Catches a lane that counts as well because Redis came back, while its LLM is still away."""
+    metrics = Metrics()
+    health = Health(metrics, stall_s=10)
+    llm, other = (Retries("lane", metrics, health) for _ in range(2))
+    gauge = {"lane": "lane"}
+    assert metrics.registry.get_sample_value("freshet_backing_off", gauge) == 0
+    assert 0 < llm.failed(DeliveryFailed("away")) < 1
+    other.failed(DeliveryFailed("away"))
+    assert other.succeeded()
+    assert not other.succeeded(), "once"
+    assert health.waiting() == ["lane"]
+    assert "waiting for a dependency: lane" in health.ready()
+    assert metrics.registry.get_sample_value("freshet_backing_off", gauge) == 1
+    assert llm.succeeded()
+    assert health.waiting() == []
+    assert metrics.registry.get_sample_value("freshet_backing_off", gauge) == 0
+
+
+def test_pauses_double_within_their_bounds() -> None:
+    """Catches a pause that never grows, or one that grows past what anybody would wait for."""
+    retries = Retries("lane", Metrics(), least_s=1, most_s=8)
+    pauses = [retries.failed(DeliveryFailed("away")) for _ in range(6)]
+    for pause, middle in zip(pauses, (1, 2, 4, 8, 8, 8), strict=True):
+        assert 0.75 * middle <= pause <= 1.25 * middle
+    with pytest.raises(RecordTooLarge):
+        retries.count(RecordTooLarge("x"))

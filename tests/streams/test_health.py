@@ -18,11 +18,12 @@ from freshet.records import UserEvent
 from local.stack.process import free_port
 from schemas.codec import Codec
 from streams.health import EVENT_LOOP, Health, HealthServer
+from streams.kafka.consumer import Subscription
 from streams.kafka.lag import PartitionLag
 from streams.kafka.topics import Topics
 from streams.metrics import Metrics
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from streams.worker.stall_detector import LagClock, StallDetector, StallWatcher, beat, stacks
 from streams.worker.worker import run
 from tests.support.fakes_encoder import FakeEncoder
@@ -47,9 +48,9 @@ def ask(port: int, path: str) -> tuple[int, str]:
 
 @pytest.fixture
 def served() -> Iterator[tuple[Health, Ticks, int]]:
-    ticks = Ticks()
-    health = Health(stall_s=10, monotonic=ticks)
-    server = HealthServer(health, Metrics(), port=0)
+    ticks, metrics = Ticks(), Metrics()
+    health = Health(metrics, stall_s=10, monotonic=ticks)
+    server = HealthServer(health, metrics, port=0)
     yield health, ticks, server.port
     server.close()
 
@@ -131,10 +132,13 @@ class FakeLag:
         pass
 
 
-def test_what_stands_still_is_told_once_with_all_stacks(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_stands_still_is_reported_once_with_all_stacks(caplog: pytest.LogCaptureFixture) -> None:
     """Catches a stall that nobody can explain afterwards, and a log that fills with the same stacks."""
-    metrics, health = Metrics(), Health(stall_s=10)
-    watch = StallWatcher({"bootstrap.servers": "127.0.0.1:1"}, {"item-text": ("g", ["items"])}, metrics, health)
+    metrics = Metrics()
+    health = Health(metrics, stall_s=10)
+    watch = StallWatcher(
+        {"bootstrap.servers": "127.0.0.1:1"}, [Subscription("item-text", "g", ("items",))], metrics, health
+    )
     watch._lag.close()
     watch._lag = FakeLag()  # type: ignore[assignment]
     with caplog.at_level(logging.ERROR):
@@ -144,8 +148,8 @@ def test_what_stands_still_is_told_once_with_all_stacks(caplog: pytest.LogCaptur
     assert metrics.lag_records.labels(**labels)._value.get() == 4
     assert metrics.lag_seconds.labels(**labels)._value.get() == 25
     assert metrics.stalled.labels(lane="item-text")._value.get() == 1
-    [told] = caplog.records
-    assert "test_what_stands_still" in told.stacks  # type: ignore[attr-defined]
+    [reported] = caplog.records
+    assert "test_what_stands_still" in reported.stacks  # type: ignore[attr-defined]
     assert "thread MainThread" in stacks()
 
 
@@ -160,9 +164,8 @@ async def test_a_worker_tells_of_itself(kafka: str, valkey: str, topic_prefix: s
     now = time.time_ns() // 1_000_000
     events: list[tuple[Any, Any]] = [(b"u", Codec().encode(UserEvent("u", f"i{n}", "view", now))) for n in range(50)]
     await asyncio.to_thread(send_all, settings, Topics(settings).user_events, events)
-    context, stop = Context(settings), asyncio.Event()
-    context.encoder = FakeEncoder()
-    working = asyncio.create_task(run(["user-events", "sink"], context, stop=stop))
+    resources, stop = Resources(settings, member=True, encoder=FakeEncoder()), asyncio.Event()
+    working = asyncio.create_task(run(["user-events", "sink"], resources, stop=stop))
     await until(lambda: answers(port, "/readyz") == 200, "the worker to be ready", 60)
     await until(lambda: 'freshet_lag_records{lane="user-events"' in ask(port, "/metrics")[1], "the lag", 30)
     lines = [line for line in ask(port, "/metrics")[1].splitlines() if line.startswith("freshet_lag")]

@@ -16,7 +16,7 @@ from schemas.codec import Codec
 from streams.kafka.lag import GroupLag
 from streams.kafka.producer import KafkaProducer, kafka_config
 from streams.kafka.topics import Topics
-from streams.lanes import consumer_groups
+from streams.lanes.table import consumer_groups
 from streams.settings import Settings
 
 

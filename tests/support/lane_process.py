@@ -15,9 +15,9 @@ from typing import Any
 import tests.support.shifted_clock  # noqa: F401 - before anybody binds time.time
 from models.llm.client import Completion, CompletionRequest
 from streams import logs
-from streams.jobs.erasure import sweep
-from streams.resources import Context
+from streams.jobs.erasure import hourly_sweep
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from streams.worker.worker import run
 from tests.support.fakes_encoder import FakeEncoder
 
@@ -57,13 +57,11 @@ def smallest(schema: Mapping[str, Any]) -> Any:
 
 def main() -> None:
     settings = Settings.load()
-    sweep.SWEEP_S = float(os.environ.get("TEST_SWEEP_S", sweep.SWEEP_S))
+    hourly_sweep.SWEEP_S = float(os.environ.get("TEST_SWEEP_S", hourly_sweep.SWEEP_S))
     logs.configure(settings.log_level)
-    context = Context(settings)
-    context.encoder = FakeEncoder()
-    if not settings.llm.url:
-        context.llm = SchemaLlm(delay_s=0.05)
-    sys.exit(asyncio.run(run(sys.argv[1].split(","), context)))
+    llm = None if settings.llm.url else SchemaLlm(delay_s=0.05)
+    resources = Resources(settings, member=True, encoder=FakeEncoder(), llm=llm)
+    sys.exit(asyncio.run(run(sys.argv[1].split(","), resources)))
 
 
 if __name__ == "__main__":

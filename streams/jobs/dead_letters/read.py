@@ -49,7 +49,7 @@ class StoredDeadLetter:
 
     @property
     def position(self) -> Position:
-        """The source record's: a letter sent twice is one letter. An unreadable one has its own."""
+        """The source record's: a dead letter sent twice is one dead letter. An unreadable one has its own."""
         if self.content is None:
             return Position(self.record.topic, self.record.partition, self.record.offset)
         return Position(self.content.topic, self.content.partition, self.content.offset)
@@ -76,13 +76,13 @@ class StoredDeadLetter:
 
     @property
     def lane(self) -> str:
-        """Who could not process it. Two lanes that read one topic each send a letter of the same record."""
+        """Who could not process it. Two lanes that read one topic each send a dead letter of the same record."""
         return self.stage.partition("/")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which letters are meant: all conditions that are set must hold. `reason` and `stage` may be several each;
+    """Which dead letters are meant: all conditions that are set must hold. `reason` and `stage` may be several each;
     a stage is met by those that begin with it."""
 
     reasons: frozenset[str] = frozenset()
@@ -113,7 +113,7 @@ class Filter:
 
 
 def read_dead_letters(settings: Settings, codec: Codec, ranges: list[Range]) -> Iterator[StoredDeadLetter]:
-    """Every letter of `ranges`, those of a partition in order. Raises `NothingCame`, `KafkaException`."""
+    """Every dead letter of `ranges`, those of a partition in order. Raises `NothingCame`, `KafkaException`."""
     with RangeReader(settings) as reader:
         for messages in reader.batches(ranges, _BATCH):
             for message in messages:

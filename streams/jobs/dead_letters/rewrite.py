@@ -1,8 +1,8 @@
-"""Removes chosen letters from a dead-letter topic.
+"""Removes chosen dead letters from a dead-letter topic.
 
-Kafka deletes no single record of a log, only all before an offset. So, partition by partition: 1. the letters that
+Kafka deletes no single record of a log, only all before an offset. So, partition by partition: 1. the dead letters that
 stay, of those before the last one that goes, are appended again, byte by byte with key, headers and timestamp; 2. when
-all are confirmed, everything up to that last one is deleted. A crash in between leaves letters twice, which their
+all are confirmed, everything up to that last one is deleted. A crash in between leaves dead letters twice, which their
 position folds. What workers append meanwhile stands behind and is not touched. Two rewriters at once would bring back
 what the other one removes: a lock in Redis keeps them apart.
 
@@ -30,18 +30,18 @@ from streams.settings import Settings
 
 _LOCK_S = 60.0
 _WAIT_S = 5.0
-# Confirmed in parts: a topic of letters of four megabytes each must not stand in the producer's queue.
+# Confirmed in parts: a topic of dead letters of four megabytes each must not stand in the producer's queue.
 _IN_FLIGHT = 500
 _TIMEOUT_S = 60.0
 
 
 class Busy(RuntimeError):
-    """Somebody else removes letters of this topic; the message says what to do."""
+    """Somebody else removes dead letters of this topic; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """How many letters went, and how many were appended again for it."""
+    """How many dead letters went, and how many were appended again for it."""
 
     dropped: int
     kept: int
@@ -50,7 +50,7 @@ class Dropped:
 def drop(
     settings: Settings, client: Client, codec: Codec, topic: str, which: Callable[[StoredDeadLetter], bool]
 ) -> Dropped:
-    """Remove those letters of `topic` that `which` is true of; asked twice about each, it must answer the same.
+    """Remove those dead letters of `topic` that `which` is true of; called twice for each, it must answer the same.
 
     Safe to repeat. Raises `Busy`, `NoTopic`, `KafkaException`, `streams.errors.DeliveryFailed`.
     """
@@ -119,7 +119,7 @@ def _alone(settings: Settings, client: Any, topic: str) -> Iterator[Callable[[],
         keys_for(client, settings.key_prefix).rewriting(topic), timeout=_LOCK_S, blocking_timeout=_WAIT_S
     )
     if not lock.acquire():
-        raise Busy(f"letters of {topic} are being removed by somebody else; try again in a minute")
+        raise Busy(f"dead letters of {topic} are being removed by somebody else; try again in a minute")
     beats = 0
 
     def extend() -> None:

@@ -19,10 +19,10 @@ from store.histories import HistoryStore, VersionsChanged
 from store.refreshed_versions import RefreshedVersions
 from store.scan import headers
 from store.versions import Versions
-from streams.jobs.erasure.dead_letters import sweep
+from streams.jobs.erasure.dead_letter_sweep import sweep
 from streams.kafka.erasure_notices import ErasureNotices
 from streams.kafka.topics import Topics
-from streams.resources import Context
+from streams.wiring.resources import Resources
 
 _DELIVERY_S = 60.0
 
@@ -59,17 +59,17 @@ class ErasureOutcome:
 class Eraser:
     """Erases users; blocks. Raises redis errors, `KafkaException` and `DeliveryFailed`: repeat it then."""
 
-    def __init__(self, context: Context) -> None:
-        settings = context.settings
-        self._context = context
-        self._keys = keys_for(context.redis, settings.key_prefix)
+    def __init__(self, resources: Resources) -> None:
+        settings = resources.settings
+        self._resources = resources
+        self._keys = keys_for(resources.redis, settings.key_prefix)
         self._store = HistoryStore(
-            context.redis, settings.key_prefix, length=settings.history.length, ttl_s=settings.redis.feature_ttl_s
+            resources.redis, settings.key_prefix, length=settings.history.length, ttl_s=settings.redis.feature_ttl_s
         )
-        self._refreshed = RefreshedVersions(context.redis, settings.key_prefix, settings.version)
-        self._writer = FeatureWriter(context.redis, settings.key_prefix, ttl_s=settings.redis.feature_ttl_s)
-        self._notices = ErasureNotices(context)
-        self._erasures = Erasures(context.redis, settings.key_prefix)
+        self._refreshed = RefreshedVersions(resources.redis, settings.key_prefix, settings.version)
+        self._writer = FeatureWriter(resources.redis, settings.key_prefix, ttl_s=settings.redis.feature_ttl_s)
+        self._notices = ErasureNotices(settings, resources.producer, resources.codec)
+        self._erasures = Erasures(resources.redis, settings.key_prefix)
 
     def erase(self, user_ids: Sequence[str]) -> ErasureOutcome:
         """Erase these users, whether anything is known of them or not."""
@@ -82,7 +82,7 @@ class Eraser:
         )
         tombstones = self._notices.send(timestamps, versions)
         self._erasures.add_pending(timestamps)
-        dead_letters = sweep(self._context, timestamps)
+        dead_letters = sweep(self._resources, timestamps)
         self._erasures.done(timestamps)
         left = self._found(names)
         receipts = [
@@ -105,21 +105,21 @@ class Eraser:
     def _found(self, user_ids: Sequence[str]) -> dict[str, tuple[int, list[str]]]:
         versions = self._versions()
         histories = self._store.load(user_ids)
-        places = [(user_id, version) for user_id in user_ids for version in versions]
-        there = headers(self._context.redis, [self._keys.user(version, user_id) for user_id, version in places])
+        pairs = [(user_id, version) for user_id in user_ids for version in versions]
+        there = headers(self._resources.redis, [self._keys.user(version, user_id) for user_id, version in pairs])
         features: dict[str, list[str]] = {user_id: [] for user_id in user_ids}
-        for (user_id, version), header in zip(places, there, strict=True):
+        for (user_id, version), header in zip(pairs, there, strict=True):
             if header is not None and not header.deleted:
                 features[user_id].append(version)
         return {one.user_id: (len(one.item_ids), features[one.user_id]) for one in histories}
 
     def _versions(self) -> list[str]:
-        known = Versions(self._context.redis, self._context.settings.key_prefix).names()
-        return list(dict.fromkeys([*known, self._context.settings.version]))
+        known = Versions(self._resources.redis, self._resources.settings.key_prefix).names()
+        return list(dict.fromkeys([*known, self._resources.settings.version]))
 
     def _announce(self, user_ids: Sequence[str]) -> dict[str, int]:
-        timestamp, topic = self._context.clock(), self._context.topics.user_events
-        sent = [self._context.producer.send(topic, one.encode(), None, timestamp=timestamp) for one in user_ids]
+        timestamp, topic = self._resources.clock(), self._resources.topics.user_events
+        sent = [self._resources.producer.send(topic, one.encode(), None, timestamp=timestamp) for one in user_ids]
         for future in sent:
             future.result(_DELIVERY_S)
         return dict.fromkeys(user_ids, timestamp)
@@ -136,12 +136,12 @@ class Eraser:
 
     def _remains(self, tombstones: Sequence[str]) -> list[str]:
         """What Kafka still holds, and until when."""
-        events = self._context.topics.user_events
-        config = {topic.name: dict(topic.config) for topic in self._context.topics.all()}
+        events = self._resources.topics.user_events
+        config = {topic.name: dict(topic.config) for topic in self._resources.topics.all()}
         days = int(config[events]["retention.ms"]) // 86_400_000
-        own = self._context.topics.user_features
+        own = self._resources.topics.user_features
         lag = int(config[own]["max.compaction.lag.ms"]) // 86_400_000
-        features = [topic for topic in tombstones if topic != Topics(self._context.settings).erasures]
+        features = [topic for topic in tombstones if topic != Topics(self._resources.settings).erasures]
         return [
             f"events on {events} until its retention ends ({days} days as made by freshet topics create)",
             f"older records on {', '.join(features)} until the cleaner has passed (within {lag + 1} days)",

@@ -24,8 +24,8 @@ from streams.kafka.batch import Message
 from streams.kafka.erasure_notices import read_erasures
 from streams.kafka.ranges import Range, RangeReader
 from streams.lanes.user_events import UserEventsHandler
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 
 _RECORD_HEAD = struct.Struct(">qI")
 
@@ -132,13 +132,13 @@ class Newest:
 class ExpectedHistories:
     """The newest events of each user as the log has them, `length` each: by user, member to time."""
 
-    def __init__(self, context: Context) -> None:
-        self._length = context.settings.history.length
+    def __init__(self, resources: Resources) -> None:
+        self._length = resources.settings.history.length
         self._erased = ErasedUsers()
-        self._handler = UserEventsHandler(context, replaying=True, store=self)
+        self._handler = UserEventsHandler(resources, replaying=True, store=self)
         self._touched: set[str] = set()
         self._bounds: dict[str, int] = {}
-        self._kept_bounds = read_erasures(context)
+        self._kept_bounds = read_erasures(resources.settings, resources.codec)
         self.members: dict[str, dict[bytes, int]] = {}
         self.written_ms: dict[bytes, int] = {}
         """When Kafka got the latest record of each key."""

@@ -16,7 +16,7 @@ from typing import Any
 from freshet.connect import keys_for
 from store.scan import Pace, nodes, scan
 from streams.jobs.rebuild.expected import ITEM, KNOWLEDGE, USER, ExpectedHistories, Form, Newest, Standing, View
-from streams.resources import Context
+from streams.wiring.resources import Resources
 
 MISSING, OLDER, NEWER, DIFFERENT, EXTRA = "missing", "older", "newer", "different", "extra"
 """Redis lacks it · has an older state than the log · a newer one · another one of the same rank · what the log has not
@@ -52,19 +52,19 @@ class Report:
 
 
 def verify(
-    context: Context,
+    resources: Resources,
     *,
     progress: Progress = lambda _name, _done, _all: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Report:
     """Compare all of a version's entities, and the histories. Raises `NoTopic`, `KafkaException`, redis errors."""
-    settings, topics = context.settings, context.topics
+    settings, topics = resources.settings, resources.topics
     report = Report(settings.version)
     sides: list[_Side] = [
-        _Entities(context, "item", "i", topics.item_features, ITEM, settings.redis.item_ttl_s),
-        _Entities(context, "user", "u", topics.user_features, USER, settings.redis.feature_ttl_s),
-        _Entities(context, "knowledge", "k", topics.item_knowledge, KNOWLEDGE, settings.redis.knowledge_ttl_s),
-        _Histories(context),
+        _Entities(resources, "item", "i", topics.item_features, ITEM, settings.redis.item_ttl_s),
+        _Entities(resources, "user", "u", topics.user_features, USER, settings.redis.feature_ttl_s),
+        _Entities(resources, "knowledge", "k", topics.item_knowledge, KNOWLEDGE, settings.redis.knowledge_ttl_s),
+        _Histories(resources),
     ]
     for side in sides:
         side.view.advance(lambda done, total, name=side.name: progress(name, done, total))  # type: ignore[misc]
@@ -102,13 +102,13 @@ class _Side(ABC):
 class _Entities(_Side):
     """Features or knowledge of the version."""
 
-    def __init__(self, context: Context, name: str, dead_letter: str, topic: str, form: Form, ttl_s: int) -> None:
-        settings = context.settings
+    def __init__(self, resources: Resources, name: str, dead_letter: str, topic: str, form: Form, ttl_s: int) -> None:
+        settings = resources.settings
         self.name = name
-        self._redis: Any = context.redis
-        self._keys = keys_for(context.redis, settings.key_prefix)
-        self._version, self._clock, self._ttl_ms = settings.version, context.clock, 1_000 * ttl_s
-        self._newest = Newest(context.codec, form, settings.version, settings.vectors.dtype)
+        self._redis: Any = resources.redis
+        self._keys = keys_for(resources.redis, settings.key_prefix)
+        self._version, self._clock, self._ttl_ms = settings.version, resources.clock, 1_000 * ttl_s
+        self._newest = Newest(resources.codec, form, settings.version, settings.vectors.dtype)
         self._stem = f"{settings.key_prefix}:{settings.version}:{dead_letter}:"
         self._key = {"i": self._keys.item, "u": self._keys.user, "k": self._keys.knowledge}[dead_letter]
         self.view = View(settings, topic, self._newest)
@@ -172,14 +172,14 @@ class _Histories(_Side):
 
     name = "history"
 
-    def __init__(self, context: Context) -> None:
-        settings = context.settings
-        self._redis: Any = context.redis
-        self._keys = keys_for(context.redis, settings.key_prefix)
-        self._clock, self._ttl_ms = context.clock, 1_000 * settings.redis.feature_ttl_s
+    def __init__(self, resources: Resources) -> None:
+        settings = resources.settings
+        self._redis: Any = resources.redis
+        self._keys = keys_for(resources.redis, settings.key_prefix)
+        self._clock, self._ttl_ms = resources.clock, 1_000 * settings.redis.feature_ttl_s
         self._length = settings.history.length
-        self._log = ExpectedHistories(context)
-        self.view = View(settings, context.topics.user_events, self._log)
+        self._log = ExpectedHistories(resources)
+        self.view = View(settings, resources.topics.user_events, self._log)
 
     @property
     def size(self) -> int:

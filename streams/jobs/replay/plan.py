@@ -13,19 +13,19 @@ from store.versions import Versions
 from streams.jobs.replay.request import Request
 from streams.kafka.ranges import Range, RangeReader
 from streams.kafka.topics import Topics
+from streams.lanes.table import LANES, REFRESH_QUEUE, LaneSpec, downstream
 from streams.settings import Settings
 
 HISTORIES, NAMED, EVENTS = "histories", "named-users", "user-events"
 USER_STAGES = frozenset({HISTORIES, NAMED, EVENTS})
-_WRITTEN_BY = {"item-text": "sink", "item-distill": "sink"}
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One pass: over `ranges` of a topic, or, where there are none, over `users`.
 
-    `item-text` and `item-distill` do what the lanes of these names do; the others make users due: those with an event
-    in the ranges (`user-events`), with a history (`histories`) or in the file of keys (`named-users`).
+    A stage called as a lane that reads `items` does what the lane does; the others queue users: those with an event in
+    the ranges (`user-events`), with a history (`histories`) or in the file of keys (`named-users`).
     """
 
     name: str
@@ -45,7 +45,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """A request and what it comes to at the moment of asking; the ends of its ranges stay, however long it takes."""
+    """A request and what it comes to when the plan is made; the ends of its ranges stay, however long it takes."""
 
     request: Request
     stages: tuple[Stage, ...]
@@ -72,9 +72,7 @@ def make_plan(
     with RangeReader(settings) as reader:
         if request.topic in ("items", "all"):
             items = tuple(reader.find(topics.items, **bounds))
-            stages.append(Stage("item-text", items))
-            if request.knowledge:
-                stages.append(Stage("item-distill", items))
+            stages += [Stage(spec.name, items) for spec in _item_lanes(request)]
         if request.topic in ("user-events", "all"):
             if request.windowed:
                 stages.append(Stage(EVENTS, tuple(reader.find(topics.user_events, **bounds))))
@@ -85,21 +83,29 @@ def make_plan(
     return ReplayPlan(request, tuple(stages))
 
 
+def _item_lanes(request: Request) -> list[LaneSpec]:
+    """The lanes that an item goes through; those that ask the LLM only where knowledge is wanted, as that costs."""
+    lanes = [spec for spec in LANES.values() if spec.replay and "items" in spec.reads]
+    return [spec for spec in lanes if request.knowledge or "llm" not in spec.needs]
+
+
 def warnings(plan: ReplayPlan, versions: Versions) -> list[str]:
     """What an operator should know before it begins."""
-    version, said = plan.request.version, []
+    version, found = plan.request.version, []
     for stage in plan.stages:
         if stage.clipped:
             gone = ", ".join(f"{one.partition} before offset {one.first:,}" for one in stage.clipped)
-            said.append(f"{stage.name}: retention has deleted what came first, in partition {gone}")
-    lanes = {lane for worker in versions.workers(version) for lane in worker.about.get("lanes", ())}
-    needed = {_WRITTEN_BY.get(stage.name, "user-refresh") for stage in plan.stages}
-    if needed & {"user-refresh"}:
-        needed |= {"sink"}
-    for lane in sorted(needed - lanes):
-        what = "nobody is refreshed" if lane == "user-refresh" else "nothing comes to Redis"
-        said.append(f"no worker of {version} runs the lane {lane}: until one does, {what}")
-    return said
+            found.append(f"{stage.name}: retention has deleted what came first, in partition {gone}")
+    running = {lane for worker in versions.workers(version) for lane in worker.about.get("lanes", ())}
+    written = {name for stage in plan.stages for name in _written(stage)}
+    for spec in sorted(downstream(written), key=lambda spec: spec.name):
+        if spec.name not in running:
+            found.append(f"no worker of {version} runs the lane {spec.name}: until one does, {spec.without}")
+    return found
+
+
+def _written(stage: Stage) -> tuple[str, ...]:
+    return (REFRESH_QUEUE,) if stage.name in USER_STAGES else LANES[stage.name].writes
 
 
 def _counted(pages: Iterable[list[str]], progress: Callable[[int], None]) -> int:

@@ -17,7 +17,7 @@ from store.histories import HistoryBatch, HistoryEvent
 NOW = 1_700_000_000_000
 
 
-def rows_of(events, keys=None, places=None):
+def rows_of(events, keys=None, batch_rows=None):
     count = len(events)
     arrays = [pa.array([getattr(e, f.name) for e in events], f.type) for f in EVENT_SCHEMA]
     return EventRows(
@@ -25,7 +25,7 @@ def rows_of(events, keys=None, places=None):
         keys=pa.array([e.user_id.encode() for e in events] if keys is None else keys, pa.binary()),
         partitions=np.arange(count, dtype=np.int64) % 4,
         offsets=np.arange(count, dtype=np.int64) * 1_000_003,
-        places=np.arange(count, dtype=np.int64) if places is None else np.array(places, dtype=np.int64),
+        batch_rows=np.arange(count, dtype=np.int64) if batch_rows is None else np.array(batch_rows, dtype=np.int64),
     )
 
 
@@ -109,7 +109,9 @@ def test_the_fold_packs_byte_by_byte_as_the_histories_do(events):
 
 def test_an_erasure_forgets_what_came_before_it_and_keeps_what_came_after():
     # Catches erasing by user alone, which would drop events sent after the erasure or keep those before.
-    rows = rows_of([event("a", f"i{n}", time=NOW + n) for n in range(4)] + [event("b", "x")], places=[0, 2, 5, 9, 3])
+    rows = rows_of(
+        [event("a", f"i{n}", time=NOW + n) for n in range(4)] + [event("b", "x")], batch_rows=[0, 2, 5, 9, 3]
+    )
     folded = records(fold(rows, {"a": ErasedUser(4, 9), "nobody": ErasedUser(1, 8)}))
     assert {user: (erased, len(packed)) for user, (erased, packed) in folded.items()} == {
         "a": (9, 2),

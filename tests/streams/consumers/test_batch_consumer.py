@@ -14,8 +14,9 @@ from streams.consumers import batch_consumer
 from streams.consumers.batch_consumer import BatchConsumer
 from streams.errors import Reason, TooManyDeadLetters
 from streams.kafka.batch import Batch, Rejected
-from streams.resources import Context
+from streams.kafka.consumer import Subscription, consumer_group
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.support.lane_tools import committed, make_topic, read_all, send_all, until
 
 TOPIC = "in"
@@ -54,7 +55,7 @@ class Recorder:
         self.before(batch)
         rejected = []
         for row, (message, (topic, partition), offset) in enumerate(
-            zip(batch.messages, batch.places, batch.offsets, strict=True)
+            zip(batch.messages, batch.partitions, batch.offsets, strict=True)
         ):
             if self.reject(message):
                 rejected.append(Rejected(row, Reason.BAD_PAYLOAD, "test/decode", ValueError("bad")))
@@ -81,9 +82,10 @@ class Bench:
         self.sent += count
 
     async def lane(self, handler) -> BatchConsumer:
-        context = Context(self.settings)
-        lane = BatchConsumer("test", context, [self.topic], handler)
-        lane.context = context
+        resources = Resources(self.settings)
+        group = consumer_group(self.settings, "test")
+        lane = BatchConsumer(Subscription("test", group, (self.topic,)), resources, handler)
+        lane.resources = resources
         await lane.start()
         self.open.append(lane)
         return lane
@@ -91,7 +93,7 @@ class Bench:
     async def stop(self, lane: BatchConsumer) -> None:
         self.open.remove(lane)
         await lane.stop()
-        await lane.context.close()
+        await lane.resources.close()
 
     def committed(self) -> int:
         offsets = [committed(self.settings.kafka.servers, f"{self.settings.topic_prefix}freshet-v1-test", self.topic, p)
@@ -162,8 +164,8 @@ async def test_a_transient_error_costs_time_and_no_record(bench):
     for partition in range(2):
         offsets = [offset for _, p, offset in handler.written if p == partition]
         assert offsets == sorted(offsets)
-    assert lane.context.metrics.retries.labels(lane="test", cause="ConnectionError")._value.get() == 3
-    assert lane.context.metrics.backing_off.labels(lane="test")._value.get() == 0
+    assert lane.resources.metrics.retries.labels(lane="test", cause="ConnectionError")._value.get() == 3
+    assert lane.resources.metrics.backing_off.labels(lane="test")._value.get() == 0
 
 
 async def test_a_stop_while_a_dependency_is_away_commits_nothing(bench):
@@ -233,7 +235,7 @@ async def test_a_run_of_dead_letters_stops_the_lane_but_scattered_ones_do_not(be
 async def test_consumers_that_join_and_leave_lose_and_double_nothing(bench, monkeypatch):
     # Catches giving up a partition without committing what was written (doubles), or committing what was not (losses).
     monkeypatch.setattr(batch_consumer, "LINGER_S", 0.01)
-    b = bench(partitions=4, batch_records=20)
+    b = bench(partitions=4, firehose_batch=20)
     b.send(8_000)
     handlers = [Recorder(before=lambda batch: time.sleep(0.02)) for _ in range(3)]
     first = await b.lane(handlers[0])

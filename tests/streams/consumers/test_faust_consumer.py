@@ -15,10 +15,11 @@ from aiokafka.errors import CommitFailedError, GroupAuthorizationFailedError, Il
 
 from streams.consumers.faust_consumer import FaustConsumer
 from streams.consumers.in_flight import Batcher, InFlightLimiter
+from streams.kafka.consumer import Subscription, consumer_group
 from streams.kafka.producer import KafkaProducer
 from streams.kafka.record import SourceRecord
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.support.lane_tools import committed, make_topic, read_all, send_all, until
 
 
@@ -43,17 +44,25 @@ async def nothing(records: Sequence[SourceRecord]) -> None:
     """What a lane does with records where that does not matter."""
 
 
+def subscription(settings: Settings, topic: str, name: str = "lane") -> Subscription:
+    return Subscription(name, consumer_group(settings, name), (topic,))
+
+
 def batch_lane(
     settings: Settings, topic: str, work: Callable[[Sequence[SourceRecord]], Awaitable[None]], name: str = "lane"
 ) -> FaustConsumer:
     return FaustConsumer(
-        name, Context(settings), topic, lambda finish, fail: Batcher(work, finish, fail, size=10, wait_s=0.05)
+        subscription(settings, topic, name),
+        Resources(settings),
+        lambda finish, fail: Batcher(work, finish, fail, size=10, wait_s=0.05),
     )
 
 
 def sliding_lane(settings: Settings, topic: str, work: Callable[[SourceRecord], Awaitable[None]]) -> FaustConsumer:
     return FaustConsumer(
-        "lane", Context(settings), topic, lambda finish, fail: InFlightLimiter(work, finish, fail, size=50)
+        subscription(settings, topic),
+        Resources(settings),
+        lambda finish, fail: InFlightLimiter(work, finish, fail, size=50),
     )
 
 

@@ -21,13 +21,14 @@ from freshet.records import DeadLetter, ItemFeatures, UserEvent
 from schemas.codec import Codec
 from store.functions import Library
 from store.histories import HistoryStore
-from streams.consumers import batch_consumer as firehose
+from streams.consumers import batch_consumer
 from streams.consumers.batch_consumer import _Loop
 from streams.kafka.batch import Handler
+from streams.kafka.consumer import Subscription
 from streams.lanes.sink import SinkHandler
 from streams.lanes.user_events import UserEventsHandler
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.support.fakes_broker import FakeBroker, FakeProducer
 
 CODEC = Codec()
@@ -175,7 +176,7 @@ class World(ABC):
     def rows(self) -> list[tuple[bytes | None, bytes | None]]: ...
 
     @abstractmethod
-    def handler(self, context: Context) -> Handler: ...
+    def handler(self, resources: Resources) -> Handler: ...
 
     @abstractmethod
     def durable(self, at: int) -> bool: ...
@@ -191,14 +192,14 @@ class World(ABC):
     def run(self, monkeypatch: pytest.MonkeyPatch, fault: Fault, rebalance_at: int = -1) -> BaseException | None:
         """A process of the lane, from what is committed to the end of the log; answers what it failed with."""
         consumer = FakeConsumer(self.log, fault, self.committed, self.check, rebalance_at)
-        monkeypatch.setattr(firehose, "Consumer", consumer)
-        context = Context(self.settings, clock=lambda: NOW)
+        monkeypatch.setattr(batch_consumer, "Consumer", consumer)
         producer = FakeProducer(self.broker)
         send = producer.send
         producer.send = lambda *args, **kwargs: fault.around(send, *args, **kwargs)  # type: ignore[method-assign]
-        context.producer = producer
+        resources = Resources(self.settings, clock=lambda: NOW, producer=producer)
         failed: list[BaseException] = []
-        loop = _Loop("test", context, [self.topic], self.handler(context), failed.append)
+        subscription = Subscription("test", "test", (self.topic,))
+        loop = _Loop(subscription, resources, self.handler(resources), failed.append)
 
         def wait(_seconds: float) -> None:
             loop._early += loop._checked(loop._consumer.consume(1, 0))
@@ -218,7 +219,7 @@ class World(ABC):
             call = Library.call
             patched.setattr(Library, "call", lambda *args: fault.around(call, *args))
             loop.run()
-        asyncio.run(context.close())
+        asyncio.run(resources.close())
         return failed[0] if failed else None
 
 
@@ -234,8 +235,8 @@ class Events(World):
         return [event("a", 0), event("b", 1), (b"x", b"bad"), event("a", 3), (b"a", None), event("b", 5),
                 event("a", 6, NOW), (None, None)]  # fmt: skip
 
-    def handler(self, context: Context) -> Handler:
-        return UserEventsHandler(context)
+    def handler(self, resources: Resources) -> Handler:
+        return UserEventsHandler(resources)
 
     def durable(self, at: int) -> bool:
         message = self.log[at]
@@ -270,8 +271,8 @@ class Features(World):
         return [item("a", 5, 0), item("b", 1, 1), item("a", 3, 2), (b"x", b"bad"), (b"c", None), item("b", 9, 5),
                 item("c", 2, 6), (b"b", b"bad")]  # fmt: skip
 
-    def handler(self, context: Context) -> Handler:
-        return SinkHandler(context)
+    def handler(self, resources: Resources) -> Handler:
+        return SinkHandler(resources)
 
     def durable(self, at: int) -> bool:
         if at in (3, 7):

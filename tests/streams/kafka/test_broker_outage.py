@@ -8,9 +8,9 @@ from pathlib import Path
 from freshet.records import Item
 from local.stack.kafka import KafkaServer
 from schemas.codec import Codec
-from streams.lanes import build_lane
-from streams.resources import Context
+from streams.lanes.table import LANES
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.support.fakes_encoder import FakeEncoder
 from tests.support.lane_tools import committed, make_topics, read_all, send_all, until
 
@@ -30,9 +30,8 @@ async def test_a_broker_restart_costs_time_and_nothing_else(tmp_path: Path) -> N
     try:
         settings = Settings.load({}, kafka=server.address, partitions=1)
         topics = await asyncio.to_thread(make_topics, settings)
-        context = Context(settings)
-        context.encoder = FakeEncoder()
-        lane = build_lane("item-text", context)
+        resources = Resources(settings, encoder=FakeEncoder())
+        lane = LANES["item-text"].build(resources)
         await lane.start()
         failed = asyncio.create_task(lane.wait_failed())
         await asyncio.to_thread(send_all, settings, topics.items, items(0, 50))
@@ -47,7 +46,7 @@ async def test_a_broker_restart_costs_time_and_nothing_else(tmp_path: Path) -> N
         assert not failed.done(), failed
         failed.cancel()
         await lane.stop()
-        await context.close()
+        await resources.close()
         features = await asyncio.to_thread(read_all, server.address, topics.item_features)
         assert {record.key for record in features} == {b"i%d" % n for n in range(100)}
     finally:

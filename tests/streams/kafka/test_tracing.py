@@ -9,8 +9,8 @@ from schemas.codec import Codec
 from streams.kafka.record import SourceRecord
 from streams.kafka.tracing import HEADER, child, trace_id
 from streams.lanes.item_text import ItemText
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.support.fakes import NOW_MS, FakeClock
 from tests.support.fakes_broker import FakeBroker, FakeProducer
 from tests.support.fakes_encoder import FakeEncoder
@@ -42,10 +42,9 @@ def test_the_platforms_trace_is_followed_if_it_is_one() -> None:
 async def test_what_is_published_carries_the_trace() -> None:
     """Catches a lane that forgets where a vector came from."""
     broker = FakeBroker()
-    context = Context(Settings.load({}), clock=FakeClock())
-    context.producer, context.encoder = FakeProducer(broker), FakeEncoder()
+    resources = Resources(Settings.load({}), clock=FakeClock(), producer=FakeProducer(broker), encoder=FakeEncoder())
     header = (HEADER, f"00-{TRACE}-b7ad6b7169203331-01".encode())
     record = broker.append("items", b"a", Codec().encode(Item("a", NOW_MS, "Tea")), headers=[header])
-    await ItemText(context).process([record])
+    await ItemText(resources).process([record])
     [made] = broker.logs["item-features-v1"]
     assert trace_id(made) == TRACE

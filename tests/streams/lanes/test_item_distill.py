@@ -19,8 +19,8 @@ from streams.consumers.in_flight import Fail, Finish, InFlightLimiter
 from streams.errors import DeliveryFailed
 from streams.kafka.record import SourceRecord
 from streams.lanes.item_distill import ItemDistill
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.support.fakes import NOW_MS, FakeClock
 from tests.support.fakes_broker import FakeBroker, FakeProducer
 from tests.support.fakes_encoder import FakeEncoder
@@ -83,24 +83,23 @@ def broker() -> FakeBroker:
 
 
 @pytest.fixture
-def context(broker: FakeBroker) -> Context:
-    context = Context(Settings.load({}, llm_concurrency=2), clock=FakeClock())
-    context.producer = FakeProducer(broker)
-    context.encoder = FakeEncoder()
-    return context
+def resources(broker: FakeBroker) -> Resources:
+    return Resources(
+        Settings.load({}, llm_concurrency=2), clock=FakeClock(), producer=FakeProducer(broker), encoder=FakeEncoder()
+    )
 
 
 class Lane:
     """The lane's core behind an intake, as `FaustLane` drives it."""
 
-    def __init__(self, context: Context, distiller: FakeDistiller, size: int = 8, parking: int = 0) -> None:
+    def __init__(self, resources: Resources, distiller: FakeDistiller, size: int = 8, parking: int = 0) -> None:
         def window(finish: Finish, fail: Fail) -> InFlightLimiter:
-            core = ItemDistill(context, distiller)
+            core = ItemDistill(resources, distiller)
             made = InFlightLimiter(core.process, finish, fail, size=size, parking=parking)
             core.park = made.park
             return made
 
-        self.intake = Intake("item-distill", context.metrics, window)
+        self.intake = Intake("item-distill", resources.metrics, window)
         self.intake.open(1)
 
     async def feed(self, records: list[SourceRecord]) -> None:
@@ -125,13 +124,13 @@ def source(broker: FakeBroker, *items: Item) -> list[SourceRecord]:
 
 
 async def test_knowledge_then_its_vector_are_published_before_the_acknowledgement(
-    context: Context, broker: FakeBroker
+    resources: Resources, broker: FakeBroker
 ) -> None:
     """Catches an acknowledgement while knowledge or vector could still be lost."""
-    producer = context.producer
+    producer = resources.producer
     assert isinstance(producer, FakeProducer)
     producer.hold()
-    lane = Lane(context, FakeDistiller())
+    lane = Lane(resources, FakeDistiller())
     await lane.feed(source(broker, item("a")))
     await wait_until(lambda: len(broker.logs[KNOWLEDGE]) == 1)
     await asyncio.sleep(0.1)
@@ -146,11 +145,11 @@ async def test_knowledge_then_its_vector_are_published_before_the_acknowledgemen
     assert (features.tier, features.source_offset) == (ItemTier.KNOWLEDGE, 0)
 
 
-async def test_a_slow_item_holds_back_acknowledgements_not_work(context: Context, broker: FakeBroker) -> None:
+async def test_a_slow_item_holds_back_acknowledgements_not_work(resources: Resources, broker: FakeBroker) -> None:
     """Catches a barrier: one slow answer, and a whole window waits."""
     distiller, go = FakeDistiller(), asyncio.Event()
     distiller.behave = lambda one: go if one.item_id == "slow" else None
-    lane = Lane(context, distiller)
+    lane = Lane(resources, distiller)
     await lane.feed(source(broker, item("slow"), *[item(f"i{n}") for n in range(6)]))
     await wait_until(lambda: len(broker.logs[FEATURES]) == 6)
     assert lane.position() is None
@@ -159,14 +158,14 @@ async def test_a_slow_item_holds_back_acknowledgements_not_work(context: Context
     assert lane.position() == 7
 
 
-async def test_known_knowledge_passes_an_llm_that_is_away(context: Context, broker: FakeBroker) -> None:
+async def test_known_knowledge_passes_an_llm_that_is_away(resources: Resources, broker: FakeBroker) -> None:
     """Catches price changes that wait, with their vectors back on the text tier, for a model they do not need."""
     distiller, away = FakeDistiller(), True
 
     def behave(one: Item) -> object:
         return BudgetSpent("this hour's", 0.05) if away else None
 
-    lane = Lane(context, distiller, size=2, parking=10)
+    lane = Lane(resources, distiller, size=2, parking=10)
     distiller.cached["known"] = ItemKnowledge("k", NOW_MS, NOW_MS, "f", "known", provenance=Provenance(origin="cache"))
     distiller.behave = behave
     await lane.feed(source(broker, *[item(f"new{n}", f"new {n}") for n in range(4)]))
@@ -177,7 +176,7 @@ async def test_known_knowledge_passes_an_llm_that_is_away(context: Context, brok
     await lane.end()
     assert lane.position() == 8
     assert broker.logs[LETTERS] == []
-    made = context.metrics.knowledge
+    made = resources.metrics.knowledge
     assert {origin: made.labels(origin=origin)._value.get() for origin in ("fresh", "cache", "shared")} == {
         "fresh": 4,
         "cache": 4,
@@ -185,11 +184,11 @@ async def test_known_knowledge_passes_an_llm_that_is_away(context: Context, brok
     }
 
 
-async def test_without_the_cache_nothing_goes_on_and_nothing_is_lost(context: Context, broker: FakeBroker) -> None:
+async def test_without_the_cache_nothing_goes_on_and_nothing_is_lost(resources: Resources, broker: FakeBroker) -> None:
     """Catches a Redis outage that distills what is known, dead-letters, or acknowledges what was not remembered."""
     distiller = FakeDistiller()
     distiller.redis_away = 2
-    lane = Lane(context, distiller)
+    lane = Lane(resources, distiller)
     await lane.feed(source(broker, item("a")))
     await wait_until(lambda: "Oat drink" in distiller.cached)
     distiller.redis_away = 1
@@ -200,13 +199,13 @@ async def test_without_the_cache_nothing_goes_on_and_nothing_is_lost(context: Co
     assert broker.logs[LETTERS] == []
 
 
-async def test_knowledge_is_remembered_only_after_kafka_has_it(context: Context, broker: FakeBroker) -> None:
+async def test_knowledge_is_remembered_only_after_kafka_has_it(resources: Resources, broker: FakeBroker) -> None:
     """Catches a cache that knows what the log does not: a rebuild would lose it."""
-    producer = context.producer
+    producer = resources.producer
     assert isinstance(producer, FakeProducer)
     producer.hold()
     distiller = FakeDistiller()
-    lane = Lane(context, distiller)
+    lane = Lane(resources, distiller)
     await lane.feed(source(broker, item("a")))
     await wait_until(lambda: len(broker.logs[KNOWLEDGE]) == 1)
     assert distiller.cached == {}
@@ -215,11 +214,11 @@ async def test_knowledge_is_remembered_only_after_kafka_has_it(context: Context,
     assert list(distiller.cached) == ["Oat drink"]
 
 
-async def test_a_vector_far_from_its_category_flags_its_knowledge(context: Context, broker: FakeBroker) -> None:
+async def test_a_vector_far_from_its_category_flags_its_knowledge(resources: Resources, broker: FakeBroker) -> None:
     """Catches a flag that is made and not published: nobody would look at the odd one out."""
     usual = [Item(f"i{n}", NOW_MS, f"green oat drink {n}", category=("drinks",)) for n in range(40)]
     odd = Item("odd", NOW_MS, "chainsaw lubricant hydraulic spare", category=("drinks",))
-    lane = Lane(context, FakeDistiller(), size=1)
+    lane = Lane(resources, FakeDistiller(), size=1)
     await lane.feed(source(broker, *usual, odd))
     await lane.end()
     published = {key: CODEC.decode(ItemKnowledge, value or b"") for key, value in broker.latest(KNOWLEDGE).items()}
@@ -227,22 +226,22 @@ async def test_a_vector_far_from_its_category_flags_its_knowledge(context: Conte
     assert published[b"odd"].flags == ("far_from_category",)
 
 
-async def test_vectors_are_made_together(context: Context, broker: FakeBroker) -> None:
+async def test_vectors_are_made_together(resources: Resources, broker: FakeBroker) -> None:
     """Catches one encoder call an item, which halves what two cores encode."""
-    lane = Lane(context, FakeDistiller(), size=32)
+    lane = Lane(resources, FakeDistiller(), size=32)
     await lane.feed(source(broker, *[item(f"i{n}") for n in range(32)]))
     await lane.end()
-    encoder = context.encoder
+    encoder = resources.encoder
     assert isinstance(encoder, FakeEncoder)
     assert len(encoder.calls) < 16
     assert sum(map(len, encoder.calls)) == 32
 
 
-async def test_two_updates_of_one_item_come_out_in_order(context: Context, broker: FakeBroker) -> None:
+async def test_two_updates_of_one_item_come_out_in_order(resources: Resources, broker: FakeBroker) -> None:
     """Catches an older update that is published last and stays in the compacted topic; also behind a deletion."""
     distiller, go = FakeDistiller(), asyncio.Event()
     distiller.behave = lambda one: go if one.title == "old" else None
-    lane = Lane(context, distiller)
+    lane = Lane(resources, distiller)
     [old, new] = source(broker, item("a", "old"), item("a", "new", NOW_MS + 1))
     [gone_before] = source(broker, item("b", "old"))
     gone = broker.append("items", b"b", None, timestamp=NOW_MS)
@@ -258,7 +257,7 @@ async def test_two_updates_of_one_item_come_out_in_order(context: Context, broke
     assert lane.position() == 4
 
 
-async def test_an_llm_that_is_away_is_waited_for(context: Context, broker: FakeBroker) -> None:
+async def test_an_llm_that_is_away_is_waited_for(resources: Resources, broker: FakeBroker) -> None:
     """Catches a dead letter, or a lost item, because a server was restarted."""
     distiller, tries = FakeDistiller(), {"left": 3}
 
@@ -269,7 +268,7 @@ async def test_an_llm_that_is_away_is_waited_for(context: Context, broker: FakeB
         return None
 
     distiller.behave = behave
-    lane = Lane(context, distiller)
+    lane = Lane(resources, distiller)
     await lane.feed(source(broker, item("a"), item("b"), item("c")))
     await lane.end()
     assert set(broker.latest(KNOWLEDGE)) == {b"a", b"b", b"c"}
@@ -277,12 +276,12 @@ async def test_an_llm_that_is_away_is_waited_for(context: Context, broker: FakeB
     assert lane.position() == 3
 
 
-async def test_an_answer_that_stays_invalid_is_a_dead_letter(context: Context, broker: FakeBroker) -> None:
+async def test_an_answer_that_stays_invalid_is_a_dead_letter(resources: Resources, broker: FakeBroker) -> None:
     """Catches one unlucky item that stops the lane, or is forgotten."""
     distiller = FakeDistiller()
     outcomes = {"a": InvalidKnowledge("not JSON", "{"), "b": LLMRejected("prompt too long")}
     distiller.behave = lambda one: outcomes.get(one.item_id)
-    lane = Lane(context, distiller)
+    lane = Lane(resources, distiller)
     await lane.feed(source(broker, item("a"), item("b"), item("c")))
     await lane.end()
     dead_letters = [CODEC.decode(DeadLetter, value or b"") for value in broker.values(LETTERS)]
@@ -295,13 +294,13 @@ async def test_an_answer_that_stays_invalid_is_a_dead_letter(context: Context, b
     assert lane.position() == 3
 
 
-async def test_a_broker_that_is_away_costs_no_second_llm_call(context: Context, broker: FakeBroker) -> None:
+async def test_a_broker_that_is_away_costs_no_second_llm_call(resources: Resources, broker: FakeBroker) -> None:
     """Catches tokens spent again because a publication had to be repeated."""
-    producer = context.producer
+    producer = resources.producer
     assert isinstance(producer, FakeProducer)
     producer.failures.extend([DeliveryFailed("away")] * 2)
     distiller = FakeDistiller()
-    lane = Lane(context, distiller)
+    lane = Lane(resources, distiller)
     await lane.feed(source(broker, item("a")))
     await lane.end()
     assert distiller.asked == ["Oat drink"]
@@ -309,12 +308,12 @@ async def test_a_broker_that_is_away_costs_no_second_llm_call(context: Context, 
 
 
 async def test_a_wrong_key_to_the_llm_stops_the_lane_and_acknowledges_nothing(
-    context: Context, broker: FakeBroker
+    resources: Resources, broker: FakeBroker
 ) -> None:
     """Catches a wrong setting that empties the items topic into its dead letters."""
     distiller = FakeDistiller()
     distiller.behave = lambda one: LLMForbidden("401")
-    lane = Lane(context, distiller)
+    lane = Lane(resources, distiller)
     await lane.feed(source(broker, item("a")))
     with pytest.raises(LLMForbidden):
         await lane.end()

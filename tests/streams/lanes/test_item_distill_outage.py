@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 import redis
 
-from benchmarks.loopback_llm import LoopbackLlm
 from freshet.records import Item, ItemFeatures, ItemKnowledge, ItemTier
 from schemas.codec import Codec
 from streams.kafka.topics import Topics
-from streams.lanes import build_lane
-from streams.resources import Context
+from streams.lanes.table import LANES
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.support.fakes_encoder import FakeEncoder
 from tests.support.fakes_llm import FakeLlmServer
 from tests.support.lane_tools import committed, make_topics, read_all, send_all, until
+from tests.support.loopback_llm import LoopbackLlm
 
 NOW = 1_700_000_000_000
 AWAY_S = 6.0
@@ -37,23 +37,22 @@ async def send(settings: Settings, items: list[Item]) -> None:
 
 
 @asynccontextmanager
-async def running(settings: Settings, *names: str) -> AsyncIterator[Context]:
+async def running(settings: Settings, *names: str) -> AsyncIterator[Resources]:
     """Lanes in this process; fails where one of them fails."""
-    context = Context(settings)
-    context.encoder = FakeEncoder()
-    lanes = [build_lane(name, context) for name in names]
+    resources = Resources(settings, encoder=FakeEncoder())
+    lanes = [LANES[name].build(resources) for name in names]
     for lane in lanes:
         await lane.start()
     failures = [asyncio.create_task(lane.wait_failed()) for lane in lanes]
     try:
-        yield context
+        yield resources
         assert not any(failure.done() for failure in failures), failures
     finally:
         for failure in failures:
             failure.cancel()
         for lane in lanes:
             await lane.stop()
-        await context.close()
+        await resources.close()
 
 
 def knowledge(settings: Settings) -> dict[str, ItemKnowledge]:
@@ -159,8 +158,8 @@ async def test_a_spent_budget_puts_items_off_and_drops_nothing(kafka: str, valke
         )
         topics = await asyncio.to_thread(make_topics, settings)
         await send(settings, catalogue(0, 60))
-        async with running(settings, "item-distill") as context:
-            await until(lambda: context.metrics.llm_deferrals._value.get() > 0, "a deferral", 60)
+        async with running(settings, "item-distill") as resources:
+            await until(lambda: resources.metrics.llm_deferrals._value.get() > 0, "a deferral", 60)
         spent, served = int(client.hget("f:budget", "spent") or 0), llm.served
         assert 0 < spent <= 6_000
         assert 0 < served <= 40

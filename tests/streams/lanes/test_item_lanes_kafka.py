@@ -6,9 +6,9 @@ import asyncio
 
 from freshet.records import Item, ItemFeatures, ItemTier
 from schemas.codec import Codec
-from streams.lanes import build_lane
-from streams.resources import Context
+from streams.lanes.table import LANES
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.support.fakes_encoder import FakeEncoder
 from tests.support.lane_process import SchemaLlm
 from tests.support.lane_tools import make_topics, read_all, send_all, until
@@ -26,10 +26,8 @@ async def test_items_deletions_and_poison_end_where_they_should(kafka: str, valk
     records += [(b"i0", None), (b"bad", b"garbage"), (b"i1", codec.encode(Item("i1", NOW, " ")))]
     await asyncio.to_thread(send_all, settings, topics.items, records)
 
-    context = Context(settings)
-    context.encoder = FakeEncoder()
-    context.llm = SchemaLlm(delay_s=0.01)
-    lanes = [build_lane(name, context) for name in ("item-text", "item-distill")]
+    resources = Resources(settings, encoder=FakeEncoder(), llm=SchemaLlm(delay_s=0.01))
+    lanes = [LANES[name].build(resources) for name in ("item-text", "item-distill")]
     for lane in lanes:
         await lane.start()
     await until(lambda: len(read_all(kafka, topics.item_knowledge)) >= 61, "knowledge and one deletion")
@@ -37,7 +35,7 @@ async def test_items_deletions_and_poison_end_where_they_should(kafka: str, valk
     await until(lambda: len(read_all(kafka, f"{topics.items}.dlq")) >= 4, "two dead letters a lane")
     for lane in lanes:
         await lane.stop()
-    await context.close()
+    await resources.close()
 
     features = await asyncio.to_thread(read_all, kafka, topics.item_features)
     latest = {record.key: record.value for record in features}

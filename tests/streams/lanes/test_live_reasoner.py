@@ -17,8 +17,8 @@ from models.reasoner.checkpoint import ALIGNER, load, save
 from processors.users.refresh import UserRefresher
 from store.versions import VersionConflict, VersionRetiring, Versions
 from streams.lanes.live_reasoner import LiveReasoner
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.models.reasoner.reasoner_tools import checkpoint
 from tests.support.fakes_encoder import FakeEncoder
 
@@ -29,17 +29,15 @@ def client(valkey: str) -> Iterator[redis.Redis]:
         yield client
 
 
-def make_context(valkey: str, tmp_path: Path, **settings: Any) -> Context:
-    context = Context(Settings.load({}, redis=valkey, home=tmp_path, dims=8, **settings))
-    context.encoder = FakeEncoder(dims=32)
-    return context
+def make_resources(valkey: str, tmp_path: Path, **settings: Any) -> Resources:
+    return Resources(Settings.load({}, redis=valkey, home=tmp_path, dims=8, **settings), encoder=FakeEncoder(dims=32))
 
 
 @pytest.fixture
-def context(valkey: str, tmp_path: Path) -> Iterator[Context]:
-    context = make_context(valkey, tmp_path)
-    yield context
-    context.redis.close()
+def resources(valkey: str, tmp_path: Path) -> Iterator[Resources]:
+    resources = make_resources(valkey, tmp_path)
+    yield resources
+    resources.redis.close()
 
 
 def in_use(refresher: UserRefresher) -> str:
@@ -47,37 +45,37 @@ def in_use(refresher: UserRefresher) -> str:
     return refresher._reasoners[0].name if len(refresher._reasoners) > 1 else ""
 
 
-def train(context: Context, seed: int) -> str:
+def train(resources: Resources, seed: int) -> str:
     """A checkpoint of other weights in the folder; answers what its reasoner is called."""
     made = checkpoint(8)
     with torch.no_grad():
         next(iter(made.network.parameters())).add_(float(seed))
-    save(made, context.checkpoint_dir, lambda folder: context.aligner.save(folder / ALIGNER))
-    return f"block-diffusion@{load(context.checkpoint_dir).revision}"
+    save(made, resources.checkpoint_dir, lambda folder: resources.aligner.save(folder / ALIGNER))
+    return f"block-diffusion@{load(resources.checkpoint_dir).revision}"
 
 
 def pinned(client: redis.Redis, version: str = "v1") -> dict[str, str]:
     return {name: one.value for name, one in Versions(client).manifest(version).items()}
 
 
-def test_the_first_checkpoint_becomes_the_versions(client: redis.Redis, context: Context) -> None:
+def test_the_first_checkpoint_becomes_the_versions(client: redis.Redis, resources: Resources) -> None:
     """Catches a fallback that is pinned, and a checkpoint that is not."""
-    live = LiveReasoner(context)
+    live = LiveReasoner(resources)
     assert in_use(live.refresher()) == ""
     assert pinned(client) == {}
-    name = train(context, 1)
+    name = train(resources, 1)
     assert in_use(live.refresher()) == name
-    assert pinned(client) == {"checkpoint": name, "aligner": context.aligner.revision}
+    assert pinned(client) == {"checkpoint": name, "aligner": resources.aligner.revision}
 
 
 def test_another_checkpoint_is_refused_and_the_way_out_named(
-    client: redis.Redis, context: Context, caplog: pytest.LogCaptureFixture
+    client: redis.Redis, resources: Resources, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Catches users of one version inferred by two networks, before and after a training."""
-    live = LiveReasoner(context)
-    first = train(context, 1)
+    live = LiveReasoner(resources)
+    first = train(resources, 1)
     live.refresher()
-    second = train(context, 2)
+    second = train(resources, 2)
     with caplog.at_level(logging.WARNING):
         assert in_use(live.refresher()) == first
         live.refresher()
@@ -89,35 +87,35 @@ def test_another_checkpoint_is_refused_and_the_way_out_named(
 
 
 def test_a_restarted_worker_is_held_to_it_and_a_new_version_is_not(
-    client: redis.Redis, valkey: str, context: Context, tmp_path: Path
+    client: redis.Redis, valkey: str, resources: Resources, tmp_path: Path
 ) -> None:
     """Catches a version that is another after each restart."""
-    first = train(context, 1)
-    LiveReasoner(context).refresher()
-    second = train(context, 2)
-    assert in_use(LiveReasoner(context).refresher()) == ""
-    other = make_context(valkey, tmp_path, version="v2")
+    first = train(resources, 1)
+    LiveReasoner(resources).refresher()
+    second = train(resources, 2)
+    assert in_use(LiveReasoner(resources).refresher()) == ""
+    other = make_resources(valkey, tmp_path, version="v2")
     assert in_use(LiveReasoner(other).refresher()) == second
     other.redis.close()
     assert (pinned(client)["checkpoint"], pinned(client, "v2")["checkpoint"]) == (first, second)
 
 
 def test_a_checkpoint_in_another_space_than_the_versions_items_is_refused(
-    client: redis.Redis, context: Context
+    client: redis.Redis, resources: Resources
 ) -> None:
     """Catches a worker of users alone, which sees no aligner but the checkpoint's own."""
     Versions(client).create("v1", {"aligner": LinearAligner.random(9, 32, 8).revision})
-    train(context, 1)
-    assert in_use(LiveReasoner(context).refresher()) == ""
+    train(resources, 1)
+    assert in_use(LiveReasoner(resources).refresher()) == ""
     assert "checkpoint" not in pinned(client)
 
 
 def test_a_server_that_is_away_only_delays_it(
-    client: redis.Redis, context: Context, monkeypatch: pytest.MonkeyPatch
+    client: redis.Redis, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a checkpoint that is forgotten, or used unpinned, since Redis was away for a moment."""
-    live = LiveReasoner(context)
-    name = train(context, 1)
+    live = LiveReasoner(resources)
+    name = train(resources, 1)
     with monkeypatch.context() as patch:
         patch.setattr(live._versions, "_redis", redis.Redis(port=1))
         assert in_use(live.refresher()) == ""
@@ -125,13 +123,13 @@ def test_a_server_that_is_away_only_delays_it(
     assert pinned(client)["checkpoint"] == name
 
 
-def test_a_version_that_is_being_deleted_ends_the_lane(client: redis.Redis, context: Context) -> None:
+def test_a_version_that_is_being_deleted_ends_the_lane(client: redis.Redis, resources: Resources) -> None:
     """Catches a worker that goes on for a version that nobody may write."""
     Versions(client).create("v1")
     Versions(client).retire("v1", force=True)
-    train(context, 1)
+    train(resources, 1)
     with pytest.raises(VersionRetiring):
-        LiveReasoner(context).refresher()
+        LiveReasoner(resources).refresher()
 
 
 class TextReasoner:
@@ -148,8 +146,8 @@ def test_a_server_that_names_its_model_late_is_pinned_then(
     made = TextReasoner()
     monkeypatch.setattr("streams.lanes.live_reasoner.make_reasoner", lambda name, sources: made)
     assert not kinds.REASONERS["text-diffusion"].trained
-    context = make_context(valkey, tmp_path, reasoner="text-diffusion")
-    live = LiveReasoner(context)
+    resources = make_resources(valkey, tmp_path, reasoner="text-diffusion")
+    live = LiveReasoner(resources)
     first = live.refresher()
     assert live.refresher() is first
     assert "checkpoint" not in pinned(client)
@@ -158,5 +156,5 @@ def test_a_server_that_names_its_model_late_is_pinned_then(
     assert pinned(client)["checkpoint"] == "text-diffusion@llada"
     made.name = "text-diffusion@dream"
     with pytest.raises(VersionConflict, match="dream"):
-        LiveReasoner(context).refresher()
-    context.redis.close()
+        LiveReasoner(resources).refresher()
+    resources.redis.close()

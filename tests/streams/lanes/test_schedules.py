@@ -17,14 +17,14 @@ import pytest
 from freshet.records import DeadLetter, Item, ItemFeatures, ItemKnowledge
 from schemas.codec import Codec
 from streams.consumers.assignment import Intake
-from streams.consumers.in_flight import Batcher, Fail, Finish, InFlightLimiter, Window
+from streams.consumers.in_flight import Batcher, Fail, Finish, InFlight, InFlightLimiter
 from streams.errors import DeliveryFailed
-from streams.kafka.offsets import OffsetTracker, Place, Ticket
+from streams.kafka.offsets import OffsetTracker, Ticket, TopicPartition
 from streams.kafka.record import SourceRecord
 from streams.lanes.item_distill import ItemDistill
 from streams.lanes.item_text import ItemText
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.streams.lanes.test_item_distill import FakeDistiller
 from tests.support.fakes import NOW_MS, FakeClock
 from tests.support.fakes_broker import FakeBroker
@@ -56,30 +56,33 @@ def records(broker: FakeBroker) -> list[SourceRecord]:
 class World:
     """One lane over dependencies that outlive it, as Kafka outlives a worker."""
 
-    def __init__(self, lane: str, make_window: Callable[..., Window] | None = None) -> None:
+    def __init__(self, lane: str, make_in_flight: Callable[..., InFlight] | None = None) -> None:
         self.broker = FakeBroker()
         self.records = records(self.broker)
-        self._lane, self._make_window = lane, make_window
+        self._lane, self._make_in_flight = lane, make_in_flight
 
     def intake(self, loop: StepLoop, calls: Calls) -> Intake:
         """A new process of the lane."""
-        context = Context(Settings.load({}, llm_concurrency=2), clock=FakeClock())
-        context.producer = SlowProducer(self.broker, loop, calls)
-        context.encoder = FakeEncoder(before=lambda _: calls())
+        resources = Resources(
+            Settings.load({}, llm_concurrency=2),
+            clock=FakeClock(),
+            producer=SlowProducer(self.broker, loop, calls),
+            encoder=FakeEncoder(before=lambda _: calls()),
+        )
 
-        def window(finish: Finish, fail: Fail) -> Window:
+        def window(finish: Finish, fail: Fail) -> InFlight:
             if self._lane == "item-text":
-                made = self._make_window or Batcher
-                return made(ItemText(context).process, finish, fail, size=3, wait_s=0.02)
+                made = self._make_in_flight or Batcher
+                return made(ItemText(resources).process, finish, fail, size=3, wait_s=0.02)
             distiller = FakeDistiller()
             for name in ("known", "distill", "remember"):
                 setattr(distiller, name, calls.wrap(getattr(distiller, name)))
-            core = ItemDistill(context, distiller)
+            core = ItemDistill(resources, distiller)
             sliding = InFlightLimiter(core.process, finish, fail, size=4, parking=2)
             core.park = sliding.park
             return sliding
 
-        return Intake(self._lane, context.metrics, window)
+        return Intake(self._lane, resources.metrics, window)
 
     def durable(self, record: SourceRecord) -> bool:
         """Whether the lane's whole result for a record is on a topic."""
@@ -168,7 +171,7 @@ def test_failed_at_every_call(monkeypatch: pytest.MonkeyPatch, lane: str, error:
     print(f"{lane}: {counting.made} calls failed, one each time")
 
 
-class EagerWindow(Batcher):
+class EagerBatcher(Batcher):
     """Mutant: acknowledges before it works."""
 
     async def _run(self, batch: list[tuple[Ticket, SourceRecord]]) -> None:
@@ -177,7 +180,7 @@ class EagerWindow(Batcher):
         await super()._run(batch)
 
 
-class ForgivingWindow(Batcher):
+class ForgivingBatcher(Batcher):
     """Mutant: takes an error for a result."""
 
     async def _run(self, batch: list[tuple[Ticket, SourceRecord]]) -> None:
@@ -189,7 +192,7 @@ class ForgivingWindow(Batcher):
         self._begin()
 
 
-class CleaningWindow(Batcher):
+class CleaningBatcher(Batcher):
     """Mutant: acknowledges in a `finally`, as Faust's `take` does."""
 
     async def _run(self, batch: list[tuple[Ticket, SourceRecord]]) -> None:
@@ -202,9 +205,9 @@ class CleaningWindow(Batcher):
         self._begin()
 
 
-def off_by_one(self: OffsetTracker, place: Place) -> int | None:
+def off_by_one(self: OffsetTracker, tp: TopicPartition) -> int | None:
     """Mutant: Faust's commit rule."""
-    partition = self._partitions.get(place)
+    partition = self._partitions.get(tp)
     return None if partition is None or partition.next_offset is None else partition.next_offset + 1
 
 
@@ -226,10 +229,10 @@ def condemned(monkeypatch: pytest.MonkeyPatch, **mutant: Any) -> bool:
     return False
 
 
-@pytest.mark.parametrize("window", [EagerWindow, ForgivingWindow, CleaningWindow])
+@pytest.mark.parametrize("window", [EagerBatcher, ForgivingBatcher, CleaningBatcher])
 def test_mutants_of_the_window_are_condemned(monkeypatch: pytest.MonkeyPatch, window: type[Batcher]) -> None:
     """Catches a check that is content with any lane."""
-    assert condemned(monkeypatch, make_window=window)
+    assert condemned(monkeypatch, make_in_flight=window)
 
 
 def test_a_mutant_of_the_tracker_is_condemned(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,10 +23,12 @@ from store.functions import Library
 from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
 from store.refresh_queue import RefreshQueue
 from streams.errors import DeliveryFailed
+from streams.lanes.user_publisher import UserPublisher
 from streams.lanes.user_refresh import UserRefreshLane
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.support.fakes_broker import FakeBroker
+from tests.support.lanes import user_refresh
 from tests.support.schedules import Calls, SlowProducer, StepLoop, stepping
 
 NOW = 1_700_000_000_000
@@ -60,11 +62,10 @@ class World:
         HistoryStore(client).append(HistoryBatch.of(events), QueuedVersions(["v1"]))
 
     def lane(self, loop: StepLoop, calls: Calls) -> UserRefreshLane:
-        context = Context(self.settings)
-        context.producer = SlowProducer(self.broker, loop, calls)
-        lane = UserRefreshLane(context)
-        lane._reasoner.refresher()
-        lane._infer = calls.wrap(lane._infer)  # type: ignore[method-assign]
+        resources = Resources(self.settings, producer=SlowProducer(self.broker, loop, calls))
+        lane = user_refresh(resources)
+        lane._inference.reasoner.refresher()
+        lane._inference.infer = calls.wrap(lane._inference.infer)  # type: ignore[method-assign]
         return lane
 
     def durable(self) -> set[str]:
@@ -157,13 +158,13 @@ def test_a_lane_that_completes_first_is_condemned(
     valkey: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Catches a check that is content with any lane."""
-    publish = UserRefreshLane._publish
+    send = UserPublisher._send
 
-    async def late(self: UserRefreshLane, features: Any) -> None:
+    async def late(self: UserPublisher, features: Any) -> None:
         token = client.zrange(KEYS.leased("v1"), 0, -1)
         client.zrem(KEYS.leased("v1"), *token)
-        await publish(self, features)
+        await send(self, features)
 
-    monkeypatch.setattr(UserRefreshLane, "_publish", late)
+    monkeypatch.setattr(UserPublisher, "_send", late)
     with pytest.raises(AssertionError, match="forgotten"):
         work(World(valkey, client, tmp_path), monkeypatch, Calls(), None, "")

@@ -12,10 +12,10 @@ from store.feature_writer import FeatureWriter, WriteResult
 from store.knowledge_cache import KnowledgeCache
 from store.versions import Versions
 from streams.kafka.producer import KafkaProducer
-from streams.lanes.sink import SinkLane
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.support.lane_tools import committed, make_topics, read_all, until
+from tests.support.lanes import sink
 
 CODEC = Codec()
 NOW = 1_700_000_000_000
@@ -47,8 +47,8 @@ class Flow:
         self.client = redis.Redis.from_url(url)
         Versions(self.client).activate("v1")
         self.reader = FeatureReader(self.client, timeout_s=10.0)
-        self.context = Context(self.settings, clock=lambda: NOW + 2_000)
-        self.lane = SinkLane(self.context)
+        self.resources = Resources(self.settings, clock=lambda: NOW + 2_000)
+        self.lane = sink(self.resources)
         self.sent: dict[str, int] = {}
 
     def send(self, topic: str, key: str, record, timestamp: int = NOW) -> None:
@@ -74,7 +74,7 @@ async def flow(kafka, valkey, topic_prefix):
     flow = Flow(kafka, valkey, topic_prefix)
     yield flow
     await flow.lane.stop()
-    await flow.context.close()
+    await flow.resources.close()
     flow.client.close()
 
 
@@ -91,7 +91,7 @@ async def test_features_and_knowledge_reach_the_ranker(flow):
     assert read.user.log_vector.tolist() == [3.0] * DIMS
     assert [behavior.item_id for behavior in read.user.behaviors] == ["i"]
     assert flow.reader.knowledge("i").document["summary"] == "a thing"
-    freshness = flow.context.metrics.freshness.labels(lane="sink")
+    freshness = flow.resources.metrics.freshness.labels(lane="sink")
     assert freshness._sum.get() == pytest.approx(6.0)  # three records of two seconds each
 
 
@@ -103,7 +103,7 @@ async def test_a_late_older_record_changes_nothing_even_within_one_batch(flow):
     flow.send(flow.topics.item_features, "i", item(time=NOW + 9, fill=4.0))
     await until(flow.done, "the commit of the late one")
     assert flow.reader.read("u", ["i"]).item_matrix[0].tolist() == [2.0] * DIMS
-    assert flow.context.metrics.sink_writes.labels(kind="item", result="older")._value.get() == 2
+    assert flow.resources.metrics.sink_writes.labels(kind="item", result="older")._value.get() == 2
 
 
 async def test_a_null_value_deletes_by_its_time_and_newer_features_revive(flow):
@@ -178,7 +178,7 @@ async def test_vectors_are_stored_and_live_as_the_settings_say(kafka, valkey, to
     assert 100 < flow.client.ttl(keys.item("v1", "i")) <= 200 < flow.client.ttl(keys.knowledge("v1", "i")) <= 300
     assert flow.reader.items(["i"]).item_matrix[0] == pytest.approx([2.0] * DIMS)
     await flow.lane.stop()
-    await flow.context.close()
+    await flow.resources.close()
     flow.client.close()
 
 

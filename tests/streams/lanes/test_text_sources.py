@@ -16,13 +16,13 @@ from store.feature_writer import FeatureWriter
 from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
 from streams.lanes.live_reasoner import LiveReasoner
 from streams.lanes.text_sources import KnownTitles, acceptable
-from streams.lanes.user_refresh import UserRefreshLane
-from streams.resources import Context
 from streams.settings import SettingError, Settings
+from streams.wiring.resources import Resources
 from tests.models.text_diffusion.fake_text_server import FakeTextServer
 from tests.support.fakes import NOW_MS
 from tests.support.fakes_broker import FakeBroker, FakeProducer
 from tests.support.fakes_encoder import FakeEncoder
+from tests.support.lanes import user_refresh
 
 TITLES = {"i0": "green tea", "i1": "tea pot", "i2": "camping tent"}
 
@@ -78,21 +78,22 @@ def test_only_words_that_the_guard_lets_pass_are_published(text: str, fine: bool
     assert acceptable(text) is fine
 
 
-def context_of(valkey: str, tmp_path, **settings: object) -> Context:
+def resources_of(valkey: str, tmp_path, broker: FakeBroker | None = None, **settings: object) -> Resources:
     wanted = {"redis": valkey, "home": tmp_path, "dims": 32, "reasoner": "text-diffusion", "refresh_interval_s": 0}
-    context = Context(Settings.load({}, **(wanted | settings)))
-    context.encoder = FakeEncoder(dims=64)
-    context.aligner = LinearAligner.random(0, 64, 32)
-    return context
+    return Resources(
+        Settings.load({}, **(wanted | settings)),
+        producer=FakeProducer(broker or FakeBroker()),
+        encoder=FakeEncoder(dims=64),
+        aligner=LinearAligner.random(0, 64, 32),
+    )
 
 
 async def test_the_lane_publishes_what_the_text_model_infers(client: redis.Redis, valkey: str, tmp_path) -> None:
     """Catches a text reasoner that the settings name and no lane uses."""
     broker = FakeBroker()
     with FakeTextServer(lambda log: "1. camping tent\n2. flight to Lisbon") as server:
-        context = context_of(valkey, tmp_path, reasoner_url=server.url)
-        context.producer = FakeProducer(broker)
-        vectors = context.aligner.align(context.encoder.encode(list(TITLES.values()))).astype("<f2")
+        resources = resources_of(valkey, tmp_path, broker, reasoner_url=server.url)
+        vectors = resources.aligner.align(resources.encoder.encode(list(TITLES.values()))).astype("<f2")
         features = [
             ItemFeatures(one, "v1", ItemTier.TEXT, NOW_MS, NOW_MS, 32, row.tobytes())
             for one, row in zip(TITLES, vectors, strict=True)
@@ -101,10 +102,10 @@ async def test_the_lane_publishes_what_the_text_model_infers(client: redis.Redis
         write_knowledge(client, TITLES)
         events = [HistoryEvent("u", one, "view", NOW_MS + n, offset=n) for n, one in enumerate(["i0", "i1"])]
         HistoryStore(client).append(HistoryBatch.of(events), QueuedVersions(["v1"]))
-        assert await UserRefreshLane(context).refresh_once() == 1
+        assert await user_refresh(resources).refresh_once() == 1
         [user] = [Codec().decode(UserFeatures, value or b"") for value in broker.values("user-features-v1")]
         assert "1. green tea\n2. tea pot" in server.asked[0]["messages"][-1]["content"]
-        await context.close()
+        await resources.close()
     assert [(one.item_id, one.text) for one in user.behaviors] == [("i2", ""), ("", "flight to Lisbon")]
     assert (user.tier, user.reasoner) == (UserTier.DIFFUSION, "text-diffusion@fake-llm")
     assert np.frombuffer(user.inferred_vector, "<f2").any()
@@ -119,7 +120,7 @@ async def test_the_lane_publishes_what_the_text_model_infers(client: redis.Redis
 )
 async def test_a_wrong_setting_names_itself(valkey: str, tmp_path, settings: dict[str, object], told: str) -> None:
     """Catches a worker that starts without the model it was told to use."""
-    context = context_of(valkey, tmp_path, **settings)
+    resources = resources_of(valkey, tmp_path, **settings)
     with pytest.raises(SettingError, match=told):
-        LiveReasoner(context).refresher()
-    await context.close()
+        LiveReasoner(resources).refresher()
+    await resources.close()

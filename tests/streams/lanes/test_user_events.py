@@ -14,9 +14,10 @@ from store.histories import HistoryStore
 from store.refresh_queue import RefreshQueue
 from streams.consumers import batch_consumer
 from streams.lanes.user_events import UserEventsLane
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.support.lane_tools import committed, make_topics, read_all, send_all, until
+from tests.support.lanes import user_events
 
 CODEC = Codec()
 NOW = 1_700_000_000_000
@@ -37,9 +38,9 @@ class Flow:
         self.sent += len(records)
 
     async def lane(self) -> UserEventsLane:
-        context = Context(self.settings, clock=lambda: NOW)
-        lane = UserEventsLane(context)
-        lane.context = context
+        resources = Resources(self.settings, clock=lambda: NOW)
+        lane = user_events(resources)
+        lane.resources = resources
         await lane.start()
         self.open.append(lane)
         return lane
@@ -47,7 +48,7 @@ class Flow:
     async def stop(self, lane: UserEventsLane) -> None:
         self.open.remove(lane)
         await lane.stop()
-        await lane.context.close()
+        await lane.resources.close()
 
     def committed(self) -> int:
         group = f"{self.settings.topic_prefix}freshet-user-events"

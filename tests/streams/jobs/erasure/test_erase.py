@@ -26,13 +26,13 @@ from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVers
 from store.refresh_queue import RefreshQueue
 from store.versions import Versions
 from streams.jobs.dead_letters.read import dead_letter_ranges, read_dead_letters
-from streams.jobs.erasure.dead_letters import names_user, sweep_owed
+from streams.jobs.erasure.dead_letter_sweep import names_user, sweep_owed
 from streams.kafka.topics import Topics
-from streams.lanes.user_refresh import UserRefreshLane
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.streams.lanes.test_item_distill_outage import running
 from tests.support.lane_tools import make_topics, read_all, send_all, until
+from tests.support.lanes import user_refresh
 
 CODEC = Codec()
 NOW = 1_760_000_000_000
@@ -179,10 +179,10 @@ async def test_nothing_brings_an_erased_user_back(settings: Settings, client: re
         assert not client.exists(KEYS.history(USER))
         assert Erasures(client).pending().keys() == {USER}
 
-        context = Context(settings)
-        assert await asyncio.to_thread(sweep_owed, context) == 1
+        resources = Resources(settings)
+        assert await asyncio.to_thread(sweep_owed, resources) == 1
         assert Erasures(client).pending() == {}
-        await context.close()
+        await resources.close()
     client.flushall()
     environment = {
         **os.environ, "FRESHET_KAFKA": settings.kafka.servers, "FRESHET_REDIS": settings.redis.url,
@@ -217,10 +217,10 @@ async def test_a_refresh_under_way_publishes_nobody_who_was_erased_meanwhile(
     users = [USER, OTHER, "user-erased-late"]
     events = [HistoryEvent(user, f"i{n}", "view", NOW + n, f"e{n}") for user in users for n in range(3)]
     HistoryStore(client).append(HistoryBatch.of(events), QueuedVersions(["v1"]))
-    context = Context(settings)
-    lane = UserRefreshLane(context)
-    await asyncio.to_thread(lane._reasoner.refresher)
-    infer, publish = lane._infer, lane._publish
+    resources = Resources(settings)
+    lane = user_refresh(resources)
+    await asyncio.to_thread(lane._inference.reasoner.refresher)
+    infer, send = lane._inference.infer, lane._publisher._send
 
     def erased_while_inferring(histories: Any) -> Any:
         made = infer(histories)
@@ -229,12 +229,12 @@ async def test_a_refresh_under_way_publishes_nobody_who_was_erased_meanwhile(
 
     async def erased_while_publishing(made: Any) -> None:
         HistoryStore(client).erase({"user-erased-late": NOW + 100}, QueuedVersions(["v1"]))
-        await publish(made)
+        await send(made)
 
-    monkeypatch.setattr(lane, "_infer", erased_while_inferring)
-    monkeypatch.setattr(lane, "_publish", erased_while_publishing)
+    monkeypatch.setattr(lane._inference, "infer", erased_while_inferring)
+    monkeypatch.setattr(lane._publisher, "_send", erased_while_publishing)
     assert await lane.refresh_once() == 3
-    await context.close()
+    await resources.close()
     records = await asyncio.to_thread(read_all, settings.kafka.servers, Topics(settings).user_features)
     last = {record.key: record.value for record in records}
     assert last.keys() == {OTHER.encode(), b"user-erased-late"}
@@ -257,4 +257,5 @@ def test_letters_of_others_are_not_taken_for_a_short_id() -> None:
     assert not which(about(None, b"17 and 7"))
     assert not which(about(b"8", event(OTHER, 7)[1]))
     assert which(about(None, b"..." + USER.encode()))
+    assert not which(about(None, b"..." + USER.encode(), NOW + 1)), "bytes that came after the erasure are new, too"
     assert not which(about(USER.encode(), b"x", NOW + 1)), "what came after the erasure is a new user's"

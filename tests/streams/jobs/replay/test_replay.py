@@ -24,11 +24,11 @@ from store.refresh_queue import RefreshQueue
 from store.versions import Versions
 from streams.jobs.replay.jobs import Job, Jobs, new_job
 from streams.jobs.replay.plan import make_plan
+from streams.jobs.replay.replayer import Replayer
 from streams.jobs.replay.request import Request
-from streams.jobs.replay.run import Run
 from streams.kafka.topics import Topics
-from streams.resources import Context
 from streams.settings import Settings
+from streams.wiring.resources import Resources
 from tests.support.fakes_encoder import FakeEncoder
 from tests.support.lane_tools import make_topics, read_all, send_all
 
@@ -75,17 +75,16 @@ class World:
         """One attempt in this process; `stop_after` records it is told to stop, as Ctrl-C does."""
 
         async def work() -> Job:
-            context, stop = Context(self.settings), asyncio.Event()
-            context.encoder = FakeEncoder()
+            resources, stop = Resources(self.settings, member=True, encoder=FakeEncoder()), asyncio.Event()
 
             def progress(_: Any, behind: int) -> None:
                 if stop_after and behind >= stop_after:
                     stop.set()
 
             try:
-                return await Run(context, job, self.jobs, keys, progress).run(stop)
+                return await Replayer(resources, job, self.jobs, keys, progress).run(stop)
             finally:
-                await context.close()
+                await resources.close()
 
         return asyncio.run(work())
 
@@ -163,14 +162,14 @@ def test_a_killed_replay_loses_nothing(world: World, tmp_path: Path) -> None:
     code = (
         "import asyncio, sys\n"
         "from streams.settings import Settings\n"
-        "from streams.resources import Context\n"
+        "from streams.wiring.resources import Resources\n"
         "from streams.jobs.replay.jobs import Jobs\n"
-        "from streams.jobs.replay.run import Run\n"
+        "from streams.jobs.replay.replayer import Replayer\n"
         "from tests.support.fakes_encoder import FakeEncoder\n"
         "async def work():\n"
-        "    context = Context(Settings.load()); context.encoder = FakeEncoder()\n"
-        "    jobs = Jobs(context.redis, 'f')\n"
-        "    await Run(context, jobs.get(sys.argv[1]), jobs, frozenset()).run(asyncio.Event())\n"
+        "    resources = Resources(Settings.load(), member=True, encoder=FakeEncoder())\n"
+        "    jobs = Jobs(resources.redis, 'f')\n"
+        "    await Replayer(resources, jobs.get(sys.argv[1]), jobs, frozenset()).run(asyncio.Event())\n"
         "asyncio.run(work())\n"
     )
     child = subprocess.Popen(

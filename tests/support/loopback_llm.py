@@ -1,4 +1,4 @@
-"""A stand-in for an LLM server, as a process that can be killed: `python -m benchmarks.loopback_llm PORT DELAY_S`.
+"""A stand-in for an LLM server, as a process that can be killed: `python -m tests.support.loopback_llm PORT DELAY_S`.
 
 Owns that process, from the outside (`LoopbackLlm`) and from the inside. Its answers are of the schema asked for and
 mean nothing: what is measured with it is everything but the model.
@@ -31,7 +31,7 @@ class LoopbackLlm:
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        argv = [sys.executable, "-m", "benchmarks.loopback_llm", str(self.port), str(self._delay_s)]
+        argv = [sys.executable, "-m", "tests.support.loopback_llm", str(self.port), str(self._delay_s)]
         self.child = ChildProcess("loopback LLM", argv, log=self._folder / "llm.log", grace_s=0.0)
         self.child.start()
         self.child.wait_ready(lambda: http_ok(f"{self.url}/models"), 30.0)

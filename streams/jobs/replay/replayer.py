@@ -19,16 +19,15 @@ from dataclasses import replace
 
 from store.histories import HistoryStore
 from store.refresh_queue import USERS_PER_CALL
-from streams.backoff import Backoff
-from streams.jobs.replay.feed import Rate, ReplayFeed, Tell, keys_in
 from streams.jobs.replay.jobs import Job, Jobs
 from streams.jobs.replay.plan import EVENTS, HISTORIES, NAMED, Stage
-from streams.jobs.replay.stages import WINDOWS, UserMarker, named
-from streams.kafka.offsets import Place
+from streams.jobs.replay.replay_feed import Rate, ReplayFeed, Tell, keys_in
+from streams.jobs.replay.stages import UserEnqueuer, named, stage_work
+from streams.kafka.offsets import TopicPartition
 from streams.kafka.ranges import Range, RangeReader
-from streams.resources import Context
 from streams.settings import Settings
-from streams.worker.membership import Membership
+from streams.versions.membership import Membership
+from streams.wiring.resources import Resources
 
 _SAVE_S = 5.0
 
@@ -36,19 +35,24 @@ Progress = Callable[[Stage, int], None]
 """Called with a stage and how much of its total is behind: offsets, or users."""
 
 
-class Run:
-    """One attempt at a job; `context` is that of the version the job is for."""
+class Replayer:
+    """One attempt at a job; `resources` is that of the version the job is for."""
 
     def __init__(
-        self, context: Context, job: Job, jobs: Jobs, keys: frozenset[bytes], progress: Progress = lambda _s, _n: None
+        self,
+        resources: Resources,
+        job: Job,
+        jobs: Jobs,
+        keys: frozenset[bytes],
+        progress: Progress = lambda _s, _n: None,
     ) -> None:
         self.job = job
-        self._context = context
+        self._resources = resources
         self._jobs = jobs
         self._keys = keys
         self._progress = progress
         self._rate = Rate(job.plan.request.rate)
-        self._backoff = Backoff("replay", context.metrics)
+        self._backoff = resources.backoff("replay")
         self._writing = threading.Lock()
 
     async def run(self, stop: asyncio.Event) -> Job:
@@ -57,12 +61,12 @@ class Run:
         1. Join the version as its workers do: components that differ are refused, a deletion is heard of.
         2. Stage after stage. 3. Keep the state, whatever happened.
         """
-        registration = Membership(self.job.plan.lanes, self._context)
+        membership = Membership(self.job.plan.lanes, self._resources)
         state = "failed"
         try:
-            await registration.start()
+            await membership.start()
             work, stopped = asyncio.create_task(self._work()), asyncio.create_task(stop.wait())
-            failed = asyncio.create_task(registration.wait_failed())
+            failed = asyncio.create_task(membership.wait_failed())
             try:
                 await asyncio.wait([work, stopped, failed], return_when=asyncio.FIRST_COMPLETED)
                 if failed.done():
@@ -78,7 +82,7 @@ class Run:
             with suppress(TimeoutError):  # it is taken over all the same, a little later
                 async with asyncio.timeout(_SAVE_S):
                     await self._save(state=state)
-            await registration.stop()
+            await membership.stop()
         return self.job
 
     async def _work(self) -> None:
@@ -90,7 +94,7 @@ class Run:
             if stage.name == HISTORIES:
                 await self._backoff.persevere(lambda stage=stage: self._histories(stage))  # type: ignore[misc]
             elif stage.name == NAMED:
-                await self._mark(stage, named(self._keys), 0)
+                await self._enqueue(stage, named(self._keys), 0)
             else:
                 await self._topic(stage)
             await self._save(finished=(*self.job.finished, stage.name))
@@ -98,9 +102,9 @@ class Run:
     async def _topic(self, stage: Stage) -> None:
         left = self.job.left(stage)
         bounded = bool(self.job.plan.request.to_ms)
-        owes = stage.name != EVENTS  # users are made due, and refreshed by what they did up to then
+        owes = stage.name != EVENTS  # users are queued, and refreshed by what they did up to then
         before = [replace(one, end=rest.first) for one, rest in zip(stage.ranges, left, strict=True)]
-        published = await keys_in(self._context.settings, before) if owes and bounded else set[bytes]()
+        published = await keys_in(self._resources.settings, before) if owes and bounded else set[bytes]()
         wanted = self._keys or None
         feed = self._feed(stage, left, wanted, collect=owes and bounded)
         await feed.run(self._teller(stage))
@@ -110,7 +114,7 @@ class Run:
 
     async def _tail(self, stage: Stage, ranges: Sequence[Range], wanted: Container[bytes] | None) -> None:
         while True:
-            now = await asyncio.to_thread(_ends, self._context.settings, ranges[0].topic)
+            now = await asyncio.to_thread(_ends, self._resources.settings, ranges[0].topic)
             ranges = [replace(one, first=one.end, end=now[one.partition]) for one in ranges]
             feed = self._feed(stage, ranges, wanted, collect=True)
             await feed.run(self._ignore)
@@ -121,50 +125,50 @@ class Run:
     def _feed(
         self, stage: Stage, ranges: Sequence[Range], wanted: Container[bytes] | None, *, collect: bool
     ) -> ReplayFeed:
-        context = self._context
-        window = WINDOWS[stage.name](context)
+        resources = self._resources
+        work = stage_work(stage, resources)
         return ReplayFeed(
-            context.settings, stage.name, ranges, context.metrics, window,
+            resources.settings, stage.name, ranges, resources.metrics, work,
             wanted=wanted, rate=self._rate, collect=collect,
         )  # fmt: skip
 
     def _teller(self, stage: Stage) -> Tell:
-        firsts = {one.place: one.first for one in stage.ranges}
+        firsts = {one.topic_partition: one.first for one in stage.ranges}
 
-        async def tell(reached: Mapping[Place, int], news: int) -> None:
+        async def tell(reached: Mapping[TopicPartition, int], news: int) -> None:
             positions = {partition: offset for (_, partition), offset in reached.items()}
             done = {**self.job.done, stage.name: self.job.done.get(stage.name, 0) + news}
             await self._save(positions={**self.job.positions, stage.name: positions}, done=done)
-            self._progress(stage, sum(offset - firsts[place] for place, offset in reached.items()))
+            self._progress(stage, sum(offset - firsts[tp] for tp, offset in reached.items()))
 
         return tell
 
-    async def _ignore(self, _reached: Mapping[Place, int], _news: int) -> None:
+    async def _ignore(self, _reached: Mapping[TopicPartition, int], _news: int) -> None:
         await self._save()
 
     async def _histories(self, stage: Stage) -> None:
-        """All users, from the beginning: SCAN has no place to go on from that outlives a server."""
-        settings = self._context.settings
-        store = HistoryStore(self._context.redis, settings.key_prefix)
+        """All users, from the beginning: SCAN has no position to go on from that outlives a server."""
+        settings = self._resources.settings
+        store = HistoryStore(self._resources.redis, settings.key_prefix)
         pages, seen = store.scan_users(), 0
         while (page := await asyncio.to_thread(next, pages, None)) is not None:
-            await self._mark(stage, page, seen)
+            await self._enqueue(stage, page, seen)
             seen += len(page)
 
-    async def _mark(self, stage: Stage, user_ids: Sequence[str], before: int) -> None:
-        """Make these due; `before` of the stage's users came earlier."""
-        marker, rate = UserMarker(self._context), self.job.plan.request.rate
+    async def _enqueue(self, stage: Stage, user_ids: Sequence[str], before: int) -> None:
+        """Queue these; `before` of the stage's users came earlier."""
+        enqueuer, rate = UserEnqueuer(self._resources), self.job.plan.request.rate
         step = max(1, min(USERS_PER_CALL, int(rate))) if rate else USERS_PER_CALL  # a second's worth at most
         for start in range(0, len(user_ids), step):
             part = user_ids[start : start + step]
             await self._rate.spend(len(part))
-            await marker.mark(part)
+            await enqueuer.enqueue(part)
             before += len(part)
             await self._save(done={**self.job.done, stage.name: before})
             self._progress(stage, before)
 
     async def _save(self, **changes: object) -> None:
-        self.job = replace(self.job, saved_ms=self._context.clock(), **changes)  # type: ignore[arg-type]
+        self.job = replace(self.job, saved_ms=self._resources.clock(), **changes)  # type: ignore[arg-type]
         await self._backoff.persevere(lambda: asyncio.to_thread(self._write))
 
     def _write(self) -> None:

@@ -1,4 +1,4 @@
-"""One pass over ranges of a topic: read, work in a window, and know at any time what is done.
+"""One pass over ranges of a topic: read, work within limits, and know at any time what is done.
 
 Owns the way from ranges to positions. Must not know what the work is, nor keep positions.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from streams.consumers.assignment import Intake, MakeInFlight
 from streams.kafka.batch import Message
-from streams.kafka.offsets import Place
+from streams.kafka.offsets import TopicPartition
 from streams.kafka.ranges import Range, RangeReader
 from streams.kafka.record import SourceRecord
 from streams.metrics import Metrics
@@ -24,7 +24,7 @@ _RECORDS, _POLL_S = 500, 0.2
 _DRAIN_S = 5.0
 _TOLD_EVERY_S = 1.0
 
-Tell = Callable[[dict[Place, int], int], Awaitable[None]]
+Tell = Callable[[dict[TopicPartition, int], int], Awaitable[None]]
 """Called with the first offset that is not done of each partition, and the records done since the last call."""
 
 
@@ -45,7 +45,7 @@ class Rate:
 
 
 class ReplayFeed:
-    """Gives the records of `ranges` to a window; `wanted` are the keys that count, None for all."""
+    """Gives the records of `ranges` to their work; `wanted` are the keys that count, None for all."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class ReplayFeed:
         stage: str,
         ranges: Sequence[Range],
         metrics: Metrics,
-        make_window: MakeInFlight,
+        make_in_flight: MakeInFlight,
         *,
         wanted: Container[bytes] | None,
         rate: Rate,
@@ -64,15 +64,15 @@ class ReplayFeed:
         self._wanted = wanted
         self._rate = rate
         self._collect = collect
-        self._intake = Intake(stage, metrics, make_window)
-        self._passed = {one.place: one.first for one in ranges}
+        self._intake = Intake(stage, metrics, make_in_flight)
+        self._passed = {one.topic_partition: one.first for one in ranges}
         self._starts = dict(self._passed)
         self._taken = self._told = 0
         self.keys: set[bytes] = set()
         """The keys of the records worked on, where they are to be collected."""
 
     async def run(self, tell: Tell) -> None:
-        """Return when all is done; raises what the window's work raises, and `KafkaException`.
+        """Return when all is done; raises what the work raises, and `KafkaException`.
 
         Cancelled, it tells once more what is done by then: as much as ends within `_DRAIN_S`.
         """
@@ -102,7 +102,7 @@ class ReplayFeed:
             while reader.open:
                 for message in await polled(reader, _RECORDS):
                     await self._take(SourceRecord.of_message(message))
-                self._passed |= {place: reader.scanned[place] for place in reader.scanned if place not in reader.open}
+                self._passed |= {tp: reader.scanned[tp] for tp in reader.scanned if tp not in reader.open}
         while self._intake.pending():
             await asyncio.sleep(0.02)
 
@@ -113,19 +113,19 @@ class ReplayFeed:
             self._taken += 1
             if self._collect and record.key is not None:
                 self.keys.add(record.key)
-        self._passed[record.place] = record.offset + 1
+        self._passed[record.topic_partition] = record.offset + 1
 
     async def _tell(self, tell: Tell) -> None:
         while True:
             await asyncio.sleep(_TOLD_EVERY_S)
             await tell(*self._done())
 
-    def _done(self) -> tuple[dict[Place, int], int]:
+    def _done(self) -> tuple[dict[TopicPartition, int], int]:
         """What was passed is done, unless something taken before is still under way."""
         finished = self._intake.positions()
         reached = {
-            place: finished.get(place, self._starts[place]) if self._intake.pending(place) else passed
-            for place, passed in self._passed.items()
+            tp: finished.get(tp, self._starts[tp]) if self._intake.pending(tp) else passed
+            for tp, passed in self._passed.items()
         }
         done = self._taken - self._intake.pending()
         news, self._told = done - self._told, done

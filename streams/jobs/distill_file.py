@@ -1,4 +1,4 @@
-"""Distils a list of items into a file, and goes on where an earlier run stopped.
+"""Distills a list of items into a file, and goes on where an earlier run stopped.
 
 Owns what is still to do, the calls under way at once, and which outcome goes where. Must not know Kafka or Redis, nor
 draw progress: a `Watcher` does.
@@ -29,14 +29,14 @@ T = TypeVar("T")
 
 
 class Watcher(Protocol):
-    """Is told how a run goes."""
+    """Shows how a run goes."""
 
     def item(self, tally: DistillCounts) -> None:
         """The run begins, or one more item is through."""
         ...
 
     def waiting(self, cause: str) -> None:
-        """The endpoint is away for the reason given; "" when it is back. May be told the same twice."""
+        """The endpoint is away for the reason given; "" when it is back. May be called with the same twice."""
         ...
 
 
@@ -92,8 +92,8 @@ def chosen(items: Iterable[Item], limit: int | None = None, seed: int = 0) -> li
     found = list(by_id.values())
     if limit is None or limit >= len(found):
         return found
-    places = random.Random(seed).sample(range(len(found)), limit)
-    return [found[place] for place in sorted(places)]
+    rows = random.Random(seed).sample(range(len(found)), limit)
+    return [found[row] for row in sorted(rows)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class MemoryCache:
         self._shared: dict[str, ItemKnowledge] = {}
 
     def find(self, version: str, content: str, fingerprint: str, sharing: str = "") -> Row | None:
-        """By fingerprint, else by sharing key; what another recipe once made of the content is not known here."""
+        """By fingerprint, else by sharing key; what another configuration made of it does not count."""
         if (known := self._rows.get(fingerprint)) is not None:
             return Row(known, "fingerprint")
         known = self._shared.get(sharing) if sharing else None
@@ -162,7 +162,7 @@ class OfflineRun:
         self.tally.items, self.tally.there = len(items), len(self._done)
 
     async def run(self) -> DistillCounts:
-        """Distil what is left. Waits for an endpoint that is away; raises what no retry mends, and cancellation.
+        """Distill what is left. Waits for an endpoint that is away; raises what no retry mends, and cancellation.
 
         Whatever ends it, what was made is in the file.
         """
@@ -211,11 +211,11 @@ class OfflineRun:
             await self._distiller.remember(item, knowledge)
 
     async def _ask(self, item: Item) -> ItemKnowledge:
-        return await told(lambda: self._distiller.distill(item), self._watcher)
+        return await watched(lambda: self._distiller.distill(item), self._watcher)
 
 
-async def told(operation: Callable[[], Awaitable[T]], watcher: Watcher) -> T:
-    """Run `operation` and tell the watcher whether the endpoint is away."""
+async def watched(operation: Callable[[], Awaitable[T]], watcher: Watcher) -> T:
+    """Run `operation`; the watcher shows whether the endpoint is away."""
     try:
         result = await operation()
     except Exception as error:

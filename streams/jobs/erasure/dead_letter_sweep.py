@@ -1,6 +1,6 @@
 """The dead letters that name an erased user: finding them, and removing them.
 
-Owns which those are. Must not decide when they are swept: `streams.jobs.erasure.sweep` and `freshet erase` do.
+Owns which those are. Must not decide when they are swept: `streams.jobs.erasure.hourly_sweep` and `freshet erase` do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from streams.jobs.dead_letters.rewrite import drop
 from streams.kafka.producer import kafka_config
 from streams.kafka.subjects import contract_of
 from streams.kafka.topics import Topics, existing
-from streams.resources import Context
+from streams.wiring.resources import Resources
 
 FEWEST_BYTES = 8
 """An id of at least so many bytes is looked for inside of values that do not decode; shorter ones are everywhere."""
@@ -48,33 +48,33 @@ def names_user(codec: Codec, topics: Topics, timestamps: Mapping[str, int]) -> C
     return named
 
 
-def sweep(context: Context, timestamps: Mapping[str, int]) -> dict[str, int]:
+def sweep(resources: Resources, timestamps: Mapping[str, int]) -> dict[str, int]:
     """Remove the dead letters that name these users, of all versions; answers how many, by topic.
 
     Raises as `streams.jobs.dead_letters.rewrite.drop` does.
     """
-    settings, removed = context.settings, dict[str, int]()
-    versions = {settings.version, *Versions(context.redis, settings.key_prefix).names()}
+    settings, removed = resources.settings, dict[str, int]()
+    versions = {settings.version, *Versions(resources.redis, settings.key_prefix).names()}
     wanted = {name for version in versions for name in Topics(settings, version).dead_letter_topics}
-    which = names_user(context.codec, context.topics, timestamps)
+    which = names_user(resources.codec, resources.topics, timestamps)
     for topic in sorted(existing(kafka_config(settings), wanted)):
-        if gone := drop(settings, context.redis, context.codec, topic, which).dropped:
+        if gone := drop(settings, resources.redis, resources.codec, topic, which).dropped:
             removed[topic] = gone
     return removed
 
 
-def sweep_owed(context: Context) -> int:
+def sweep_owed(resources: Resources) -> int:
     """Remove the dead letters of everybody who was erased since the last sweep; answers of how many users."""
-    erasures = Erasures(context.redis, context.settings.key_prefix)
+    erasures = Erasures(resources.redis, resources.settings.key_prefix)
     owed = erasures.pending()
     if owed:
-        sweep(context, owed)
+        sweep(resources, owed)
         erasures.done(owed)
     return len(owed)
 
 
 def _record(codec: Codec, topics: Topics, dead_letter: DeadLetter) -> Record | None:
-    """The letter's value as the record of its topic, or as one that names a user; None where it is none of them."""
+    """A dead letter's value as the record of its topic, or as one that names a user; None where it is neither."""
     kind = contract_of(topics, dead_letter.topic)
     for wanted in dict.fromkeys([kind, UserEvent, UserFeatures]):
         if wanted is not None and dead_letter.value is not None:
@@ -84,4 +84,4 @@ def _record(codec: Codec, topics: Topics, dead_letter: DeadLetter) -> Record | N
 
 
 def _inside(value: bytes | None, timestamp: int, ids: Mapping[bytes, int]) -> bool:
-    return value is not None and any(timestamp <= timestamp and key in value for key, timestamp in ids.items())
+    return value is not None and any(timestamp <= erased and key in value for key, erased in ids.items())

@@ -1,7 +1,7 @@
 """Every hour, the dead letters of users who were erased since: a worker with `user-events` does it beside its lanes.
 
-Owns when. What goes is `streams.jobs.erasure`'s. Not at each erasure: to remove one letter the others of its partition
-have to be written again.
+Owns when. What goes is `streams.jobs.erasure`'s. Not at each erasure: to remove one dead letter, the others of its
+partition have to be written again.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from streams.backoff import Backoff
 from streams.jobs.dead_letters.rewrite import Busy
-from streams.jobs.erasure.dead_letters import sweep_owed
-from streams.resources import Context, failure_of
+from streams.jobs.erasure.dead_letter_sweep import sweep_owed
+from streams.lanes.lane import failure_of
+from streams.wiring.resources import Resources
 
 NAME = "erasure-sweep"
 log = logging.getLogger(__name__)
@@ -22,13 +22,13 @@ SWEEP_S = 3_600.0
 
 
 class ErasureSweep:
-    """See `streams.resources.Lane`."""
+    """See `streams.lanes.lane.Lane`; the service `erasure-sweep`."""
 
     name = NAME
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._backoff = Backoff(NAME, context.metrics)
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._backoff = resources.backoff(NAME)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -48,7 +48,7 @@ class ErasureSweep:
         while True:
             await asyncio.sleep(SWEEP_S)
             try:
-                users = await self._backoff.persevere(lambda: asyncio.to_thread(sweep_owed, self._context))
+                users = await self._backoff.persevere(lambda: asyncio.to_thread(sweep_owed, self._resources))
             except Busy:
                 continue  # another worker, or an operator, is at it
             if users:

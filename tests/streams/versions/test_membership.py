@@ -14,16 +14,17 @@ import redis
 from models.encoder.aligner import LinearAligner
 from models.llm.client import CompletionRequest, LLMUnavailable
 from store.versions import VersionConflict, VersionRetiring, Versions
-from streams.lanes import LANES
-from streams.resources import Context
+from streams.identity import worker_name
+from streams.lanes.table import LANES
 from streams.settings import Settings
-from streams.worker.components import components, worker_name
-from streams.worker.membership import Membership
+from streams.versions.components import components
+from streams.versions.membership import Membership
+from streams.wiring.resources import Resources
 from tests.support.fakes_encoder import FakeEncoder
 from tests.support.fakes_llm import FakeLlm
 
 ALL = list(LANES)
-Make = Callable[..., Context]
+Make = Callable[..., Resources]
 
 
 @pytest.fixture
@@ -34,19 +35,19 @@ def client(valkey: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 async def make(valkey: str, tmp_path: Path) -> AsyncIterator[Make]:
-    """Contexts with fake models, closed at the end."""
-    made: list[Context] = []
+    """Resources with fake models, closed at the end."""
+    made: list[Resources] = []
 
-    def one(**settings: Any) -> Context:
-        context = Context(Settings.load({}, redis=valkey, home=tmp_path, dims=8, **settings))
-        context.encoder = FakeEncoder(dims=32)
-        context.llm = FakeLlm()
-        made.append(context)
-        return context
+    def one(encoder: Any = None, llm: Any = None, **settings: Any) -> Resources:
+        given = Settings.load({}, redis=valkey, home=tmp_path, dims=8, **settings)
+        encoder, llm = encoder or FakeEncoder(dims=32), llm or FakeLlm()
+        resources = Resources(given, member=True, encoder=encoder, llm=llm)
+        made.append(resources)
+        return resources
 
     yield one
-    for context in made:
-        await context.close()
+    for resources in made:
+        await resources.close()
 
 
 class AwayLlm(FakeLlm):
@@ -67,16 +68,16 @@ def pinned(client: redis.Redis, version: str = "v1") -> dict[str, str]:
 
 async def test_a_worker_with_all_lanes_pins_all_it_knows(client: redis.Redis, make: Make) -> None:
     """Catches a component that nobody compares, and a version that is not listed until it is activated."""
-    context = make()
-    registration = Membership(ALL, context)
-    await registration.start()
+    resources = make()
+    membership = Membership(ALL, resources)
+    await membership.start()
     assert pinned(client) == {
-        "schema": components(["sink"], context)["schema"],
+        "schema": components(["sink"], resources)["schema"],
         "dims": "8",
         "dtype": "float16",
         "encoder": "fake@1",
         "aligner": LinearAligner.random(0, 32, 8).revision,
-        "prompts": context.distillation.fingerprint,
+        "prompts": resources.distillation.fingerprint,
         "llm": FakeLlm().name,
         "reasoner": "block-diffusion",
     }
@@ -85,7 +86,7 @@ async def test_a_worker_with_all_lanes_pins_all_it_knows(client: redis.Redis, ma
     assert {one.by for one in versions.manifest("v1").values()} == {worker_name()}
     [worker] = versions.workers("v1")
     assert (worker.name, worker.about["lanes"]) == (worker_name(), ALL)
-    await registration.stop()
+    await membership.stop()
     assert versions.workers("v1") == []
 
 
@@ -101,19 +102,23 @@ async def test_a_worker_with_all_lanes_pins_all_it_knows(client: redis.Redis, ma
 )
 async def test_a_lane_pins_what_it_uses(make: Make, lanes: list[str], names: set[str]) -> None:
     """Catches a sink that loads an encoder, and two lanes that are refused for what they do not use."""
-    context = make()
-    assert set(components(lanes, context)) == names
-    assert ("embedder" in vars(context)) is False
+    resources = make()
+    assert set(components(lanes, resources)) == names
+    assert ("embedder" in vars(resources)) is False
 
 
 async def test_refreshing_users_pins_a_trained_aligner_and_asks_no_encoder(make: Make, tmp_path: Path) -> None:
     """Catches users in another space than the items, and an encoder loaded for its width."""
-    context = make()
-    del context.encoder
+
+    class Unasked(FakeEncoder):
+        @property
+        def revision(self) -> str:  # type: ignore[override]
+            raise AssertionError("the encoder was asked")
+
+    resources = make(encoder=Unasked(dims=32))
     aligner = LinearAligner.random(5, 32, 8)
     aligner.save(tmp_path / "aligner.safetensors")
-    assert components(["user-refresh"], context)["aligner"] == aligner.revision
-    assert "encoder" not in vars(context)
+    assert components(["user-refresh"], resources)["aligner"] == aligner.revision
 
 
 @pytest.mark.parametrize(
@@ -146,60 +151,58 @@ async def test_another_version_takes_what_the_first_refuses(client: redis.Redis,
     """Catches a way out that is none."""
     Versions(client).create("v1", {"encoder": "mini@2"})
     Versions(client).activate("v1")
-    registration = Membership(["item-text"], make(version="v2"))
-    await registration.start()
+    membership = Membership(["item-text"], make(version="v2"))
+    await membership.start()
     assert pinned(client, "v2")["encoder"] == "fake@1"
     assert Versions(client).active() == "v1"
-    await registration.stop()
+    await membership.stop()
 
 
 async def test_a_language_model_that_is_away_is_pinned_before_its_first_answer(client: redis.Redis, make: Make) -> None:
     """Catches a worker that waits for an LLM to start, and knowledge of a model that nobody compared."""
     llm = AwayLlm()
-    context = make()
-    context.llm = llm
-    registration = Membership(["item-distill"], context)
-    await registration.start()
+    resources = make(llm=llm)
+    membership = Membership(["item-distill"], resources)
+    await membership.start()
     assert "llm" not in pinned(client)
-    model = context.cached_distiller._distiller._llm  # type: ignore[attr-defined]
+    model = resources.limited_llm
     with pytest.raises(LLMUnavailable):
         await model.complete(CompletionRequest([], {"type": "object"}, "x", max_tokens=1))
     llm.away = False
     assert await model.served_model() == "another-model"
     assert pinned(client)["llm"] == "another-model"
-    await registration.stop()
+    await membership.stop()
 
 
 async def test_another_language_model_is_refused_when_it_comes_back(client: redis.Redis, make: Make) -> None:
     """Catches an endpoint that was away and serves something else now: nothing may be asked of it."""
     Versions(client).create("v1", {"llm": "first-model"})
     llm = AwayLlm()
-    context = make()
-    context.llm = llm
-    registration = Membership(["item-distill"], context)
-    await registration.start()
+    resources = make(llm=llm)
+    membership = Membership(["item-distill"], resources)
+    await membership.start()
     llm.away = False
     with pytest.raises(VersionConflict, match="first-model"):
-        await context.limited_llm.complete(CompletionRequest([], {"type": "object"}, "x", max_tokens=1))
+        await resources.limited_llm.complete([], schema={"type": "object"}, schema_name="x", max_tokens=1)
     assert llm.calls == []
-    await registration.stop()
+    await membership.stop()
 
 
 async def test_a_worker_fails_when_its_version_is_deleted(client: redis.Redis, make: Make) -> None:
     """Catches a worker that writes into a version while it goes."""
     Versions(client).activate("v0")
-    registration = Membership(["sink"], make(), beat_s=0.05)
-    await registration.start()
+    membership = Membership(["sink"], make(), beat_s=0.05)
+    await membership.start()
     Versions(client).retire("v1", force=True)
-    assert isinstance(await asyncio.wait_for(registration.wait_failed(), 5), VersionRetiring)
+    assert isinstance(await asyncio.wait_for(membership.wait_failed(), 5), VersionRetiring)
     assert Versions(client).workers("v1") == []
-    await registration.stop()
+    await membership.stop()
 
 
 async def test_a_worker_joins_anew_when_redis_has_lost_its_data(client: redis.Redis, make: Make) -> None:
     """Catches workers that end with an emptied Redis, or rankers that stay without an active version."""
-    registration = Membership(ALL, make(), beat_s=0.05)
-    await registration.start()
+    membership = Membership(ALL, make(), beat_s=0.05)
+    await membership.start()
     before = pinned(client)
     client.flushall()
     deadline = time.monotonic() + 5
@@ -208,14 +211,14 @@ async def test_a_worker_joins_anew_when_redis_has_lost_its_data(client: redis.Re
         await asyncio.sleep(0.02)
     assert pinned(client) == before
     assert Versions(client).active() == "v1"
-    await registration.stop()
+    await membership.stop()
 
 
 async def test_signs_of_life_go_on(client: redis.Redis, make: Make) -> None:
     """Catches a worker that counts as dead after a minute, and whose version may then be deleted under it."""
-    registration = Membership(["sink"], make(), beat_s=0.05)
-    await registration.start()
+    membership = Membership(["sink"], make(), beat_s=0.05)
+    await membership.start()
     first = Versions(client).workers("v1")[0].seen_ms
     await asyncio.sleep(0.3)
     assert Versions(client).workers("v1")[0].seen_ms > first + 100
-    await registration.stop()
+    await membership.stop()

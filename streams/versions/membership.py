@@ -1,7 +1,7 @@
 """A worker's place in its version: made known, activated if it is the first, its components pinned, and every few
 seconds a sign of life.
 
-Owns when that happens. Must not know what the components are (`streams.worker.components`), nor what a version allows
+Owns when that happens. Must not know what the components are (`streams.versions.components`), nor what a version allows
 (`store.versions`).
 """
 
@@ -16,9 +16,10 @@ from redis import RedisError
 
 from models.llm.client import LLMUnavailable
 from store.versions import Versions
-from streams.backoff import Backoff
-from streams.resources import Context, failure_of
-from streams.worker.components import PinningModel, components, worker_name
+from streams.identity import worker_name
+from streams.lanes.lane import failure_of
+from streams.versions.components import LLM, components, pinned
+from streams.wiring.resources import Resources
 
 NAME = "version"
 BEAT_S = 10.0
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Membership:
-    """Started before the first lane, stopped after the last; see `streams.resources.Lane`.
+    """Started before the first lane, stopped after the last; see `streams.lanes.lane.Lane`.
 
     It fails with `VersionConflict` where a component is not the version's, and with `VersionRetiring` when the version
     is deleted under the worker.
@@ -35,26 +36,26 @@ class Membership:
 
     name = NAME
 
-    def __init__(self, names: Sequence[str], context: Context, *, beat_s: float = BEAT_S) -> None:
+    def __init__(self, names: Sequence[str], resources: Resources, *, beat_s: float = BEAT_S) -> None:
+        """`names` are the lanes whose work is done here; `resources` must be a member's, or raises `ValueError`."""
+        if not resources.member:
+            raise ValueError("whoever joins a version pins its language model: Resources(settings, member=True)")
         self._lanes = list(names)
-        self._context = context
-        self._versions = Versions(context.redis, context.settings.key_prefix)
-        self._version = context.settings.version
-        self._worker = worker_name()
-        self._backoff = Backoff(NAME, context.metrics)
-        self._pinned: dict[str, str] = {}
+        self._resources = resources
+        self._pins = resources.pins
+        self._versions = Versions(resources.redis, resources.settings.key_prefix)
+        self._version = resources.settings.version
+        self._backoff = resources.backoff(NAME)
         self._beat_s = beat_s
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """1. pin what is known; 2. the language model, now if it answers, else before its first call; 3. live."""
-        self._pinned = await asyncio.to_thread(components, self._lanes, self._context)
-        await self._backoff.persevere(self._join)
-        if "item-distill" in self._lanes:
-            model = PinningModel(self._context.limited_llm, self._pin)
-            self._context.limited_llm = model
+        known = await asyncio.to_thread(components, self._lanes, self._resources)
+        await self._backoff.persevere(lambda: self._join(known))
+        if LLM in pinned(self._lanes):
             with suppress(LLMUnavailable, TimeoutError, RedisError):
-                await asyncio.wait_for(model.served_model(), _ASK_LLM_S)
+                await asyncio.wait_for(self._resources.limited_llm.served_model(), _ASK_LLM_S)
         await self._backoff.persevere(self._beat)
         self._task = asyncio.create_task(self._live(), name=NAME)
 
@@ -64,26 +65,22 @@ class Membership:
         self._task.cancel()
         await asyncio.wait([self._task])
         with suppress(RedisError):  # without it, it counts as alive for another minute
-            await asyncio.to_thread(self._versions.leave, self._version, self._worker)
+            await asyncio.to_thread(self._versions.leave, self._version, worker_name())
 
     async def wait_failed(self) -> BaseException:
         assert self._task is not None
         return await failure_of(self._task)
 
-    async def _pin(self, found: Mapping[str, str]) -> None:
-        self._pinned |= found
-        await asyncio.to_thread(self._versions.pin, self._version, found, by=self._worker)
-
-    async def _join(self) -> None:
-        await self._pin(self._pinned)
+    async def _join(self, known: Mapping[str, str]) -> None:
+        await self._pins.pin(known)
         if await asyncio.to_thread(self._versions.activate_if_none, self._version):
             log.info("activated the first version", extra={"version": self._version})
 
     async def _beat(self) -> None:
         about = {"lanes": self._lanes}
-        while not await asyncio.to_thread(self._versions.beat, self._version, self._worker, about):
+        while not await asyncio.to_thread(self._versions.beat, self._version, worker_name(), about):
             log.warning("Redis has lost its data: pinning anew", extra={"version": self._version})
-            await self._join()
+            await self._join(self._pins.all)
 
     async def _live(self) -> None:
         while True:

@@ -14,7 +14,7 @@ from models.llm.client import LLMForbidden, LLMUnavailable
 from processors.items.distiller import InvalidKnowledge
 from processors.items.prompt_text import digest, used_fields
 from schemas.knowledge_file import KnowledgeFile
-from streams.jobs.distill_file.run import DistillCounts, OfflineRun, chosen
+from streams.jobs.distill_file import DistillCounts, OfflineRun, chosen
 from tests.support.fakes import NOW_MS, FakeClock
 
 ITEMS = [Item(f"i{n}", NOW_MS, f"Thing number{n} model{n}x") for n in range(6)]

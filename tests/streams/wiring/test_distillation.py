@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas.files import FileError
-from streams.distillation import distillation_config, read_catalogue
 from streams.settings import SettingError, Settings
+from streams.wiring.distillation import distillation_config, read_catalogue
 
 ROWS = [
     {"category": "Tea", "attribute": "Brand", "definition": 'Who makes it, "as\nprinted"', "rule": ""},

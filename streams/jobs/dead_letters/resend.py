@@ -2,7 +2,7 @@
 
 Owns what is sent: key, value and headers as they were, the Kafka timestamp too (a deletion is as old as it says, and
 what is older than what stands must not win), and two headers that say where the record comes from and how often it has
-been tried. Must not choose, nor remove the letters.
+been tried. Must not choose, nor remove the dead letters.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def send_again(
     pace: Callable[[], None],
     sent: Callable[[StoredDeadLetter], None],
 ) -> int:
-    """Send the record of each letter once, however many lanes refused it; answers how many.
+    """Send the record of each dead letter once, however many lanes refused it; answers how many.
 
     `pace` is called before each and may wait; `sent` after it is confirmed. Raises `streams.errors.DeliveryFailed`,
-    `RecordTooLarge`, `KafkaException`: what was not told to `sent` may be sent again.
+    `RecordTooLarge`, `KafkaException`: what `sent` was not called with may be sent again.
     """
     seen = set()
     waits: list[tuple[StoredDeadLetter, Future[Delivery]]] = []

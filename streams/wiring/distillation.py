@@ -1,4 +1,4 @@
-"""From files and settings to the recipe that knowledge is made by.
+"""From files and settings to the configuration that knowledge is made by.
 
 Owns how an attribute catalogue and worked examples are read. Must not know what agents make of them.
 """
@@ -36,7 +36,7 @@ def make_distillation_config(
     examples: Sequence[Annotated] = (),
     shown: int = 3,
 ) -> DistillationConfig:
-    """The recipe of `profile`; `examples` are annotated items beside the bank of the package."""
+    """The configuration of the agent set `profile`; `examples` are annotated items beside the bank of the package."""
     bank = own_examples(encoder)
     if catalogue is not None and examples:
         items, products = [row.item for row in examples], [row.product for row in examples]
@@ -73,7 +73,7 @@ def distillation_config(settings: Settings, encoder: TextEncoder | None) -> Dist
         )
     except UnknownAgentSet as error:
         raise SettingError(
-            "knowledge.agents", settings.knowledge.agents, f"an agent set or a list of agents ({error})"
+            "profile", settings.knowledge.agents, f"an agent set or a list of agents ({error})"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""What a lane is, and what it is given.
+"""What lanes and jobs share: clients, models and state, each made once and never replaced.
 
-Owns the `Lane` contract and the `Context` with the resources lanes share. Must not import a lane, nor anything heavy
-before a lane asks for it: a worker with the sink alone loads no torch.
+Owns how they are put together. Must not import a lane, nor anything heavy before somebody asks for it: a worker with
+the sink alone loads no torch.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 from freshet.clock import Clock, wall_clock
+from streams.backoff import MOST_S, Backoff
 from streams.health import Health
 from streams.kafka.topics import Topics
 from streams.metrics import Metrics
@@ -28,48 +29,58 @@ if TYPE_CHECKING:
     from schemas.codec import Codec
     from streams.kafka.dead_letters import DeadLetterProducer
     from streams.kafka.producer import Producer
+    from streams.wiring.pins import ComponentPins
 
 
-class Lane(Protocol):
-    """One step of the flow with a consumer group (or timer) of its own, run by `streams.worker.worker`.
+class Resources:
+    """Settings, clock, metrics, health, and the shared resources, each made when first asked for.
 
-    - `start` returns once the lane runs; it raises where the lane can not.
-    - `wait_failed` returns the error that stopped the lane for good, and never returns while the lane is well.
-    - `stop` finishes or abandons what is in flight within seconds, commits what is durable, and may be called once,
-      also on a lane that failed. What is not committed comes again.
+    What is handed to the constructor takes the place of what would be made: a test hands in its fakes. Afterwards
+    nothing can be assigned, so what a lane was given stays what it is.
+
+    `member`: this process joins its version (`streams.versions.membership`), so its language model is pinned before it
+    is asked anything.
     """
 
-    name: str
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Clock = wall_clock,
+        metrics: Metrics | None = None,
+        member: bool = False,
+        codec: Codec | None = None,
+        producer: Producer | None = None,
+        encoder: TextEncoder | None = None,
+        aligner: Aligner | None = None,
+        llm: LanguageModel | None = None,
+    ) -> None:
+        metrics = metrics or Metrics()
+        given = {"codec": codec, "producer": producer, "encoder": encoder, "aligner": aligner, "llm": llm}
+        vars(self).update(
+            settings=settings,
+            clock=clock,
+            metrics=metrics,
+            member=member,
+            health=Health(metrics, stall_s=settings.worker.stall_s),
+            topics=Topics(settings),
+            # `cached_property` looks here first.
+            **{name: one for name, one in given.items() if one is not None},
+        )
 
-    async def start(self) -> None: ...
+    settings: Settings
+    clock: Clock
+    metrics: Metrics
+    member: bool
+    health: Health
+    topics: Topics
 
-    async def stop(self) -> None: ...
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name} is set once, by the constructor: a lane may have it already")
 
-    async def wait_failed(self) -> BaseException: ...
-
-
-async def failure_of(task: asyncio.Task[None]) -> BaseException:
-    """The error that ended `task`; never returns where it was stopped on purpose: nobody is told of that."""
-    await asyncio.wait([task])
-    error = None if task.cancelled() else task.exception()
-    if error is None:
-        await asyncio.Event().wait()
-    assert error is not None
-    return error
-
-
-class Context:
-    """Settings, clock, metrics, and shared resources, each made when first asked for.
-
-    A test puts its fakes in by assignment (`context.encoder = FakeEncoder()`) before a lane asks.
-    """
-
-    def __init__(self, settings: Settings, *, clock: Clock = wall_clock, metrics: Metrics | None = None) -> None:
-        self.settings = settings
-        self.clock = clock
-        self.metrics = metrics or Metrics()
-        self.health = Health(stall_s=settings.worker.stall_s)
-        self.topics = Topics(settings)
+    def backoff(self, lane: str, *, most_s: float = MOST_S) -> Backoff:
+        """A pause of its own for work of `lane`; while it waits, the lane counts as waiting (`Health.waiting`)."""
+        return Backoff(lane, self.metrics, self.health, most_s=most_s)
 
     @cached_property
     def redis(self) -> Client:
@@ -142,37 +153,30 @@ class Context:
     @cached_property
     def llm(self) -> LanguageModel:
         """The language model at the endpoint; raises `SettingError` for an unknown back end."""
-        from models.llm.backends import BACKENDS, Endpoint, connect
+        from streams.wiring.language_model import endpoint
 
-        s = self.settings
-        if s.llm.backend not in BACKENDS:
-            raise SettingError("llm.backend", s.llm.backend, f"one of {', '.join(BACKENDS)}")
-        return connect(s.llm.backend, Endpoint(s.llm.url, s.llm.model, s.llm.timeout_s, 2 * s.llm.concurrency))
+        return endpoint(self.settings)
+
+    @cached_property
+    def pins(self) -> ComponentPins:
+        """What this process has made part of its version."""
+        from store.versions import Versions
+        from streams.wiring.pins import ComponentPins
+
+        return ComponentPins(Versions(self.redis, self.settings.key_prefix), self.settings.version)
 
     @cached_property
     def limited_llm(self) -> LanguageModel:
-        """The language model with as many calls as its endpoint bears, and no more tokens an hour than told."""
-        from models.llm.limits import AdaptiveLimit, BudgetedModel, LimitedModel
+        """`llm` within what its endpoint bears and the hour's token budget; a member's is pinned."""
+        from streams.wiring.language_model import language_model
 
-        s, metrics, llm = self.settings, self.metrics, self.llm
-        if s.llm.tokens_per_hour:
-            from store.token_budget import TokenBudget
-
-            # A call that takes longer than its time-out is a dead worker's.
-            lease_s = s.llm.timeout_s + 60
-            budget = TokenBudget(self.redis, s.key_prefix, limit=s.llm.tokens_per_hour, lease_s=lease_s)
-            llm = BudgetedModel(
-                llm,
-                budget,
-                deferred=metrics.llm_deferrals.inc,
-                spent=lambda state: metrics.llm_budget_spent.set(state.spent),
-            )
-        return LimitedModel(llm, AdaptiveLimit(s.llm.concurrency, changed=metrics.llm_limit.set))
+        pin = self.pins.pin if self.member else None
+        return language_model(self.llm, self.settings, self.metrics, lambda: self.redis, pin)
 
     @cached_property
     def distillation(self) -> DistillationConfig:
         """How knowledge is made, as the settings ask for; raises `SettingError` where a file or a name is wrong."""
-        from streams.distillation import distillation_config
+        from streams.wiring.distillation import distillation_config
 
         return distillation_config(self.settings, self.encoder)
 

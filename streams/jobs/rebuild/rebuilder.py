@@ -2,7 +2,7 @@
 
 Owns the order: 1. the version is made known, and activated if none is active; 2. who was erased; 3. knowledge (and
 with it the cache of the language model's answers), item vectors, user features, by the sink's own work; 4. histories,
-by the lane's own work, without what was erased; 5. users whose features do not know their newest event become due. Each
+by the lane's own work, without what was erased; 5. users whose features do not know their newest event are queued. Each
 step may run beside live workers and again: newer wins. Must not send anything to Kafka: what cannot be read has its
 dead letter already, and is counted.
 """
@@ -22,17 +22,16 @@ from store.histories import History, HistoryStore
 from store.refresh_queue import RefreshPolicy, RefreshQueue
 from store.scan import headers
 from store.versions import Versions
-from streams.backoff import Backoff
 from streams.consumers.batch_consumer import BATCH_RECORDS
+from streams.identity import worker_name
 from streams.jobs.rebuild.erased import ErasedUsers
-from streams.jobs.replay.feed import Rate
+from streams.jobs.replay.replay_feed import Rate
 from streams.kafka.batch import Batch, Handler, Message
 from streams.kafka.erasure_notices import read_erasures
 from streams.kafka.ranges import Range, RangeReader
 from streams.lanes.sink import SinkHandler
 from streams.lanes.user_events import UserEventsHandler
-from streams.resources import Context
-from streams.worker.components import worker_name
+from streams.wiring.resources import Resources
 
 T = TypeVar("T")
 _POLL_S = 0.5
@@ -44,7 +43,7 @@ ERASURES, HISTORIES, DUE = "erasures", "histories", "due users"
 
 @dataclass
 class Rebuilt:
-    """What became of it: records read by topic, records refused by reason, users made due."""
+    """What became of it: records read by topic, records refused by reason, users queued for a refresh."""
 
     version: str
     activated: bool = False
@@ -54,36 +53,36 @@ class Rebuilt:
     stopped: bool = False
 
 
-class Rebuild:
-    """One rebuild of the version of `context`."""
+class Rebuilder:
+    """One rebuild of the version of `resources`."""
 
     def __init__(
-        self, context: Context, *, rate: float = 0.0, progress: Progress = lambda _name, _done, _all: None
+        self, resources: Resources, *, rate: float = 0.0, progress: Progress = lambda _name, _done, _all: None
     ) -> None:
-        self._context = context
-        self._backoff = Backoff("rebuild", context.metrics)
+        self._resources = resources
+        self._backoff = resources.backoff("rebuild")
         self._rate = Rate(rate)
         self._progress = progress
-        self._versions = Versions(context.redis, context.settings.key_prefix)
-        self._keys: Keys = keys_for(context.redis, context.settings.key_prefix)
-        self._done = Rebuilt(context.settings.version)
+        self._versions = Versions(resources.redis, resources.settings.key_prefix)
+        self._keys: Keys = keys_for(resources.redis, resources.settings.key_prefix)
+        self._done = Rebuilt(resources.settings.version)
 
     async def run(self, stop: asyncio.Event) -> Rebuilt:
         """Do it all, or until `stop` is set. Waits while Redis is away; raises `NoTopic`, `KafkaException`."""
-        context, done = self._context, self._done
-        topics, version = context.topics, context.settings.version
+        resources, done = self._resources, self._done
+        topics, version = resources.topics, resources.settings.version
         await self._redis(lambda: self._versions.create(version, by=worker_name()))
         done.activated = await self._redis(lambda: self._versions.activate_if_none(version))
-        timestamps = await asyncio.to_thread(read_erasures, context)
-        await self._redis(lambda: Erasures(context.redis, context.settings.key_prefix).restore(timestamps))
-        sink = SinkHandler(context)
+        timestamps = await asyncio.to_thread(read_erasures, resources.settings, resources.codec)
+        await self._redis(lambda: Erasures(resources.redis, resources.settings.key_prefix).restore(timestamps))
+        sink = SinkHandler(resources)
         for topic in (topics.item_knowledge, topics.item_features, topics.user_features):
             await self._topic(topic, topic, sink, Batch.of, stop)
         erased = ErasedUsers()
         await self._read(ERASURES, topics.user_events, lambda messages: _at_once(erased.note, messages), stop)
-        events = UserEventsHandler(context, replaying=True)
+        events = UserEventsHandler(resources, replaying=True)
         await self._topic(HISTORIES, topics.user_events, events, erased.standing, stop)
-        await self._mark_due(stop)
+        await self._enqueue_stale(stop)
         done.stopped = stop.is_set()
         return done
 
@@ -114,7 +113,7 @@ class Rebuild:
         """Give every record of `topic` up to its present end to `work`; answers how many."""
         size = BATCH_RECORDS
         read = 0
-        with RangeReader(self._context.settings) as reader:
+        with RangeReader(self._resources.settings) as reader:
             ranges: list[Range] = await asyncio.to_thread(reader.find, topic)
             total = sum(map(len, ranges))
             self._progress(stage, 0, total)
@@ -129,12 +128,12 @@ class Rebuild:
         self._progress(stage, total, total)
         return read
 
-    async def _mark_due(self, stop: asyncio.Event) -> None:
+    async def _enqueue_stale(self, stop: asyncio.Event) -> None:
         """A worker that died with Redis may have left users unrefreshed: those with events their features lack."""
-        settings = self._context.settings
-        store = HistoryStore(self._context.redis, settings.key_prefix)
+        settings = self._resources.settings
+        store = HistoryStore(self._resources.redis, settings.key_prefix)
         due = RefreshQueue(
-            self._context.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings.refresh)
+            self._resources.redis, settings.version, settings.key_prefix, policy=RefreshPolicy.of(settings.refresh)
         )
         pages, seen = store.scan_users(), 0
         while not stop.is_set() and (page := await asyncio.to_thread(next, pages, None)) is not None:
@@ -147,8 +146,8 @@ class Rebuild:
             self._progress(DUE, seen, seen)
 
     def _behind(self, histories: Sequence[History]) -> list[str]:
-        version = self._context.settings.version
-        known = headers(self._context.redis, [self._keys.user(version, one.user_id) for one in histories])
+        version = self._resources.settings.version
+        known = headers(self._resources.redis, [self._keys.user(version, one.user_id) for one in histories])
         return [
             one.user_id
             for one, header in zip(histories, known, strict=True)
