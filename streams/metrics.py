@@ -93,12 +93,18 @@ class Metrics:
         self.users_refreshed = Counter(
             "freshet_users_refreshed", "User features published, by tier: fallback, diffusion.", ["tier"], registry=r
         )
-        self.refresh_queue = Gauge("freshet_due_users", "Users to be refreshed now.", registry=r)
-        self.waiting_users = Gauge(
-            "freshet_waiting_users", "Users with new events whose time to be refreshed has not come.", registry=r
+        self.refresh_queue_users = Gauge(
+            "freshet_refresh_queue_users", "Users in the refresh queue, to be refreshed now.", registry=r
         )
-        self.due_age = Gauge(
-            "freshet_due_age_seconds", "How long the first in line has been due, activity counted in.", registry=r
+        self.refresh_waiting_users = Gauge(
+            "freshet_refresh_waiting_users",
+            "Users with new events whose time to be refreshed has not come.",
+            registry=r,
+        )
+        self.refresh_queue_age = Gauge(
+            "freshet_refresh_queue_age_seconds",
+            "Age of the first entry of the refresh queue; activity counts as waiting.",
+            registry=r,
         )
         self.catalogue_items = Gauge(
             "freshet_catalogue_items", "Item vectors the user reasoner chooses from.", registry=r

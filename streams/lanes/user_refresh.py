@@ -125,9 +125,9 @@ class UserRefreshLane:
 
     async def _show_queue(self) -> None:
         state = await self._redis(self._queue.state)
-        self._metrics.refresh_queue.set(state.due)
-        self._metrics.waiting_users.set(state.waiting)
-        self._metrics.due_age.set(state.oldest_s)
+        self._metrics.refresh_queue_users.set(state.due)
+        self._metrics.refresh_waiting_users.set(state.waiting)
+        self._metrics.refresh_queue_age.set(state.oldest_s)
 
     async def _refresh(self, leases: Sequence[Lease], deadline: float) -> None:
         """1. load; 2. infer; 3. publish, confirmed, but nobody who was erased meanwhile; 4. complete.
