@@ -30,6 +30,7 @@ BLOCK = re.compile(r"(?:^<!-- (?P<note>.*?) -->\n)?^```(?P<language>bash|python)
 BLOCK_TIMEOUT_S = 120.0
 REPEAT_S = 60.0
 STOP_S = 30.0
+GRACE_S = 3.0  # a worker drains for longer, and nothing on a page depends on how it ends
 LIVED_S = 5.0  # what cannot start in a second terminal has ended by then
 
 # Ends a shell block by telling what it left: the folder and the exported variables, which the next block starts with.
@@ -162,7 +163,7 @@ class Terminal:
     def _start(self, block: Block, code: str) -> None:
         log = self.scratch / f"beside-{len(self._beside)}.log"
         argv = ["bash", "-c", f"set -euo pipefail\n{code}"]
-        process = ChildProcess(block.name, argv, log=log, env=self.environment, cwd=self.folder, grace_s=STOP_S)
+        process = ChildProcess(block.name, argv, log=log, env=self.environment, cwd=self.folder, grace_s=GRACE_S)
         process.start()
         self._beside.append((block, process, time.monotonic()))
 

@@ -10,13 +10,14 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from docs.generators.metrics_page import READER, series
-from local.stack.process import free_port
+from local.stack.process import ChildProcess, free_port
 from streams.metrics import Metrics
 from streams.settings import Settings
 from tests.docs.blocks import Block, BlockFailed, Terminal, blocks
@@ -110,17 +111,27 @@ def new_machine(base: Path) -> Machine:
 def after_start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """The machine of somebody who has followed README and Start to their end."""
     machine = new_machine(tmp_path_factory.mktemp("docs"))
-    with machine.terminal("start") as terminal:
-        try:
-            for page in START:
-                for block in blocks(page, text(page)):
-                    machine.run(terminal, block)
-            machine.environment.update(terminal.environment)
-            for name in ("FRESHET_KAFKA", "FRESHET_REDIS"):  # the tutorial stopped them
-                machine.environment.pop(name, None)
-            yield machine
-        finally:
-            terminal.run(Block("the end", 0, "bash", "freshet down --erase"))
+    with stack_ends(machine), machine.terminal("start") as terminal:
+        for page in START:
+            for block in blocks(page, text(page)):
+                machine.run(terminal, block)
+        machine.environment.update(terminal.environment)
+        for name in ("FRESHET_KAFKA", "FRESHET_REDIS"):  # the tutorial stopped them
+            machine.environment.pop(name, None)
+        yield machine
+
+
+@contextmanager
+def stack_ends(machine: Machine) -> Iterator[None]:
+    """`freshet up` starts a daemon: a child that ends with this process, however that ends, takes it down."""
+    down = f"trap '{sys.executable} -m cli down --erase; exit' TERM; while :; do sleep 1; done"
+    log = machine.folder.parent / "down.log"
+    child = ChildProcess("down", ["bash", "-c", down], log=log, env=machine.environment, cwd=ROOT, grace_s=60.0)
+    child.start()
+    try:
+        yield
+    finally:
+        child.stop()
 
 
 @pytest.fixture(scope="module")
