@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 class TextDiffusionConfig:
     """What a text reasoner needs besides its model."""
 
-    threshold: float = 0.55  # least cosine of a line to an item; below it the line stays words (docs/text-diffusion.md)
+    threshold: float = 0.55  # least cosine of a line to an item; below it the line stays words
     concurrency: int = 16  # most calls to a server at once, or users in one batch in process
 
 

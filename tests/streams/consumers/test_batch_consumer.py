@@ -235,7 +235,7 @@ async def test_a_run_of_dead_letters_stops_the_lane_but_scattered_ones_do_not(be
 async def test_consumers_that_join_and_leave_lose_and_double_nothing(bench, monkeypatch):
     # Catches giving up a partition without committing what was written (doubles), or committing what was not (losses).
     monkeypatch.setattr(batch_consumer, "LINGER_S", 0.01)
-    b = bench(partitions=4, firehose_batch=20)
+    b = bench(partitions=4, batch_records=20)
     b.send(8_000)
     handlers = [Recorder(before=lambda batch: time.sleep(0.02)) for _ in range(3)]
     first = await b.lane(handlers[0])
