@@ -21,7 +21,7 @@ QUICK = ["--train-steps", "12", "--set", "width=16", "--set", "batch=8", "--set"
 
 @pytest.fixture(autouse=True)
 def _no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models.encoder.backends, "prepared_encoder", lambda _: FakeEncoder(32))
+    monkeypatch.setattr(models.encoder.backends, "prepared_encoder", lambda *_: FakeEncoder(32))
     monkeypatch.setattr("evaluation.reasoner.tuning.SASREC_GRID", {"learning_rate": (3e-3, 6e-3)})
     monkeypatch.setattr("evaluation.reasoner.evaluation.LEAST_SET_USERS", 5)
     monkeypatch.setattr("evaluation.reasoner.dataset.ALIGNER", AlignerConfig(head=HeadConfig(steps=5, batch=16)))

@@ -19,7 +19,7 @@ from tests.support.fakes_encoder import FakeEncoder
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(streams.jobs.training, "prepared_encoder", lambda _: FakeEncoder(64))
+    monkeypatch.setattr(streams.jobs.training, "prepared_encoder", lambda *_: FakeEncoder(64))
     items, events, _ = write(tmp_path)
     return ["--events", str(events), "--items", str(items)]
 

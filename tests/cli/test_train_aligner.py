@@ -21,7 +21,7 @@ from tests.support.fakes_encoder import FakeEncoder
 
 def test_the_command_makes_the_file_workers_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches an aligner saved where nobody looks, a width of its own, or returns learned from."""
-    monkeypatch.setattr(streams.jobs.training, "prepared_encoder", lambda _: FakeEncoder(64))
+    monkeypatch.setattr(streams.jobs.training, "prepared_encoder", lambda *_: FakeEncoder(64))
     items, events, knowledge = (str(file) for file in write(tmp_path))
     given = ["train", "aligner", "--events", events, "--items", items, "--knowledge", knowledge]
     env = {"FRESHET_HOME": str(tmp_path / "home"), "FRESHET_VECTORS__DIMS": "16"}
@@ -37,7 +37,7 @@ def test_the_command_makes_the_file_workers_load(tmp_path: Path, monkeypatch: py
 
 def test_a_log_about_nothing_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a traceback where the two files do not belong together."""
-    monkeypatch.setattr(streams.jobs.training, "prepared_encoder", lambda _: FakeEncoder(64))
+    monkeypatch.setattr(streams.jobs.training, "prepared_encoder", lambda *_: FakeEncoder(64))
     items, events, _ = write(tmp_path)
     items.write_text('{"item_id": "stranger", "title": "x"}\n')
     result = CliRunner().invoke(main, ["train", "aligner", "--events", str(events), "--items", str(items)])

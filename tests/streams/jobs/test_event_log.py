@@ -212,7 +212,7 @@ def test_both_models_train_from_the_topics(
     filled: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
     """Catches a source that only works on files, or that says nothing of what it left out."""
-    monkeypatch.setattr(streams.jobs.training, "prepared_encoder", lambda _: FakeEncoder(64))
+    monkeypatch.setattr(streams.jobs.training, "prepared_encoder", lambda *_: FakeEncoder(64))
     result = command(filled, tmp_path, model, "--from-topic", "--steps", "4")
     told = answer(result)
     assert told["skipped"] == 1
@@ -227,7 +227,7 @@ def test_the_reasoner_trains_from_the_histories(
     filled: Shop, valkey: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a history without its times or types, and one read for an erased user."""
-    monkeypatch.setattr(streams.jobs.training, "prepared_encoder", lambda _: FakeEncoder(64))
+    monkeypatch.setattr(streams.jobs.training, "prepared_encoder", lambda *_: FakeEncoder(64))
     log = filled.log().events.to_pylist()
     with redis.Redis.from_url(valkey) as client:
         store = HistoryStore(client)
