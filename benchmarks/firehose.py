@@ -104,10 +104,10 @@ def _committed(resources: Resources) -> float:
 
 def _forget_group(settings: Settings) -> None:
     """Let the next run begin at offset 0 with the lane's own group."""
-    admin = AdminClient({"bootstrap.servers": settings.kafka.servers})
     group = LANES[NAME].subscription(settings).group
-    if any(each.group_id == group for each in admin.list_consumer_groups().result().valid):
-        admin.delete_consumer_groups([group])[group].result()
+    with AdminClient({"bootstrap.servers": settings.kafka.servers}) as admin:
+        if any(each.group_id == group for each in admin.list_consumer_groups().result().valid):
+            admin.delete_consumer_groups([group])[group].result()
 
 
 def run_bare(bench: Bench, name: str, *, decode: bool) -> float:

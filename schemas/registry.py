@@ -33,7 +33,7 @@ def _subject(subject: str) -> str:
     return f"/subjects/{_quoted(subject)}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class RegistrySettings(SettingGroup):
     """`[registry]`: the schema registry, if there is one."""
 

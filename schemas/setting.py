@@ -64,9 +64,12 @@ def setting(
     return field(default=default, metadata={**metadata, "url": url, "secret": secret})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class SettingGroup:
-    """Settings of one owner, checked whenever a value is made. A subclass of its own `__post_init__` calls this one."""
+    """Settings of one owner, checked whenever a value is made. A subclass of its own `__post_init__` calls this one.
+
+    A subclass is a dataclass with `repr=False`: its `repr` shows no secret.
+    """
 
     GROUP: ClassVar[str] = ""
     MAIN: ClassVar[str] = ""
@@ -76,6 +79,10 @@ class SettingGroup:
         for f in fields(self):
             if f.metadata:
                 _check(self.named(f.name), f, getattr(self, f.name))
+
+    def __repr__(self) -> str:
+        values = (f"{f.name}={shown(f, getattr(self, f.name))!r}" for f in fields(self) if f.metadata)
+        return f"{type(self).__name__}({', '.join(values)})"
 
     @classmethod
     def named(cls, name: str) -> str:

@@ -10,7 +10,7 @@ from schemas.setting import SettingError, SettingGroup, setting
 _DAY_S = 86_400
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class RedisSettings(SettingGroup):
     """`[redis]`: where features are kept, and for how long."""
 
@@ -38,7 +38,7 @@ class RedisSettings(SettingGroup):
             raise SettingError("redis", self.url, f"a Redis URL: {error}") from None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class VectorSettings(SettingGroup):
     """`[vectors]`: the shape of everything a version stores."""
 
@@ -48,7 +48,7 @@ class VectorSettings(SettingGroup):
     dtype: str = setting("float16", "How vectors are stored", words=("float16", "bfloat16", "int8"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class HistorySettings(SettingGroup):
     """`[history]`: what is kept of a user's log."""
 
@@ -58,7 +58,7 @@ class HistorySettings(SettingGroup):
     max_future_s: float = setting(300.0, "An event further in the future than this is a dead letter", least=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class RefreshSettings(SettingGroup):
     """`[refresh]`: which users are refreshed, how often and how many at once."""
 

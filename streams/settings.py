@@ -33,7 +33,7 @@ _NEVER_ALONE = frozenset({"port", "host"})
 _NAME = r"[A-Za-z0-9._-]+"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings(SettingGroup):
     """Everything a worker or a command can be told; see `docs/reference/settings.md`."""
 

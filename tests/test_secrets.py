@@ -75,7 +75,7 @@ def test_a_failing_worker_says_no_secret_and_listens_on_loopback_alone(
     environment = {
         **os.environ,
         "FRESHET_KAFKA": kafka, "FRESHET_TOPIC_PREFIX": topic_prefix, "FRESHET_HOME": str(tmp_path),
-        "FRESHET_REDIS": marked("redis"), "FRESHET_LLM": marked("llm"), "FRESHET_METRICS__PORT": str(port),
+        "FRESHET_REDIS": marked("redis_url"), "FRESHET_LLM": marked("llm_url"), "FRESHET_METRICS__PORT": str(port),
         "FRESHET_LOG_LEVEL": "DEBUG",
     }  # fmt: skip
     argv = [sys.executable, "-m", "tests.support.lane_process", "item-text,item-distill,user-events,sink"]

@@ -60,11 +60,13 @@ rootLogger.appenderRef.out.ref = out
 def broker_answers(address: str, timeout_s: float = 2.0) -> bool:
     """True when the broker at `address` answers a metadata request."""
     silent = logging.Logger("freshet.probe", logging.CRITICAL)  # a refused connection is the expected answer
-    admin = AdminClient({"bootstrap.servers": address, "socket.timeout.ms": int(timeout_s * 1000)}, logger=silent)
-    try:
-        return len(admin.list_topics(timeout=timeout_s).brokers) > 0
-    except KafkaException:
-        return False
+    with AdminClient(
+        {"bootstrap.servers": address, "socket.timeout.ms": int(timeout_s * 1000)}, logger=silent
+    ) as admin:
+        try:
+            return len(admin.list_topics(timeout=timeout_s).brokers) > 0
+        except KafkaException:
+            return False
 
 
 class KafkaServer(DataServer):

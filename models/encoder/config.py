@@ -8,7 +8,7 @@ from typing import ClassVar
 from schemas.setting import SettingGroup, setting
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class EncoderSettings(SettingGroup):
     """`[encoder]`: which encoder turns text into vectors, and what computes it."""
 

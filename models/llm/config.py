@@ -8,7 +8,7 @@ from typing import ClassVar
 from schemas.setting import SettingGroup, setting
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class LlmSettings(SettingGroup):
     """`[llm]`: which endpoint is asked, and how much."""
 

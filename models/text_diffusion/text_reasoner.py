@@ -150,6 +150,6 @@ def from_sources(sources: ReasonerSources, config: TextDiffusionConfig = DEFAULT
         except ModelFolderError as error:
             raise SettingError("reasoner.model", settings.model, f"a model folder ({error})") from error
     else:
-        raise SettingError("reasoner_url", "", "a text diffusion server, or FRESHET_REASONER_MODEL, a model folder")
+        raise SettingError("reasoner.url", "", "a text diffusion server, or FRESHET_REASONER__MODEL, a model folder")
     grounder = Grounder(sources.encoder(), sources.aligner(), config.threshold)
     return TextDiffusionReasoner(writer, grounder, sources.titles, acceptable=sources.acceptable)

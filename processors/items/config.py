@@ -8,7 +8,7 @@ from typing import ClassVar
 from schemas.setting import SettingGroup, setting
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class KnowledgeSettings(SettingGroup):
     """`[knowledge]`: who is asked about an item, and what is asked for."""
 

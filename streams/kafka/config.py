@@ -10,7 +10,7 @@ from schemas.setting import SettingError, SettingGroup, setting
 OAUTH = "OAUTHBEARER"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class KafkaSettings(SettingGroup):
     """`[kafka]`: brokers, topics that we make, and how a client proves who it is."""
 
@@ -62,7 +62,7 @@ class KafkaSettings(SettingGroup):
             raise SettingError(name, "", f"a value, as FRESHET_KAFKA__SECURITY is {self.security}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class DeadLetterSettings(SettingGroup):
     """`[dead_letters]`: when they say that a deployment is wrong rather than the data."""
 

@@ -69,11 +69,13 @@ class LimitCounter:
         partition.reasons[reason] += 1
         partition.add(1, 1, self._slice)
         if partition.run > self._limits.run:
-            self._stop(tp, partition, offset, f"{self._limits.run:,} dead letters in a row", "FRESHET_DEAD_LETTER_RUN")
+            self._stop(
+                tp, partition, offset, f"{self._limits.run:,} dead letters in a row", "FRESHET_DEAD_LETTERS__RUN"
+            )
         records, dead_letters = partition.latest()
         if records >= self._limits.window and dead_letters > self._limits.ratio * records:
             what = f"{dead_letters:,} of the latest {records:,} records are dead letters"
-            self._stop(tp, partition, offset, what, "FRESHET_DEAD_LETTER_RATIO")
+            self._stop(tp, partition, offset, what, "FRESHET_DEAD_LETTERS__RATIO")
 
     def _stop(self, tp: TopicPartition, partition: _Partition, offset: int, what: str, setting: str) -> None:
         [(reason, _)] = partition.reasons.most_common(1)

@@ -132,12 +132,12 @@ def existing(kafka: Mapping[str, str | int], names: Iterable[str], *, timeout_s:
         if error.code() in _REFUSALS:
             refused.append(error)
 
-    admin = AdminClient({**kafka, "error_cb": note})  # type: ignore[dict-item]
-    try:
-        found = admin.list_topics(timeout=timeout_s).topics
-    except KafkaException:
-        admin.poll(0)
-        if refused:
-            raise KafkaException(refused[0]) from None
-        raise
+    with AdminClient({**kafka, "error_cb": note}) as admin:  # type: ignore[dict-item]
+        try:
+            found = admin.list_topics(timeout=timeout_s).topics
+        except KafkaException:
+            admin.poll(0)
+            if refused:
+                raise KafkaException(refused[0]) from None
+            raise
     return {name: len(found[name].partitions) for name in names if name in found}

@@ -114,7 +114,7 @@ class LiveReasoner:
         dims = trained.vectors.shape[1]
         if dims != self._resources.settings.vectors.dims:
             raise CheckpointError(
-                f"{folder} is for {dims} dimensions, FRESHET_DIMS is {self._resources.settings.vectors.dims}"
+                f"{folder} is for {dims} dimensions, FRESHET_VECTORS__DIMS is {self._resources.settings.vectors.dims}"
             )
         revision = load_aligner(folder / ALIGNER).revision if (folder / ALIGNER).exists() else ""
         if revision and revision != self._resources.aligner.revision:

@@ -73,7 +73,7 @@ def distillation_config(settings: Settings, encoder: TextEncoder | None) -> Dist
         )
     except UnknownAgentSet as error:
         raise SettingError(
-            "profile", settings.knowledge.agents, f"an agent set or a list of agents ({error})"
+            "knowledge.agents", settings.knowledge.agents, f"an agent set or a list of agents ({error})"
         ) from error
 
 

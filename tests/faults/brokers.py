@@ -92,5 +92,6 @@ class Cluster:
 
     def leader(self, topic: str, partition: int = 0) -> Replica:
         """Who leads a partition now."""
-        found = AdminClient({"bootstrap.servers": self.address}).list_topics(topic, timeout=10).topics[topic]
+        with AdminClient({"bootstrap.servers": self.address}) as admin:
+            found = admin.list_topics(topic, timeout=10).topics[topic]
         return self.nodes[found.partitions[partition].leader - 1]

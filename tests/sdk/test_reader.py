@@ -262,7 +262,7 @@ def test_a_url_reader_times_out_and_survives_a_lost_connection(valkey: str, clie
 def test_the_documented_rights_are_enough_and_no_more(valkey: str, client: Any, writer: FeatureWriter) -> None:
     """Catches a ranker that needs more rights than `docs/reference/redis-layout.md` says, or could write with those."""
     page = (Path(__file__).parents[2] / "docs" / "reference" / "redis-layout.md").read_text(encoding="utf-8")
-    [rule] = [line.split() for line in page.splitlines() if "ACL SETUSER" in line]
+    [rule] = [line.split() for line in page.splitlines() if line.strip().startswith("ACL SETUSER")]
     client.execute_command(*[word.replace("PASSWORD", "secret") for word in rule])
     writer.put_items([item("a", 1.0)])
     with FeatureReader(valkey.replace("//", "//ranker:secret@"), timeout_s=5.0) as reader:

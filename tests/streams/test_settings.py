@@ -134,6 +134,16 @@ def test_range_holds_for_changes_in_code() -> None:
         Settings().replace(dims=4)
 
 
+def test_a_group_alone_shows_no_secret() -> None:
+    """Catches a group that is logged, or given to a client as an address, password and all."""
+    secrets = {one.joined: "hunter2" for one in every_setting() if one.field.metadata["secret"]}
+    settings = Settings().replace(**secrets, security="sasl_ssl", username="u", registry="http://u:hunter2@host")
+    groups = [getattr(settings, group) for group in {one.group for one in every_setting()} if group]
+    assert len(groups) > 10
+    for group in groups:
+        assert "hunter2" not in f"{group} {group!r}", type(group)
+
+
 @pytest.mark.parametrize("url", ["redis://user:hunter2@host:6379/0", "redis://:a/hunter2@host/0", "user:hunter2@host"])
 def test_passwords_are_never_shown(url: str) -> None:
     """Catches a password in an error, a repr or a log line."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -27,17 +28,16 @@ def make_topics(settings: Settings) -> Topics:
 
 def make_topic(kafka: str, name: str, partitions: int = 1) -> None:
     """Create one plain topic."""
-    admin = AdminClient({"bootstrap.servers": kafka})
-    for future in admin.create_topics([NewTopic(name, partitions, 1)]).values():
-        future.result()
+    with AdminClient({"bootstrap.servers": kafka}) as admin:
+        for future in admin.create_topics([NewTopic(name, partitions, 1)]).values():
+            future.result()
 
 
 def send_all(settings: Settings, topic: str, records: Sequence[tuple[bytes | None, bytes | None]]) -> None:
     """Produce `(key, value)` pairs and wait until all are confirmed."""
-    producer = KafkaProducer(settings)
-    for future in [producer.send(topic, key, value) for key, value in records]:
-        future.result(timeout=20)
-    producer.close()
+    with closing(KafkaProducer(settings)) as producer:
+        for future in [producer.send(topic, key, value) for key, value in records]:
+            future.result(timeout=20)
 
 
 def read_all(kafka: str, topic: str) -> list[SourceRecord]:

@@ -62,14 +62,15 @@ class SecuredKafka(KafkaServer):
 @contextmanager
 def running(server: SecuredKafka, settings: Settings) -> Iterator[None]:
     """Waits until the broker answers whoever `settings` say."""
-    deadline, admin = time.monotonic() + 60, AdminClient(kafka_config(settings))
-    while True:
-        with suppress(KafkaException):
-            admin.list_topics(timeout=5)
-            break
-        assert server.child is not None
-        assert time.monotonic() < deadline, log_tail(server.child.log)
-        time.sleep(0.5)
+    deadline = time.monotonic() + 60
+    with AdminClient(kafka_config(settings)) as admin:
+        while True:
+            with suppress(KafkaException):
+                admin.list_topics(timeout=5)
+                break
+            assert server.child is not None
+            assert time.monotonic() < deadline, log_tail(server.child.log)
+            time.sleep(0.5)
     yield
 
 

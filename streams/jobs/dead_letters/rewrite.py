@@ -106,10 +106,10 @@ def _confirm(waits: list[Future[Delivery]]) -> None:
 
 
 def _delete_before(settings: Settings, ranges: Sequence[Range]) -> None:
-    admin = AdminClient(kafka_config(settings))
     bounds = [TopicPartition(one.topic, one.partition, one.end) for one in ranges]
-    for future in admin.delete_records(bounds, request_timeout=_TIMEOUT_S).values():
-        future.result()
+    with AdminClient(kafka_config(settings)) as admin:
+        for future in admin.delete_records(bounds, request_timeout=_TIMEOUT_S).values():
+            future.result()
 
 
 @contextmanager

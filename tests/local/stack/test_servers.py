@@ -32,8 +32,8 @@ def _read_all(address: str, topic: str, count: int) -> list[bytes]:
 
 
 def _create(address: str, topic: str, partitions: int = 1) -> None:
-    admin = AdminClient({"bootstrap.servers": address})  # kept in a name: a dropped one cancels its requests
-    admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(20)
+    with AdminClient({"bootstrap.servers": address}) as admin:
+        admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(20)
 
 
 def test_kafka_serves_what_was_produced(kafka: str, topic_prefix: str) -> None:

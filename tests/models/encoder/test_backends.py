@@ -86,7 +86,7 @@ def test_a_wrong_back_end_is_left_with_a_warning(
 def test_what_is_not_installed_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a setting that is silently not followed."""
     monkeypatch.setattr(openvino_encoder, "installed", lambda: False)
-    with pytest.raises(EncoderUnavailable, match=r"freshet\[openvino\]"):
+    with pytest.raises(EncoderUnavailable, match=r"'.\[openvino\]'"):
         load_encoder(folder, "openvino")
     assert isinstance(load_encoder(folder), MiniLmEncoder)
 
@@ -104,4 +104,4 @@ def test_settings_name_the_encoder_and_its_back_end(folder: Path, tmp_path: Path
     settings = Settings.load({}, home=tmp_path, encoder=str(folder), encoder_backend="torch")
     assert isinstance(prepared_encoder(settings.encoder, settings.home), MiniLmEncoder)
     with pytest.raises(SettingError, match="FRESHET_ENCODER__BACKEND is 'tpu'"):
-        prepared_encoder(Settings.load({}, home=tmp_path, encoder_backend="tpu"))
+        prepared_encoder(Settings.load({}, encoder_backend="tpu").encoder, tmp_path)

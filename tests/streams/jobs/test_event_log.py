@@ -163,7 +163,8 @@ def test_no_group_is_joined_and_what_comes_later_is_left(shop: Shop) -> None:
 
     read_topic(shop.settings, shop.topics.user_events, meanwhile, lambda _d, _t: None)
     assert sum(seen) == 50
-    groups = AdminClient({"bootstrap.servers": shop.settings.kafka.servers}).list_consumer_groups().result().valid
+    with AdminClient({"bootstrap.servers": shop.settings.kafka.servers}) as admin:
+        groups = admin.list_consumer_groups().result().valid
     assert not [one.group_id for one in groups if one.group_id.startswith(shop.settings.topic_prefix)]
 
 

@@ -7,6 +7,7 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,9 @@ def roles(valkey: str, tmp_path: Path) -> Iterator[Callable[[str], Settings]]:
             kafka_username="admin", kafka_password="admin-password", kafka_ca_file=str(server.ca_file),
         )  # fmt: skip
         with running(server, admin):
-            client = AdminClient(kafka_config(admin))
-            for made in client.create_acls(documented()).values():
-                made.result(30)
+            with AdminClient(kafka_config(admin)) as client:
+                for made in client.create_acls(documented()).values():
+                    made.result(30)
             yield lambda role: admin.replace(kafka_username=role, kafka_password=WORDS[role])
 
 
@@ -93,10 +94,9 @@ def freshet(settings: Settings, *arguments: str) -> str:
 
 
 def send(settings: Settings, *records: tuple[str, bytes, bytes | None]) -> None:
-    producer = KafkaProducer(settings)
-    for future in [producer.send(*record) for record in records]:
-        future.result(30)
-    producer.close()
+    with closing(KafkaProducer(settings)) as producer:  # also where a role is refused
+        for future in [producer.send(*record) for record in records]:
+            future.result(30)
 
 
 def begin(settings: Settings, topic: str) -> int:
@@ -176,6 +176,5 @@ def test_each_role_can_do_its_work_and_no_other(roles: Callable[[str], Settings]
         with pytest.raises(KafkaException, match="authoriz"):
             send(forger, (topic, b"i1", b"forged"))
     for role in (platform, worker):
-        client_of_role = AdminClient(kafka_config(role))
-        with pytest.raises(KafkaException, match="authoriz"):
+        with AdminClient(kafka_config(role)) as client_of_role, pytest.raises(KafkaException, match="authoriz"):
             client_of_role.delete_topics([topics.items])[topics.items].result(30)

@@ -29,11 +29,11 @@ def test_the_broker_makes_them_as_described(kafka: str, topic_prefix: str) -> No
     assert len(topics.create(address)) == 11
     assert topics.create(address) == []
     assert existing(address, [topics.items, f"{topic_prefix}nothing"]) == {topics.items: 3}
-    admin = AdminClient(address)
     asked = [ConfigResource(ResourceType.TOPIC, topic.name) for topic in topics.all()]
-    for topic, future in zip(topics.all(), admin.describe_configs(asked).values(), strict=True):
-        stands = future.result(timeout=10)
-        assert {name: stands[name].value for name in topic.config} == dict(topic.config)
+    with AdminClient(address) as admin:
+        for topic, future in zip(topics.all(), admin.describe_configs(asked).values(), strict=True):
+            stands = future.result(timeout=10)
+            assert {name: stands[name].value for name in topic.config} == dict(topic.config)
 
 
 def test_topics_that_were_there_leave_no_client_behind(kafka: str, topic_prefix: str) -> None:

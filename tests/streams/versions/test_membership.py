@@ -183,7 +183,7 @@ async def test_another_language_model_is_refused_when_it_comes_back(client: redi
     await membership.start()
     llm.away = False
     with pytest.raises(VersionConflict, match="first-model"):
-        await resources.limited_llm.complete([], schema={"type": "object"}, schema_name="x", max_tokens=1)
+        await resources.limited_llm.complete(CompletionRequest([], {"type": "object"}, "x", 1))
     assert llm.calls == []
     await membership.stop()
 

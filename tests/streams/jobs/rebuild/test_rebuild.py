@@ -126,7 +126,7 @@ async def test_an_emptied_redis_is_filled_from_the_log_alone(filled: Settings, c
     """Catches anything that only Redis knew, an erased user that comes back, and a rebuild that needs a model."""
     before = everything(client)
     sources = Topics(filled).items, Topics(filled).user_events
-    dead_letters = [read_all(filled.kafka, Topics.dead_letters(topic)) for topic in sources]
+    dead_letters = [read_all(filled.kafka.servers, Topics.dead_letters(topic)) for topic in sources]
     assert [len(one) for one in dead_letters] == [2, 2]
     found = await answer(filled, "--verify")
     assert found["differences"] == 0, found
@@ -143,7 +143,7 @@ async def test_an_emptied_redis_is_filled_from_the_log_alone(filled: Settings, c
     history = HistoryStore(client, length=5).load(["u1", "u2"])
     assert [one.item_ids for one in history] == [("i7",), ()]
     for topic, was in zip(sources, dead_letters, strict=True):
-        assert len(read_all(filled.kafka, Topics.dead_letters(topic))) == len(was)
+        assert len(read_all(filled.kafka.servers, Topics.dead_letters(topic))) == len(was)
     again = await answer(filled)
     assert (again["activated"], again["due"]) == (False, 0)
     assert everything(client) == before
