@@ -128,7 +128,7 @@ def replay(
                     done = _send(producer, matching, rate, advance)
                 sent += len(done)
                 if done and not keep:
-                    # A record sent again has another offset: its next letter is not among these.
+                    # A record sent again has another offset: its next dead letter is not among these.
                     gone = drop(session.settings, session.client, codec, topic, Filter(positions=done))
                     removed += gone.dropped
         finally:
@@ -147,7 +147,7 @@ def purge(
     """Remove dead letters for good."""
     which = _which(options, positions)
     if not which and not everything:
-        raise click.UsageError("say which letters, or --all")
+        raise click.UsageError("say which dead letters, or --all")
     with opened() as (session, codec):
         topics = _topics(session, names)
         if not execute:
@@ -185,7 +185,7 @@ def _topics(session: OperatorSession, names: Sequence[str]) -> list[str]:
 
 
 def _letters(session: OperatorSession, codec: Codec, topics: Sequence[str], quiet: bool) -> Iterator[StoredDeadLetter]:
-    with counted("Reading letters", quiet) as advance:
+    with counted("Reading dead letters", quiet) as advance:
         for topic in topics:
             for dead_letter in read_dead_letters(session.settings, codec, dead_letter_ranges(session.settings, topic)):
                 advance(1)

@@ -23,7 +23,7 @@ _SHOWN_BYTES = 2_048
 
 
 class Groups:
-    """Counts of letters by topic, reason and stage, each record once a lane."""
+    """Counts of dead letters by topic, reason and stage, each record once a lane."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -32,15 +32,15 @@ class Groups:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The groups, the most frequent first."""
-        return sorted(self._rows.values(), key=lambda row: (-row["letters"], row["topic"], row["reason"], row["stage"]))
+        return sorted(self._rows.values(), key=lambda row: (-row["dead_letters"], row["topic"], row["reason"], row["stage"]))
 
     @property
     def records(self) -> int:
-        """How many records the letters are about."""
+        """How many records the dead letters are about."""
         return len({position for position, _ in self._seen})
 
     def add(self, dead_letter: StoredDeadLetter) -> None:
-        """Count one; a second letter of the same record and lane is the same."""
+        """Count one; a second dead letter of the same record and lane is the same."""
         if (dead_letter.position, dead_letter.lane) in self._seen:
             return
         self._seen.add((dead_letter.position, dead_letter.lane))
@@ -50,10 +50,10 @@ class Groups:
             name,
             {
                 **dict(zip(("topic", "reason", "stage"), name, strict=True)),
-                "letters": 0, "first_ms": timestamp, "last_ms": timestamp, "example": str(dead_letter.position),
+                "dead_letters": 0, "first_ms": timestamp, "last_ms": timestamp, "example": str(dead_letter.position),
             },
         )  # fmt: skip
-        row["letters"] += 1
+        row["dead_letters"] += 1
         row["first_ms"], row["last_ms"] = min(row["first_ms"], timestamp), max(row["last_ms"], timestamp)
 
 
@@ -67,11 +67,11 @@ def show_groups(groups: Groups, as_json: bool, *, dry_run: str = "") -> None:
         click.echo("No dead letters" + (" match." if dry_run else "."))
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("Topic", "Reason", "Stage", "Letters", "When, UTC", "Example"):
-        table.add_column(name, justify="right" if name == "Letters" else "left", overflow="fold")
+    for name in ("Topic", "Reason", "Stage", "Dead letters", "When, UTC", "Example"):
+        table.add_column(name, justify="right" if name == "Dead letters" else "left", overflow="fold")
     for row in rows:
         table.add_row(
-            row["topic"], row["reason"], row["stage"], f"{row['letters']:,}",
+            row["topic"], row["reason"], row["stage"], f"{row['dead_letters']:,}",
             span(row["first_ms"], row["last_ms"]), row["example"],
         )  # fmt: skip
     Console(highlight=False).print(table)
@@ -82,7 +82,7 @@ def show_groups(groups: Groups, as_json: bool, *, dry_run: str = "") -> None:
 
 
 def show_dead_letter(dead_letter: StoredDeadLetter, codec: Codec, topics: Topics, as_json: bool) -> None:
-    """One letter with everything that is known of it."""
+    """One dead letter with everything that is known of it."""
     row = dead_letter_row(dead_letter, codec, topics)
     if as_json:
         click.echo(json.dumps(row))
@@ -100,7 +100,7 @@ def show_dead_letter(dead_letter: StoredDeadLetter, codec: Codec, topics: Topics
 
 
 def dead_letter_row(dead_letter: StoredDeadLetter, codec: Codec, topics: Topics) -> dict[str, Any]:
-    """The facts of a letter, JSON; `record` is the value decoded, where it does decode, and `value_hex` its bytes."""
+    """The facts of a dead letter, JSON; `record` is the value decoded, where it does decode, and `value_hex` its bytes."""
     one = dead_letter.content
     where = {
         "position": str(dead_letter.position),

@@ -123,7 +123,7 @@ def test_a_rewrite_that_dies_before_it_deletes_loses_nothing(
     monkeypatch.undo()
     assert {one.position.offset for one in there(settings, topic)} == set(range(20))
     found = answer(settings, "list")
-    assert (found["records"], found["groups"][0]["letters"]) == (20, 20)
+    assert (found["records"], found["groups"][0]["dead_letters"]) == (20, 20)
     drop(settings, client, CODEC, topic, Filter(key=b"k19"))
     assert {one.position.offset for one in there(settings, topic)} == set(range(19))
 
@@ -153,7 +153,7 @@ def test_letters_are_counted_and_chosen(settings: Settings) -> None:
     ]
     write(settings, [*(dead_letter(settings, n) for n in range(10)), dead_letter(settings, 3), *more])
     found = answer(settings, "list")
-    assert [(row["reason"], row["letters"]) for row in found["groups"]] == [("bad_framing", 10), ("empty_title", 3)]
+    assert [(row["reason"], row["dead_letters"]) for row in found["groups"]] == [("bad_framing", 10), ("empty_title", 3)]
     assert found["groups"][0]["first_ms"] == NOW
     assert found["groups"][0]["last_ms"] == NOW + 9_000
     assert answer(settings, "list", "--reason", "empty_title")["records"] == 3

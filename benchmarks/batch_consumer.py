@@ -1,4 +1,4 @@
-"""How many events a second the user-events lane brings into Redis: `python -m benchmarks.firehose [--json]`.
+"""How many events a second the user-events lane brings into Redis: `python -m benchmarks.batch_consumer [--json]`.
 
 Starts an Apache Kafka and a Valkey of its own, sends Complete Journey's events in time order (not timed), and takes the
 median of several runs, taken in turn:
@@ -233,7 +233,7 @@ def measure(bench: Bench, runs: int) -> dict[str, object]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.firehose", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.batch_consumer", description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="one JSON line instead of a table")
