@@ -32,7 +32,11 @@ class Groups:
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The groups, the most frequent first."""
-        return sorted(self._rows.values(), key=lambda row: (-row["dead_letters"], row["topic"], row["reason"], row["stage"]))
+
+        def order(row: dict[str, Any]) -> tuple[Any, ...]:
+            return -row["dead_letters"], row["topic"], row["reason"], row["stage"]
+
+        return sorted(self._rows.values(), key=order)
 
     @property
     def records(self) -> int:
@@ -100,7 +104,7 @@ def show_dead_letter(dead_letter: StoredDeadLetter, codec: Codec, topics: Topics
 
 
 def dead_letter_row(dead_letter: StoredDeadLetter, codec: Codec, topics: Topics) -> dict[str, Any]:
-    """The facts of a dead letter, JSON; `record` is the value decoded, where it does decode, and `value_hex` its bytes."""
+    """The facts of a dead letter, as JSON; `record` is the decoded value, if it decodes, and `value_hex` its bytes."""
     one = dead_letter.content
     where = {
         "position": str(dead_letter.position),
