@@ -81,7 +81,7 @@ def distill(
     as_json: bool,
     **distillation: Any,
 ) -> None:
-    """Distil ITEMS into OUT with a language model.
+    """Distill ITEMS into OUT with a language model.
 
     Columns of ITEMS: as `freshet send items`. OUT gets a line as each item is ready; the same command again does only
     what is missing, changed or failed (OUT.failed.jsonl says why). While the endpoint is away it waits.

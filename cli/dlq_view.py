@@ -108,7 +108,7 @@ def dead_letter_row(dead_letter: StoredDeadLetter, codec: Codec, topics: Topics)
     one = dead_letter.content
     where = {
         "position": str(dead_letter.position),
-        "letter": f"{dead_letter.record.partition}/{dead_letter.record.offset}",
+        "dead_letter": f"{dead_letter.record.partition}/{dead_letter.record.offset}",
     }
     if one is None:
         return {

@@ -40,7 +40,7 @@ def worker(lanes: str, metrics_port: int | None) -> None:
     except UnknownLane as error:
         raise click.BadParameter(str(error), param_hint="--lanes") from error
     settings = resolve(Settings.load(metrics_port=metrics_port))
-    if not lanes and not settings.llm.url:
+    if not lanes and not settings.llm.url and settings.llm.backend == "openai":
         # Nobody named a lane, so a missing endpoint must not keep those that ask none from running.
         names, left_out = [name for name in names if name not in asking("llm")], ", ".join(asking("llm"))
         click.echo(f"freshet: no FRESHET_LLM, so {left_out} does not run; the other lanes do", err=True)

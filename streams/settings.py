@@ -28,7 +28,9 @@ __all__ = ["Named", "SettingError", "Settings", "UnknownSetting", "every_setting
 
 # Read by make, the tests and this module itself, and no settings.
 OTHER_VARIABLES = frozenset({"FRESHET_CONFIG", "FRESHET_REQUIRE_SERVERS", "FRESHET_TEST_SERVERS"})
-# Kubernetes gives every pod FRESHET_PORT=tcp://... where a service is called freshet.
+# Kubernetes gives every pod FRESHET_METRICS_PORT=tcp://10.0.0.1:80 where a service is called freshet-metrics.
+_INJECTED = "tcp://"
+# Too common to stand for one group: somebody else's FRESHET_PORT is no port of metrics.
 _NEVER_ALONE = frozenset({"port", "host"})
 _NAME = r"[A-Za-z0-9._-]+"
 
@@ -198,7 +200,7 @@ def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[Named, str, str]
     """Each setting that a variable sets, with the variable; a value comes after the file that may hold it, and wins."""
     outright: list[tuple[Named, str, str]] = []
     for variable_, value in env.items():
-        if not variable_.startswith(PREFIX) or variable_ in OTHER_VARIABLES:
+        if not variable_.startswith(PREFIX) or variable_ in OTHER_VARIABLES or value.startswith(_INJECTED):
             continue
         name = variable_.removeprefix(PREFIX).lower()
         if one := find(name):

@@ -162,6 +162,6 @@ def _import_vllm() -> Any:
         return _Vllm()
     except ImportError as error:
         raise EngineError(
-            f"no usable vLLM in this Python ({error}): install Freshet's `offline` extra into vLLM's own environment "
-            "and run `python -m cli distill` there, or give --llm the URL of an endpoint"
+            f"no usable vLLM in this Python ({error}): run `pip install ./sdk .` with vLLM's own Python "
+            "and then `python -m cli distill`, or give --llm the URL of an endpoint"
         ) from error

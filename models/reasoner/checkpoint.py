@@ -27,7 +27,7 @@ from models.reasoner.sampler import SlotPlan
 
 WEIGHTS = "reasoner.safetensors"
 CATALOGUE = "catalogue.safetensors"
-NEIGHBORS = "neighbors.safetensors"
+NEIGHBORS = "neighbours.safetensors"  # as in checkpoints that exist: a missing file is no table, silently
 ITEM_IDS = "item_ids.json"
 CONFIG = "config.json"
 METRICS = "metrics.json"

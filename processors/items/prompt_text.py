@@ -136,9 +136,9 @@ def _unwanted(text: str) -> list[tuple[int, int]]:
 
 def encoded(word: str) -> bool:
     """Whether an unbroken run of letters and digits turns from case to case as base64 does, and no part number does."""
-    dead_letters = [character for character in word if character.isalpha()]
-    turns = sum(a.islower() != b.islower() for a, b in pairwise(dead_letters))
-    return turns * 4 >= len(dead_letters) > 0 and any(character.isdecimal() for character in word)
+    letters = [character for character in word if character.isalpha()]
+    turns = sum(a.islower() != b.islower() for a, b in pairwise(letters))
+    return turns * 4 >= len(letters) > 0 and any(character.isdecimal() for character in word)
 
 
 def content_fingerprint(item: Item) -> str:

@@ -213,7 +213,7 @@ class FaustConsumer:
         *,
         prepare: Callable[[], object] | None = None,
     ) -> None:
-        """Read the topics into what `make_limiter` makes; `prepare` runs in a thread before the first record."""
+        """Read the topics into what `make_in_flight` makes; `prepare` runs in a thread before the first record."""
         self.name = subscription.lane
         self._subscription = subscription
         self._resources = resources

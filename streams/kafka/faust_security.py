@@ -46,7 +46,7 @@ def _context(settings: Settings) -> ssl.SSLContext:
             context.load_cert_chain(settings.kafka.cert_file, settings.kafka.key_file, password)
     except (OSError, ssl.SSLError) as error:
         raise SettingError(
-            "kafka_ca_file", settings.kafka.ca_file, f"certificates that can be read ({error})"
+            "kafka.ca_file", settings.kafka.ca_file, f"certificates that can be read ({error})"
         ) from None
     return context
 

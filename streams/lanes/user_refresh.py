@@ -26,7 +26,7 @@ from streams.lanes.user_publisher import UserPublisher
 from streams.wiring.resources import Resources
 
 NAME = "user-refresh"
-POLL_S = 0.5
+POLL_S = 1.0
 """Between two looks at the queue."""
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -79,7 +79,9 @@ def found(text: str) -> list[str]:
 
 def pages() -> list[Path]:
     beside = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "sdk/README.md")]
-    return [*sorted((ROOT / "docs").rglob("*.md")), *beside]
+    # It quotes contracts that are registered: registries take another doc text for another schema.
+    quoted = ROOT / "docs" / "reference" / "schemas.md"
+    return [*sorted({*(ROOT / "docs").rglob("*.md")} - {quoted}), *beside]
 
 
 def without_code(text: str) -> str:

@@ -42,8 +42,11 @@ def test_the_bare_name_of_a_group_is_its_first_setting(tmp_path: Path, text: str
 
 
 def test_what_kubernetes_injects_is_no_setting() -> None:
-    """Catches a pod that ends because somebody has a service called freshet."""
-    injected = {"FRESHET_PORT": "tcp://10.0.0.1:80", "FRESHET_SERVICE_HOST": "10.0.0.1", "FRESHET_HOST": "x"}
+    """Catches a pod that ends because somebody has a service called freshet, or freshet-registry."""
+    injected = {
+        "FRESHET_PORT": "tcp://10.0.0.1:80", "FRESHET_METRICS_PORT": "tcp://10.0.0.1:80", "FRESHET_HOST": "x",
+        "FRESHET_REGISTRY_PORT": "tcp://10.0.0.1:80", "FRESHET_REGISTRY_SERVICE_HOST": "10.0.0.1",
+    }  # fmt: skip
     assert Settings.load(injected) == Settings()
 
 

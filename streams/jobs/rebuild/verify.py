@@ -102,15 +102,15 @@ class _Side(ABC):
 class _Entities(_Side):
     """Features or knowledge of the version."""
 
-    def __init__(self, resources: Resources, name: str, dead_letter: str, topic: str, form: Form, ttl_s: int) -> None:
+    def __init__(self, resources: Resources, name: str, letter: str, topic: str, form: Form, ttl_s: int) -> None:
         settings = resources.settings
         self.name = name
         self._redis: Any = resources.redis
         self._keys = keys_for(resources.redis, settings.key_prefix)
         self._version, self._clock, self._ttl_ms = settings.version, resources.clock, 1_000 * ttl_s
         self._newest = Newest(resources.codec, form, settings.version, settings.vectors.dtype)
-        self._stem = f"{settings.key_prefix}:{settings.version}:{dead_letter}:"
-        self._key = {"i": self._keys.item, "u": self._keys.user, "k": self._keys.knowledge}[dead_letter]
+        self._stem = f"{settings.key_prefix}:{settings.version}:{letter}:"
+        self._key = {"i": self._keys.item, "u": self._keys.user, "k": self._keys.knowledge}[letter]
         self.view = View(settings, topic, self._newest)
 
     @property

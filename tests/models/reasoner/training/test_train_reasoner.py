@@ -181,7 +181,7 @@ def test_the_folder_holds_what_a_worker_needs(tmp_path: Path):
         "config.json",
         "item_ids.json",
         "metrics.json",
-        "neighbors.safetensors",
+        "neighbours.safetensors",
         "reasoner.safetensors",
     }
 
