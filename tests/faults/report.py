@@ -65,7 +65,7 @@ def table(rows: Sequence[Row]) -> str:
         times = f"{statistics.median(row.recovery_s):.1f} / {max(row.recovery_s):.1f}" if row.recovery_s else ""
         lines.append(
             f"| {row.fault} | {row.load} | {row.tries} | {row.checked:,} | {row.lost} | {row.older} "
-            f"| {row.letters:,} | {row.repeats:,} | {times} |"
+            f"| {row.dead_letters:,} | {row.repeats:,} | {times} |"
         )
     return "\n".join(lines)
 

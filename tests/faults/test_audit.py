@@ -13,10 +13,18 @@ from store.feature_writer import FeatureWriter
 from store.histories import HistoryBatch, HistoryEvent, HistoryStore, QueuedVersions
 from tests.faults.audit import audit
 from tests.faults.load import Load, Record, Sender
+from tests.faults.report import Row, page, table
 from tests.faults.world import World
 
 pytestmark = pytest.mark.timeout(300)
 KEYS = Keys("f")
+
+
+def test_the_table_has_every_row() -> None:
+    """Catches twenty minutes of faults whose result cannot be printed."""
+    row = Row("kill -9", "1 event", 20, 1_234, 0, 0, 56, 7, (1.5, 2.5))
+    assert table([row]).splitlines()[-1] == "| kill -9 | 1 event | 20 | 1,234 | 0 | 0 | 56 | 7 | 2.0 / 2.5 |"
+    assert "1,234" in page([row], "today")
 
 
 def test_the_audit_finds_what_is_lost(broker: KafkaServer, make_world: Callable[..., World]) -> None:
