@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from freshet import FeatureReader
+from freshet.clock import wall_clock
 from freshet.results import FeatureRead
 from local.stack.kafka import KafkaServer
 from store.versions import Versions
@@ -36,6 +37,7 @@ class Reading:
         self._url, self._load = world.settings.redis.url, load
         self.reads, self.wrong = dict.fromkeys(DIMS, 0), list[str]()
         self._newest: dict[tuple[str, str], float] = {}
+        self._read_ms = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -47,14 +49,19 @@ class Reading:
     def _run(self) -> None:
         chance = random.Random(3)
         users = sorted(self._load.truth.events)
-        with FeatureReader(self._url, timeout_s=5.0) as reader:
+        with FeatureReader(self._url, timeout_s=5.0, clock=self._clock) as reader:
             while not self._stop.is_set():
                 ids = [f"i{chance.randrange(self._load.items)}" for _ in range(50)]
                 self._check(ids, reader.read(chance.choice(users), ids))
                 time.sleep(0.002)
 
+    def _clock(self) -> int:
+        """The timestamp that ages are counted to: a look at the clock afterwards is late where the machine is busy."""
+        self._read_ms = wall_clock()
+        return self._read_ms
+
     def _check(self, ids: list[str], found: FeatureRead) -> None:
-        version, width, now = found.version, found.item_matrix.shape[1], time.time()
+        version, width, now = found.version, found.item_matrix.shape[1], self._read_ms / 1_000
         if not version or found.partial or not (found.present.any() or found.user.present):
             return  # nothing was written yet: there is no width to speak of
         self.reads[version] += 1
@@ -63,7 +70,7 @@ class Reading:
             self.wrong.append(f"vectors of {width} and {len(user.log_vector)} values in an answer of {version}")
         for one, here, age in zip(ids, found.present, found.age_seconds, strict=True):
             if here:
-                timestamp = now - float(age)  # states of an item are a second apart, and a read takes milliseconds
+                timestamp = now - float(age)  # states of an item are a second apart
                 if timestamp < self._newest.get((version, one), 0.0) - 0.5:
                     self.wrong.append(f"{one} in {version} became older")
                 self._newest[version, one] = timestamp
