@@ -90,7 +90,7 @@ def resources(broker: FakeBroker) -> Resources:
 
 
 class Lane:
-    """The lane's core behind an intake, as `FaustLane` drives it."""
+    """The lane's core behind an intake, as `FaustConsumer` drives it."""
 
     def __init__(self, resources: Resources, distiller: FakeDistiller, size: int = 8, parking: int = 0) -> None:
         def window(finish: Finish, fail: Fail) -> InFlightLimiter:
